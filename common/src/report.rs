@@ -1,0 +1,78 @@
+//! What an agent reports about its machine. Everything here was measured there.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BootId, Epoch, Health, LeaseId, RolloutId, StorePath, Target};
+
+/// Most generations a report carries.
+pub const GENERATIONS_MAX: usize = 32;
+
+/// What is true of a machine now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineReport {
+    /// Version of the agent.
+    pub agent_version: String,
+    /// The boot this was measured in.
+    pub boot_id: BootId,
+    /// Rises with every report of one boot: an older report never replaces a newer one.
+    pub sequence: u64,
+    /// `/run/current-system`, resolved.
+    pub running: Option<StorePath>,
+    /// `/run/booted-system`, resolved.
+    pub booted: Option<StorePath>,
+    /// The system profile, resolved: what the next boot starts.
+    pub profile: Option<StorePath>,
+    /// Number of the profile's current generation; 0 when unknown.
+    pub generation: u64,
+    /// Newest generations first, at most [`GENERATIONS_MAX`].
+    pub generations: Vec<Generation>,
+    /// What the machine's own checks say.
+    pub health: Health,
+    /// Number of the check request that `health` answers; 0 for the periodic check.
+    pub health_request: u64,
+    /// Highest epoch seen.
+    pub epoch: Epoch,
+    /// What is staged.
+    pub staged: Option<Staged>,
+    /// The attempt in progress.
+    pub attempt: Option<AttemptStatus>,
+    /// Free bytes in the store's file system.
+    pub store_free_bytes: u64,
+    /// The lease of the last attempt that ended here; 0 before the first.
+    pub last_lease: LeaseId,
+}
+
+/// An entry of the system profile.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Generation {
+    /// N of `system-N-link`.
+    pub number: u64,
+    /// Where it points.
+    pub path: StorePath,
+}
+
+/// A target that is on the machine: obtained, checked, and kept from garbage collection.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Staged {
+    /// What was asked for.
+    pub target: Target,
+    /// The system closure it came to.
+    pub path: StorePath,
+    /// Whether going there takes a reboot.
+    pub needs_reboot: bool,
+    /// Why, e.g. `kernel`, `initrd`, `inhibitor:dbus-implementation`.
+    pub reboot_reasons: Vec<String>,
+}
+
+/// Where an attempt stands.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AttemptStatus {
+    /// The rollout it belongs to; `None` while staging ahead of one.
+    pub rollout: Option<RolloutId>,
+    /// Its lease; 0 before there is one.
+    pub lease: LeaseId,
+    /// Name of the step, as in `agent.proto`.
+    pub step: String,
+    /// Whether the machine can no longer come back without a trace.
+    pub past_no_return: bool,
+}

@@ -1,0 +1,59 @@
+//! Text that came from outside: bounded, and without characters that could move a terminal.
+
+/// Longest detail of one check, in bytes.
+pub const DETAIL_MAX: usize = 512;
+
+/// Longest reason, in bytes.
+pub const REASON_MAX: usize = 1024;
+
+/// Longest output kept of one step, in bytes.
+pub const OUTPUT_MAX: usize = 4096;
+
+/// The text with control and direction-changing characters replaced by a space (line feeds and
+/// tabs stay) and, when it is longer than `max` bytes, only its end, behind a mark.
+pub fn tame(text: &str, max: usize) -> String {
+    let tamed: String = text
+        .chars()
+        .map(|c| if is_wild(c) { ' ' } else { c })
+        .collect();
+    if tamed.len() <= max {
+        return tamed;
+    }
+    let mut start = tamed.len() - max;
+    while !tamed.is_char_boundary(start) {
+        start += 1;
+    }
+    format!("[{start} bytes left out]{}", &tamed[start..])
+}
+
+/// As [`tame`], on one line.
+pub fn tame_line(text: &str, max: usize) -> String {
+    tame(text.trim(), max).replace(['\n', '\t'], " ")
+}
+
+/// Control characters other than line feed and tab, and the characters of Unicode that change the
+/// direction or the visibility of what follows them (Unicode TR 9 and TR 36).
+fn is_wild(c: char) -> bool {
+    let harmless = c == '\n' || c == '\t';
+    (c.is_control() && !harmless)
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminal_escapes_lose_their_power() {
+        assert_eq!(tame("a\u{1b}[2Jb\rc\u{202e}d\0e", 100), "a [2Jb c d e");
+        assert_eq!(tame_line(" a\nb\t", 100), "a b");
+    }
+
+    #[test]
+    fn the_end_is_kept() {
+        let long = format!("{}é end", "x".repeat(5000));
+        let kept = tame(&long, 10);
+        assert!(kept.ends_with("é end"), "{kept}");
+        assert!(kept.starts_with("[4996 bytes left out]"), "{kept}");
+    }
+}

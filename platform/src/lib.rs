@@ -1,0 +1,1 @@
+//! What the daemons and `lab` share at their edges: identity files, mTLS channels, the clock, logs.
