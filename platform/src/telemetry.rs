@@ -1,0 +1,216 @@
+//! Logs: into journald with structured fields when the journal is on the other end of stderr,
+//! readable text otherwise.
+//!
+//! Events are `tracing`'s. Fields of the event and of the spans around it become journal fields:
+//! `ROLLOUT`, `MACHINE`, `LEASE`, `EPOCH` and so on, so that `journalctl LEASE=12` finds an attempt.
+
+use std::{fmt, io::IsTerminal as _};
+
+use log::{Log as _, Record, kv};
+use systemd_journal_logger::{JournalLog, connected_to_journal};
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+    span::{Attributes, Id},
+};
+use tracing_subscriber::{
+    EnvFilter, Layer, layer::Context, layer::SubscriberExt as _, registry::LookupSpan,
+    util::SubscriberInitExt as _,
+};
+
+/// The environment variable with the filter, in the syntax of `tracing_subscriber::EnvFilter`.
+pub const FILTER_VARIABLE: &str = "LAB_LOG";
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The variable holds no filter.
+    #[error("{FILTER_VARIABLE} does not hold a log filter")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// stderr is the journal, but its socket does not answer.
+    #[error("the journal cannot be reached")]
+    Journal(#[source] std::io::Error),
+    /// Called twice.
+    #[error("logging is set up already")]
+    Twice(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Sets up logging for the whole process. `default_filter` holds where the environment says nothing.
+pub fn init(program_name: &str, default_filter: &str) -> Result<(), TelemetryError> {
+    let filter = match std::env::var(FILTER_VARIABLE) {
+        Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(text)?,
+        Ok(_) | Err(_) => EnvFilter::try_new(default_filter)?,
+    };
+    let registry = tracing_subscriber::registry().with(filter);
+    if connected_to_journal() {
+        let journal = JournalLog::empty()
+            .map_err(TelemetryError::Journal)?
+            .with_syslog_identifier(program_name.to_owned());
+        registry.with(JournalLayer { journal }).try_init()?;
+    } else {
+        let stderr = std::io::stderr;
+        let text = tracing_subscriber::fmt::layer()
+            .with_writer(stderr)
+            .with_ansi(stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+            .with_target(false);
+        registry.with(text).try_init()?;
+    }
+    Ok(())
+}
+
+/// Hands events to the journal's `log` sink, as key-values.
+struct JournalLayer {
+    journal: JournalLog,
+}
+
+impl<S> Layer<S> for JournalLayer
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        span.extensions_mut().insert(fields);
+    }
+
+    fn on_record(&self, id: &Id, values: &tracing::span::Record<'_>, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        if let Some(fields) = span.extensions_mut().get_mut::<Fields>() {
+            values.record(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        for span in context.event_scope(event).into_iter().flatten() {
+            if let Some(of_span) = span.extensions().get::<Fields>() {
+                fields.add_missing(of_span);
+            }
+        }
+        let mut own = Fields::default();
+        event.record(&mut own);
+        own.add_missing(&fields);
+        let metadata = event.metadata();
+        self.journal.log(
+            &Record::builder()
+                .level(log_level(*metadata.level()))
+                .target(metadata.target())
+                .module_path(metadata.module_path())
+                .file(metadata.file())
+                .line(metadata.line())
+                .key_values(&own)
+                .args(format_args!("{}", own.message))
+                .build(),
+        );
+    }
+}
+
+fn log_level(level: Level) -> log::Level {
+    match level {
+        Level::ERROR => log::Level::Error,
+        Level::WARN => log::Level::Warn,
+        Level::INFO => log::Level::Info,
+        Level::DEBUG => log::Level::Debug,
+        Level::TRACE => log::Level::Trace,
+    }
+}
+
+/// The message of an event and its other fields, in order; a name occurs once.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    pairs: Vec<(&'static str, String)>,
+}
+
+impl Fields {
+    fn set(&mut self, field: &Field, value: String) {
+        if field.name() == "message" {
+            self.message = value;
+        } else if let Some((_, old)) = self.pairs.iter_mut().find(|(k, _)| *k == field.name()) {
+            *old = value;
+        } else {
+            self.pairs.push((field.name(), value));
+        }
+    }
+
+    /// Takes over what is not here yet: the innermost span is asked first and so wins.
+    fn add_missing(&mut self, outer: &Self) {
+        for (name, value) in &outer.pairs {
+            if !self.pairs.iter().any(|(known, _)| known == name) {
+                self.pairs.push((name, value.clone()));
+            }
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.set(field, value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.set(field, format!("{value:?}"));
+    }
+}
+
+impl kv::Source for Fields {
+    fn visit<'kvs>(&'kvs self, visitor: &mut dyn kv::VisitSource<'kvs>) -> Result<(), kv::Error> {
+        for (name, value) in &self.pairs {
+            visitor.visit_pair(kv::Key::from(*name), kv::Value::from(value.as_str()))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Does what the journal layer does before it sends, and keeps the fields.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<(&'static str, String)>>>);
+
+    impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Kept {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            let mut fields = Fields::default();
+            event.record(&mut fields);
+            fields.pairs.insert(0, ("MESSAGE", fields.message.clone()));
+            *self.0.lock().unwrap() = fields.pairs;
+        }
+    }
+
+    #[test]
+    fn fields_keep_their_names_and_the_inner_value_wins() {
+        let kept = Kept::default();
+        let subscriber = tracing_subscriber::registry().with(kept.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(lease = 7, machine = %"web-01", "going");
+        });
+        let pairs = kept.0.lock().unwrap().clone();
+        assert_eq!(
+            pairs,
+            [
+                ("MESSAGE", "going".to_owned()),
+                ("lease", "7".to_owned()),
+                ("machine", "web-01".to_owned())
+            ]
+        );
+
+        let mut inner = Fields {
+            message: String::new(),
+            pairs: vec![("lease", "7".into())],
+        };
+        let outer = Fields {
+            message: String::new(),
+            pairs: vec![("lease", "6".into()), ("epoch", "2".into())],
+        };
+        inner.add_missing(&outer);
+        assert_eq!(
+            inner.pairs,
+            [("lease", "7".to_owned()), ("epoch", "2".to_owned())]
+        );
+    }
+}
