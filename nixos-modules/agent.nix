@@ -1,0 +1,343 @@
+# The agent of lab-updater, one on every machine of the fleet.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib)
+    filterAttrsRecursive
+    getExe'
+    literalExpression
+    makeBinPath
+    mkEnableOption
+    mkIf
+    mkOption
+    mkPackageOption
+    optional
+    optionalAttrs
+    optionalString
+    types
+    ;
+
+  cfg = config.services.lab-updater;
+  toml = pkgs.formats.toml { };
+
+  # Hooks run as units of their own, in the environment that PID 1 gives them. The order of the
+  # path lets a hook override what the module gives, and find every command of the system.
+  hook =
+    name: path: text:
+    pkgs.writeShellScript "lab-updater-${name}" ''
+      set -euo pipefail
+      export PATH=${makeBinPath path}:/run/wrappers/bin:/run/current-system/sw/bin
+      ${text}
+    '';
+
+  # `nixos-rebuild switch --rollback` goes to the next lower generation number. When the agent runs
+  # the rollback hook, the machine is back already; one further down nobody has asked for, and after
+  # a rollback that made a generation of its own it may be the very system that failed.
+  rollbackAlreadyDone = pkgs.writeShellScriptBin "nixos-rebuild" ''
+    for argument in "$@"; do
+      if [ "$argument" = --rollback ]; then
+        echo "lab-updater: the system is back at the one it came from; nixos-rebuild $* has nothing to do" >&2
+        exit 0
+      fi
+    done
+    exec /run/current-system/sw/bin/nixos-rebuild "$@"
+  '';
+
+  hookSettings =
+    optionalAttrs (cfg.preUpdateScript != "") {
+      pre_update = "${hook "pre-update" cfg.hookPackages cfg.preUpdateScript}";
+    }
+    // optionalAttrs (cfg.postUpdateScript != "") {
+      post_update = "${hook "post-update" cfg.hookPackages cfg.postUpdateScript}";
+    }
+    // optionalAttrs (cfg.rollbackScript != "") {
+      rollback = "${hook "rollback" ([ rollbackAlreadyDone ] ++ cfg.hookPackages) cfg.rollbackScript}";
+    }
+    // optionalAttrs (cfg.backupCheckScript != "") {
+      backup_check = "${hook "backup-check" cfg.hookPackages cfg.backupCheckScript}";
+    };
+
+  configFile = toml.generate "lab-agent.toml" (filterAttrsRecursive (_: value: value != null) cfg.settings);
+
+  # The agent itself judges its configuration, before a system that carries it exists.
+  checkedConfigFile = pkgs.runCommand "lab-agent-checked.toml" { } ''
+    ${optionalString (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) ''
+      ${getExe' cfg.package "lab-agent"} --config ${configFile} --check-config
+    ''}
+    cp ${configFile} $out
+  '';
+in
+{
+  options.services.lab-updater = {
+    enable = mkEnableOption "the lab-updater agent, which keeps this machine up to date when the coordinator gives it its turn";
+
+    package = mkPackageOption pkgs "lab-updater" { };
+
+    group = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "infrastructure";
+      description = ''
+        The update group that this machine belongs to.
+
+        The coordinator's fleet configuration decides; this is the machine's own word about it.
+        With {option}`services.lab-coordinator.nixosConfigurations` the two are compared when the
+        coordinator's system is evaluated, and a difference is an error.
+      '';
+    };
+
+    coordinator = mkOption {
+      type = types.str;
+      default = "lab-coordinator:7443";
+      example = "updates.example.org:7443";
+      description = ''
+        Where the coordinator listens, as `host:port`.
+        The coordinator proves who it is by its certificate, whatever name it is reached by.
+      '';
+    };
+
+    tokenFile = mkOption {
+      type = types.nullOr types.path;
+      default = null;
+      # A path literal must not be copied into the world-readable store.
+      apply = value: if value == null then null else toString value;
+      example = "/run/secrets/lab-updater-token";
+      description = ''
+        File with the enrolment token of this machine, made by `lab token create`. It is handed to
+        the agent as a systemd credential and read only as long as the machine has no identity;
+        after that the file may go.
+      '';
+    };
+
+    preUpdateScript = mkOption {
+      type = types.lines;
+      default = "";
+      example = ''
+        systemctl stop some-service
+      '';
+      description = ''
+        Shell commands run once the machine has its turn, before the new system is activated.
+        A command that fails ends the attempt: nothing is switched, and
+        {option}`services.lab-updater.rollbackScript` runs.
+
+        Hooks run as root in a unit of their own with a time limit, under `set -euo pipefail`, with
+        {option}`services.lab-updater.hookPackages` and the system's own commands in their path.
+      '';
+    };
+
+    postUpdateScript = mkOption {
+      type = types.lines;
+      default = "";
+      example = ''
+        systemctl start some-service
+        curl -f http://localhost:8080/health
+      '';
+      description = ''
+        Shell commands run after the new system is active (after the reboot, if there is one).
+        A command that fails makes the machine go back to the system it came from.
+      '';
+    };
+
+    rollbackScript = mkOption {
+      type = types.lines;
+      default = "";
+      example = ''
+        systemctl restart some-service
+      '';
+      description = ''
+        Shell commands run after the agent has gone back to the system that ran before the update.
+
+        The agent goes back by itself, to the exact store path it has recorded, before this script
+        runs. So `nixos-rebuild switch --rollback` in here finds its work done: it says so and
+        succeeds without changing generations. Everything else that `nixos-rebuild` can do is
+        passed on.
+      '';
+    };
+
+    backupCheckScript = mkOption {
+      type = types.lines;
+      default = "";
+      example = ''
+        restic snapshots --latest 1
+      '';
+      description = ''
+        Shell commands run while the update is staged, before the machine asks for its turn: a
+        failure says that there is no recent backup, and the update waits.
+      '';
+    };
+
+    hookPackages = mkOption {
+      type = types.listOf types.package;
+      default = [
+        pkgs.coreutils
+        pkgs.curl
+        pkgs.gnugrep
+        pkgs.gnused
+        pkgs.jq
+      ];
+      defaultText = literalExpression "with pkgs; [ coreutils curl gnugrep gnused jq ]";
+      example = literalExpression "[ pkgs.postgresql ]";
+      description = ''
+        Packages in the path of the hooks, in front of the system's own.
+      '';
+    };
+
+    checks = mkOption {
+      type = types.listOf (
+        types.submodule {
+          freeformType = toml.type;
+          options = {
+            name = mkOption {
+              type = types.str;
+              example = "web";
+              description = "Name of the check, as `lab health-check` shows it.";
+            };
+            kind = mkOption {
+              type = types.enum [
+                "command"
+                "disk"
+                "http"
+                "journal"
+                "load"
+                "memory"
+                "network"
+                "tcp"
+                "unit"
+              ];
+              description = ''
+                What is checked. Each kind has its own further keys:
+                `unit`: `unit`; `http`: `url`, `status`, `contains`; `tcp`: `address`;
+                `command`: `command` (a list of words); `disk`: `path`, `free_bytes_min`;
+                `memory`: `available_bytes_min`; `load`: `per_cpu_max`;
+                `journal`: `priority`, `entries_max`; `network`: `addresses`.
+              '';
+            };
+            timeout = mkOption {
+              type = types.nullOr (types.either types.ints.positive types.str);
+              default = null;
+              example = "10s";
+              description = "How long the check may take, in seconds or as text such as `10s`.";
+            };
+          };
+        }
+      );
+      default = [ ];
+      example = literalExpression ''
+        [
+          { name = "web"; kind = "http"; url = "http://localhost:8080/health"; }
+          { name = "space"; kind = "disk"; path = "/"; free_bytes_min = 2 * 1024 * 1024 * 1024; }
+        ]
+      '';
+      description = ''
+        Health checks of this machine: they run from time to time, before a lease is used and after
+        an update. Units that fail anew are noticed without a check.
+      '';
+    };
+
+    settings = mkOption {
+      type = types.submodule {
+        freeformType = toml.type;
+        options = {
+          machine = mkOption {
+            type = types.str;
+            default = config.networking.hostName;
+            defaultText = literalExpression "config.networking.hostName";
+            description = "Name of this machine in the fleet configuration.";
+          };
+        };
+      };
+      default = { };
+      example = literalExpression ''
+        {
+          hooks.timeout = "10m";
+          limits.store_reserve_bytes = 4 * 1024 * 1024 * 1024;
+        }
+      '';
+      description = ''
+        Configuration of the agent, as in its configuration file (see the agent's chapter in the
+        handbook). The options above are written into it; whatever else is set here is added. The
+        agent checks the result while the system is built.
+      '';
+    };
+  };
+
+  config = mkIf cfg.enable {
+    assertions = [
+      {
+        assertion = !config.system.autoUpgrade.enable;
+        message = ''
+          services.lab-updater and system.autoUpgrade would both update this machine, and the second
+          one asks nobody for its turn. Set system.autoUpgrade.enable = false.
+        '';
+      }
+      {
+        assertion = config.nix.enable;
+        message = "services.lab-updater needs Nix on the machine: nix.enable must be true.";
+      }
+    ];
+
+    services.lab-updater.settings = {
+      inherit (cfg) coordinator;
+      state_dir = "/var/lib/lab-updater";
+      hooks = mkIf (hookSettings != { }) hookSettings;
+      checks = mkIf (cfg.checks != [ ]) cfg.checks;
+      token_file = mkIf (cfg.tokenFile != null) "/run/credentials/lab-updater.service/token";
+    };
+
+    systemd.services.lab-updater = {
+      description = "lab-updater agent";
+      wantedBy = [ "multi-user.target" ];
+      wants = [ "network-online.target" ];
+      after = [
+        "dbus.socket"
+        "network-online.target"
+        "nix-daemon.socket"
+      ];
+
+      # The agent carries out the very switch that may change its unit. It is not to be stopped by
+      # it: it compares its unit with the loaded one afterwards and restarts itself.
+      restartIfChanged = false;
+      unitConfig = {
+        X-StopOnRemoval = false;
+        # An agent that gave up would be a machine that nobody updates.
+        StartLimitIntervalSec = 0;
+      };
+
+      path = [
+        config.nix.package
+        config.programs.ssh.package
+        config.systemd.package
+        pkgs.gitMinimal
+      ];
+
+      environment =
+        config.nix.envVars
+        // config.networking.proxy.envVars
+        // {
+          HOME = "/var/lib/lab-updater";
+        };
+
+      serviceConfig = import ./hardening.nix // {
+        Type = "notify";
+        ExecStart = "${getExe' cfg.package "lab-agent"} --config ${checkedConfigFile}";
+        Restart = "always";
+        RestartSec = 5;
+
+        StateDirectory = "lab-updater";
+        StateDirectoryMode = "0700";
+        # Roots that keep the staged and the previous system from garbage collection.
+        ReadWritePaths = [ "-/nix/var/nix/gcroots" ];
+
+        LoadCredential = optional (cfg.tokenFile != null) "token:${cfg.tokenFile}";
+        # The token is gone once it is used: an empty one in its place, and the unit still starts.
+        SetCredential = optional (cfg.tokenFile != null) "token:";
+      };
+    };
+  };
+
+  meta.maintainers = [ ];
+}

@@ -1,0 +1,196 @@
+# The coordinator of lab-updater, on one machine of the fleet.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib)
+    attrNames
+    concatMap
+    concatStringsSep
+    elem
+    filterAttrsRecursive
+    getExe
+    getExe'
+    literalExpression
+    mapAttrsToList
+    mkEnableOption
+    mkIf
+    mkOption
+    mkPackageOption
+    optionals
+    optionalString
+    types
+    ;
+
+  cfg = config.services.lab-coordinator;
+  toml = pkgs.formats.toml { };
+  json = pkgs.formats.json { };
+  canExecute = pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform;
+
+  stateDirectory = "/var/lib/lab-coordinator";
+  port = address: lib.toInt (lib.last (lib.splitString ":" address));
+
+  configFile = toml.generate "lab-coordinator.toml" (filterAttrsRecursive (_: value: value != null) cfg.settings);
+
+  # The programs judge their own input, before a system that carries it exists.
+  checkedConfigFile = pkgs.runCommand "lab-coordinator-checked.toml" { } ''
+    ${optionalString canExecute ''
+      ${getExe' cfg.package "lab-coordinator"} --config ${configFile} --check-config
+    ''}
+    cp ${configFile} $out
+  '';
+  fleetFile = json.generate "lab-fleet.json" cfg.fleet;
+
+  # What a machine says of its group against what the fleet configuration says.
+  groupFaults = concatMap (
+    name:
+    let
+      machine = cfg.nixosConfigurations.${name}.config;
+      agent = machine.services.lab-updater;
+      listed = cfg.fleet.updateGroups.${agent.group}.machines or [ ];
+    in
+    optionals (agent.enable && agent.group != null && !(elem agent.settings.machine listed)) [
+      "${agent.settings.machine} says it is in group ${agent.group}, which does not list it"
+    ]
+  ) (attrNames cfg.nixosConfigurations);
+in
+{
+  options.services.lab-coordinator = {
+    enable = mkEnableOption "the lab-updater coordinator, which decides when each machine of the fleet is updated";
+
+    package = mkPackageOption pkgs "lab-updater" { };
+
+    fleet = mkOption {
+      type = types.nullOr json.type;
+      default = null;
+      example = literalExpression "import ./update-config.nix";
+      description = ''
+        The fleet configuration: groups, policies, windows, schedules. With `null` it is kept by
+        hand, with `lab update-config`.
+
+        It is written to the coordinator whenever it changed and when the coordinator's machine
+        starts. What `lab update-config set` has changed in between is overwritten then. A fleet
+        configuration with a fault is refused as a whole, and the one before it stays.
+      '';
+    };
+
+    nixosConfigurations = mkOption {
+      type = types.lazyAttrsOf types.raw;
+      default = { };
+      example = literalExpression "self.nixosConfigurations";
+      description = ''
+        The systems of the fleet's machines. When given, the
+        {option}`services.lab-updater.group` of each is compared with
+        {option}`services.lab-coordinator.fleet`.
+      '';
+    };
+
+    settings = mkOption {
+      type = types.submodule {
+        freeformType = toml.type;
+        options = {
+          listen = mkOption {
+            type = types.str;
+            default = "[::]:7443";
+            description = "Address and port for agents and operators (mutual TLS).";
+          };
+          enrol_listen = mkOption {
+            type = types.str;
+            default = "[::]:7444";
+            description = "Address and port for enrolment only: machines that have a token and no certificate yet.";
+          };
+        };
+      };
+      default = { };
+      example = {
+        listen = "192.0.2.10:7443";
+      };
+      description = ''
+        Configuration of the coordinator, as in its configuration file (see the handbook). The
+        coordinator checks it while the system is built.
+      '';
+    };
+
+    openFirewall = mkOption {
+      type = types.bool;
+      default = false;
+      description = "Whether to open the ports of `listen` and `enrol_listen` in the firewall.";
+    };
+  };
+
+  config = mkIf cfg.enable {
+    assertions = [
+      {
+        assertion = cfg.fleet == null || groupFaults == [ ];
+        message = "services.lab-coordinator.fleet: ${concatStringsSep "; " groupFaults}.";
+      }
+    ];
+
+    services.lab-coordinator.settings.state_dir = stateDirectory;
+
+    # `lab`, for the operators on this machine.
+    environment.systemPackages = [ cfg.package ];
+
+    networking.firewall.allowedTCPPorts = mkIf cfg.openFirewall [
+      (port cfg.settings.listen)
+      (port cfg.settings.enrol_listen)
+    ];
+
+    systemd.services.lab-coordinator = {
+      description = "lab-updater coordinator";
+      wantedBy = [ "multi-user.target" ];
+      wants = [ "network-online.target" ];
+      after = [ "network-online.target" ];
+
+      unitConfig.StartLimitIntervalSec = 0;
+
+      serviceConfig = import ./hardening.nix // {
+        Type = "notify";
+        ExecStart = "${getExe' cfg.package "lab-coordinator"} --config ${checkedConfigFile}";
+        Restart = "always";
+        RestartSec = 2;
+        WatchdogSec = 30;
+        LimitNOFILE = 65536;
+
+        DynamicUser = true;
+        User = "lab-coordinator";
+        StateDirectory = "lab-coordinator";
+        StateDirectoryMode = "0700";
+        PrivateUsers = true;
+        ProcSubset = "pid";
+      };
+    };
+
+    systemd.services.lab-coordinator-fleet = mkIf (cfg.fleet != null) {
+      description = "Fleet configuration of the lab-updater coordinator";
+      wantedBy = [ "multi-user.target" ];
+      requires = [ "lab-coordinator.service" ];
+      after = [ "lab-coordinator.service" ];
+
+      environment = {
+        LAB_COORDINATOR = "localhost:${toString (port cfg.settings.listen)}";
+        LAB_IDENTITY = "${stateDirectory}/admin.pem";
+      };
+
+      serviceConfig = import ./hardening.nix // {
+        Type = "oneshot";
+        RemainAfterExit = true;
+        ExecStart = "${getExe' cfg.package "lab"} update-config import --yes ${checkedFleetFile}";
+        Restart = "on-failure";
+        RestartSec = 10;
+
+        DynamicUser = true;
+        User = "lab-coordinator";
+        StateDirectory = "lab-coordinator";
+        StateDirectoryMode = "0700";
+        PrivateUsers = true;
+        ProcSubset = "pid";
+      };
+    };
+  };
+
+  meta.maintainers = [ ];
+}
