@@ -319,6 +319,8 @@ in
         // config.networking.proxy.envVars
         // {
           HOME = "/var/lib/lab-updater";
+          # Downloads and builds are the daemon's work, in its cgroup and its sandbox.
+          NIX_REMOTE = "daemon";
         };
 
       serviceConfig = import ./hardening.nix // {

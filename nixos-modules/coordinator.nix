@@ -12,16 +12,18 @@ let
     concatStringsSep
     elem
     filterAttrsRecursive
-    getExe
     getExe'
+    last
     literalExpression
-    mapAttrsToList
     mkEnableOption
     mkIf
     mkOption
     mkPackageOption
     optionals
     optionalString
+    removeSuffix
+    splitString
+    toInt
     types
     ;
 
@@ -31,7 +33,20 @@ let
   canExecute = pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform;
 
   stateDirectory = "/var/lib/lab-coordinator";
-  port = address: lib.toInt (lib.last (lib.splitString ":" address));
+  port = address: toInt (last (splitString ":" address));
+
+  # Where this machine itself reaches the coordinator.
+  host = removeSuffix ":${toString (port cfg.settings.listen)}" cfg.settings.listen;
+  ownAddress =
+    if
+      elem host [
+        "[::]"
+        "0.0.0.0"
+      ]
+    then
+      "localhost:${toString (port cfg.settings.listen)}"
+    else
+      cfg.settings.listen;
 
   configFile = toml.generate "lab-coordinator.toml" (filterAttrsRecursive (_: value: value != null) cfg.settings);
 
@@ -171,14 +186,14 @@ in
       after = [ "lab-coordinator.service" ];
 
       environment = {
-        LAB_COORDINATOR = "localhost:${toString (port cfg.settings.listen)}";
+        LAB_COORDINATOR = ownAddress;
         LAB_IDENTITY = "${stateDirectory}/admin.pem";
       };
 
       serviceConfig = import ./hardening.nix // {
         Type = "oneshot";
         RemainAfterExit = true;
-        ExecStart = "${getExe' cfg.package "lab"} update-config import --yes ${checkedFleetFile}";
+        ExecStart = "${getExe' cfg.package "lab"} update-config import --yes ${fleetFile}";
         Restart = "on-failure";
         RestartSec = 10;
 

@@ -9,6 +9,7 @@
   NoNewPrivileges = true;
   PrivateDevices = true;
   PrivateIPC = true;
+  PrivateMounts = true;
   PrivateTmp = true;
   ProtectClock = true;
   ProtectControlGroups = true;
