@@ -1,0 +1,100 @@
+//! Why an attempt is not confirmed.
+
+use common::{StorePath, text};
+use serde::{Deserialize, Serialize};
+
+/// Why an attempt is not confirmed. Each has one way to end (see `attempt`), and is either the
+/// target's fault or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// Emergency stop, or an epoch newer than the lease's.
+    #[error("emergency stop")]
+    Stopped,
+    /// The lease ran out, or was about to, before the point of no return.
+    #[error("the lease ran out before the machine was changed")]
+    LeaseRanOut,
+    /// The coordinator does not know the lease.
+    #[error("the coordinator does not know the lease: {0}")]
+    NotHeld(String),
+    /// The target failed here before and was not asked for by force.
+    #[error("the target failed on this machine before ({0}); ask again with force")]
+    BadTarget(String),
+    /// The target could not be obtained, or a check before the attempt said no.
+    #[error("staging failed: {0}")]
+    Staging(String),
+    /// The machine's state before could not be recorded.
+    #[error("the machine's state could not be recorded: {0}")]
+    Snapshot(String),
+    /// The dead-man timer could not be started.
+    #[error("the dead-man timer could not be started: {0}")]
+    Arming(String),
+    /// The pre-update hook said no.
+    #[error("the pre-update hook failed: {0}")]
+    PreHook(String),
+    /// How the pre-update hook ended is not known.
+    #[error("how the pre-update hook ended is not known: {0}")]
+    PreHookUnknown(String),
+    /// Somebody else kept switching this machine.
+    #[error("somebody else is switching this machine")]
+    Busy,
+    /// The target could not be activated.
+    #[error("activation failed: {0}")]
+    Activation(String),
+    /// Going there takes a reboot, which is not allowed.
+    #[error("staged for the next boot: a reboot is needed and not allowed")]
+    RebootNotAllowed,
+    /// The reboot was asked for and did not happen.
+    #[error("the reboot did not happen")]
+    RebootDidNotHappen,
+    /// Another system came up than the one asked for.
+    #[error("the machine booted {}", .0.as_ref().map_or("an unknown system", StorePath::as_str))]
+    WrongBoot(Option<StorePath>),
+    /// The post-update hook failed.
+    #[error("the post-update hook failed: {0}")]
+    PostHook(String),
+    /// The judgement said no.
+    #[error("unhealthy: {0}")]
+    Unhealthy(String),
+    /// The judgement said yes, but the machine does not run the target.
+    #[error("the machine runs {}", .0.as_ref().map_or("an unknown system", StorePath::as_str))]
+    WrongSystem(Option<StorePath>),
+    /// The dead-man timer went off.
+    #[error("the dead-man timer went off")]
+    DeadMan,
+    /// The attempt had more steps than any attempt can need.
+    #[error("the attempt did not come to an end")]
+    Endless,
+}
+
+impl Cause {
+    /// Whether the target is to be remembered as bad on this machine.
+    pub fn blames_target(&self) -> bool {
+        match self {
+            Self::Activation(_)
+            | Self::WrongBoot(_)
+            | Self::PostHook(_)
+            | Self::Unhealthy(_)
+            | Self::WrongSystem(_)
+            | Self::DeadMan => true,
+            Self::Stopped
+            | Self::LeaseRanOut
+            | Self::NotHeld(_)
+            | Self::BadTarget(_)
+            | Self::Staging(_)
+            | Self::Snapshot(_)
+            | Self::Arming(_)
+            | Self::PreHook(_)
+            | Self::PreHookUnknown(_)
+            | Self::Busy
+            | Self::RebootNotAllowed
+            | Self::RebootDidNotHappen
+            | Self::Endless => false,
+        }
+    }
+
+    /// The reason as it is reported: one line, bounded.
+    pub fn reason(&self) -> String {
+        text::tame_line(&self.to_string(), text::REASON_MAX)
+    }
+}

@@ -1,0 +1,305 @@
+//! Everything the agent can ask its shell to do. Each effect has all that is needed to carry it
+//! out; the shell looks nothing up and decides nothing.
+
+use std::{fmt, time::Duration};
+
+use common::{
+    AttemptStatus, Epoch, Health, LeaseId, MachineReport, OutcomeKind, RolloutId, StorePath, Target,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    input::Hook,
+    state::{Baseline, Mode, Previous, StepId, Unreported},
+};
+
+/// What came of one input.
+#[must_use = "the durable state is to be saved and the effects carried out"]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// Save [`crate::Agent::durable`] *before* any of the effects is begun. When it cannot be
+    /// saved the process ends: nothing was done, and the next start begins from what is on disk.
+    pub persist: bool,
+    /// What to do, in this order. None waits for the one before it to end.
+    pub effects: Vec<Effect>,
+}
+
+/// A call to the coordinator, so that its answer finds back. Counts from 1 in each process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Ask the coordinator what to do. Takes the place of a poll still under way, which is dropped.
+    /// Ends in `Input::Directive` or `Input::CallFailed`.
+    Poll {
+        /// To be given back with the answer.
+        call: CallId,
+        /// How long the coordinator may hold the call.
+        hold: Duration,
+        /// What is true of the machine.
+        report: Box<MachineReport>,
+    },
+    /// Keep the lease alive. Ends in `Input::Renewed` or `Input::CallFailed`.
+    Renew {
+        /// To be given back with the answer.
+        call: CallId,
+        /// Which lease.
+        lease: LeaseId,
+        /// The epoch it was granted under.
+        epoch: Epoch,
+        /// Where the attempt stands.
+        status: AttemptStatus,
+        /// How long nothing will be heard of the machine (a reboot); zero otherwise.
+        silence: Duration,
+    },
+    /// Hand in the result of an attempt. Ends in `Input::ReportAcknowledged` or
+    /// `Input::CallFailed`. Sent again until acknowledged.
+    Report {
+        /// To be given back with the answer.
+        call: CallId,
+        /// The result.
+        result: Box<Unreported>,
+        /// What is true of the machine now.
+        report: Box<MachineReport>,
+    },
+    /// Begin a piece of work, as a unit named after its step. Ends in `Input::StepDone`.
+    Begin(Job),
+    /// The unit of this job runs already: wait for it. Ends in `Input::StepDone`.
+    Attach(Job),
+    /// Keep exactly these systems from garbage collection; drop the agent's other roots. Work that
+    /// needs a root of its own (`Stage`, `Snapshot`) has made it before.
+    KeepRoots {
+        /// In order, without duplicates.
+        paths: Vec<StorePath>,
+    },
+    /// Measure the machine. Ends in `Input::Measured`.
+    Measure,
+    /// Something a person may want to read in the journal. Nothing depends on it.
+    Note(Note),
+}
+
+/// A piece of work that takes time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Names the unit. Never used twice on one machine.
+    pub step: StepId,
+    /// The unit's time limit. The agent gives up by itself a little later, with
+    /// [`crate::input::Failure::TimedOut`].
+    pub within: Duration,
+    /// What to do.
+    pub work: Work,
+}
+
+/// What a job does. All of it can be begun again after a crash without harm, hooks excepted: those
+/// the agent never begins twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Obtain the target, check it, root it, decide whether it takes a reboot. Stops the unit of an
+    /// earlier `Stage` first. Answer: [`crate::input::Done::Staged`].
+    Stage {
+        /// What.
+        target: Target,
+        /// For which rollout; `None` when prepared ahead of any.
+        rollout: Option<RolloutId>,
+    },
+    /// Measure the machine, note which units have failed and how it is, and root the running
+    /// system and the boot default; fails where that is not possible. Answer:
+    /// [`crate::input::Done::Snapshot`].
+    Snapshot {
+        /// The closure the attempt goes to: must be complete in the store.
+        target: StorePath,
+    },
+    /// Start the timer that rolls back by itself unless it is disarmed. Takes the place of an
+    /// earlier timer of the same lease. Answer: [`crate::input::Done::Armed`].
+    ArmDeadMan {
+        /// Part of the timer's name.
+        lease: LeaseId,
+        /// Where it goes back to.
+        previous: Previous,
+        /// When, from now.
+        after: Duration,
+    },
+    /// Stop that timer; no error when there is none. Answer: [`crate::input::Done::Disarmed`].
+    DisarmDeadMan {
+        /// Whose.
+        lease: LeaseId,
+    },
+    /// Run one of the machine's own hook scripts. Answer: [`crate::input::Done::Hook`].
+    RunHook {
+        /// Which.
+        hook: Hook,
+        /// What the script is told, as environment variables.
+        context: HookContext,
+    },
+    /// Set the system profile to the path, then run its `switch-to-configuration`. Answer:
+    /// [`crate::input::Done::Activated`].
+    Activate {
+        /// The system closure.
+        path: StorePath,
+        /// `switch` or `boot`.
+        mode: Mode,
+    },
+    /// Reboot the machine, in order. Answer: [`crate::input::Done::RebootAsked`] once the reboot is
+    /// under way.
+    Reboot {
+        /// On whose account.
+        lease: LeaseId,
+    },
+    /// Decide how the machine is, compared with how it was. Answer:
+    /// [`crate::input::Done::Judged`].
+    Judge {
+        /// How it was before.
+        baseline: Baseline,
+        /// How long health checks may take to come good, the settle time included.
+        timeout: Duration,
+    },
+    /// Go back: profile and boot default to `previous.boot_default`, and with [`Mode::Switch`]
+    /// activate `previous.running`. Stops the attempt's own units that are still at work first.
+    /// Nothing to do when all is so already. Answer: [`crate::input::Done::Restored`].
+    Restore {
+        /// Where to.
+        previous: Previous,
+        /// `Boot` when the machine is going to be rebooted into it, or never left it.
+        mode: Mode,
+    },
+    /// Run the health checks. Answer: [`crate::input::Done::Checked`].
+    CheckHealth {
+        /// The coordinator's request; 0 for the periodic check.
+        request: u64,
+        /// How long the checks may take.
+        timeout: Duration,
+    },
+}
+
+/// What a hook script is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookContext {
+    /// The rollout.
+    pub rollout: RolloutId,
+    /// The lease.
+    pub lease: LeaseId,
+    /// Where the machine goes, or was to go.
+    pub target: StorePath,
+    /// Where it comes from.
+    pub previous: StorePath,
+    /// Whether the way there includes a reboot.
+    pub reboot: bool,
+    /// Why it goes back (rollback hook only); empty otherwise.
+    pub reason: String,
+}
+
+/// Remarks for the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A lease was accepted.
+    Accepted {
+        /// Which.
+        lease: LeaseId,
+        /// For which rollout.
+        rollout: RolloutId,
+    },
+    /// A directive was not followed.
+    NotFollowed {
+        /// Why.
+        why: NotFollowed,
+    },
+    /// An attempt, or a staging, ended.
+    Ended {
+        /// Its lease; 0 when it had none.
+        lease: LeaseId,
+        /// How.
+        outcome: OutcomeKind,
+        /// Why.
+        reason: String,
+    },
+    /// The emergency stop was seen.
+    Stopped {
+        /// Under which epoch.
+        epoch: Epoch,
+        /// The operator's reason.
+        reason: String,
+    },
+    /// The periodic health check says something new.
+    Health {
+        /// What it says.
+        health: Health,
+    },
+    /// The coordinator does not answer.
+    Silent {
+        /// What the call failed with.
+        reason: String,
+        /// How many calls in a row have failed.
+        failures: u32,
+    },
+}
+
+/// Why a directive was not followed. The agent polls again a little later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotFollowed {
+    /// Its epoch is older than one the machine has seen.
+    #[error("it is of epoch {given}, and epoch {seen} has been seen")]
+    OldEpoch {
+        /// The directive's.
+        given: Epoch,
+        /// The highest seen.
+        seen: Epoch,
+    },
+    /// Its lease is older than one the machine has seen, or was used already.
+    #[error("lease {given} is used up: lease {seen} has been seen")]
+    OldLease {
+        /// The directive's.
+        given: LeaseId,
+        /// The highest seen.
+        seen: LeaseId,
+    },
+    /// The lease had run out, or almost, when the answer came.
+    #[error("lease {given} came too late to be used")]
+    TooLate {
+        /// The lease.
+        given: LeaseId,
+    },
+    /// An attempt is in progress.
+    #[error("an attempt is in progress")]
+    Busy,
+    /// The result of the attempt before has not been acknowledged yet.
+    #[error("the last result has not been acknowledged yet")]
+    Unreported,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accepted { lease, rollout } => {
+                write!(f, "lease {lease} accepted, for rollout {rollout}")
+            }
+            Self::NotFollowed { why } => write!(f, "a directive was not followed: {why}"),
+            Self::Ended {
+                lease,
+                outcome,
+                reason,
+            } => write!(
+                f,
+                "the attempt under lease {lease} ended: {outcome} {reason}"
+            ),
+            Self::Stopped { epoch, reason } => {
+                write!(f, "emergency stop, epoch {epoch}: {reason}")
+            }
+            Self::Health { health } => {
+                let failed: Vec<&str> = health.failed().collect();
+                if failed.is_empty() {
+                    write!(f, "every health check passes")
+                } else {
+                    write!(f, "health checks fail: {}", failed.join(", "))
+                }
+            }
+            Self::Silent { reason, failures } => {
+                write!(
+                    f,
+                    "the coordinator does not answer ({failures} times): {reason}"
+                )
+            }
+        }
+    }
+}

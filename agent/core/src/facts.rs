@@ -1,0 +1,50 @@
+//! What was measured on the machine.
+
+use common::{BootId, Generation, StorePath};
+use serde::{Deserialize, Serialize};
+
+use crate::input::Answer;
+
+/// What is true of the machine, read from it and from nowhere else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: BootId,
+    /// `/run/current-system`, resolved; `None` when it cannot be told.
+    pub running: Option<StorePath>,
+    /// `/run/booted-system`, resolved.
+    pub booted: Option<StorePath>,
+    /// The system profile, resolved: what the next boot starts.
+    pub profile: Option<StorePath>,
+    /// Number of the profile's current generation; 0 when unknown.
+    pub generation: u64,
+    /// Newest generations of the system profile, newest first; the report carries the first
+    /// [`common::report::GENERATIONS_MAX`].
+    pub generations: Vec<Generation>,
+    /// Free bytes in the store's file system.
+    pub store_free_bytes: u64,
+}
+
+/// What the agent finds when its process starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The machine.
+    pub facts: Facts,
+    /// The unit of the step that [`crate::Durable::open_step`] names; [`UnitState::Absent`] when
+    /// it names none.
+    pub unit: UnitState,
+    /// Whether the dead-man timer of the attempt's lease went off *and acted* (or is acting):
+    /// its program leaves a mark before it changes anything.
+    pub dead_man_fired: bool,
+}
+
+/// What became of a step's unit while nobody watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnitState {
+    /// There is no such unit: never begun, or its result was lost with the boot.
+    Absent,
+    /// Still at work.
+    Running,
+    /// Ended, and this is its answer.
+    Ended(Box<Answer>),
+}
