@@ -1,0 +1,57 @@
+# The three programs: `lab`, `lab-agent` and `lab-coordinator`.
+{
+  lib,
+  rustPlatform,
+}:
+let
+  inherit (lib) fileset importTOML licenses;
+  root = ../.;
+  cargo = importTOML (root + "/Cargo.toml");
+in
+rustPlatform.buildRustPackage {
+  pname = "lab-updater";
+  inherit (cargo.workspace.package) version;
+
+  src = fileset.toSource {
+    inherit root;
+    fileset = fileset.unions (
+      map (path: root + "/${path}") (
+        cargo.workspace.members
+        ++ [
+          "Cargo.lock"
+          "Cargo.toml"
+          "clippy.toml"
+          "docs/examples"
+          "rustfmt.toml"
+        ]
+      )
+    );
+  };
+
+  cargoLock.lockFile = root + "/Cargo.lock";
+
+  # By package, not by workspace: the integration tests switch on test-only features of the cores,
+  # and no part of them belongs into the programs.
+  cargoBuildFlags = [
+    "--package=agent"
+    "--package=cli"
+    "--package=coordinator"
+  ];
+
+  # Tests are a check of their own: `nix flake check`.
+  doCheck = false;
+
+  meta = {
+    inherit (cargo.workspace.package) description;
+    license = [
+      licenses.mit
+      licenses.asl20
+    ];
+    mainProgram = "lab";
+    maintainers = [ ];
+    platforms = [
+      "aarch64-linux"
+      "x86_64-linux"
+    ];
+  };
+}
