@@ -1,4 +1,7 @@
 //! What the daemons and `lab` share at their edges: identity files, mTLS channels, the clock, logs.
 
+pub mod channel;
 pub mod clock;
+pub mod enrol;
+pub mod identity;
 pub mod telemetry;
