@@ -1,1 +1,3 @@
-//! placeholder
+//! What tests, benchmarks and the demo share: worlds in which lab-updater runs.
+
+pub mod fleet;

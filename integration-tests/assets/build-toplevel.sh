@@ -1,0 +1,53 @@
+#!/bin/sh
+# Builds one system closure of NixOS shape into $out: what an agent touches of a NixOS system, with
+# nothing of nixpkgs in it. Run by Nix as a derivation's builder (system.nix), or by hand to fill a
+# directory machine's store.
+#
+# From the environment:
+#   out                the store path to make
+#   version            what nixos-version says
+#   kernel_path initrd_path modules_path   store paths that hold `bzImage`, `initrd`, a directory
+#   kernel_params      the kernel's command line (may be empty)
+#   failure            what is wrong with this system, or `none`; activate.sh and
+#                      switch-to-configuration.sh say what each word does
+#   inhibitors         a JSON object, as system.switch.inhibitors writes it
+#   unit_files         words NAME=FILE: the units of the system; WantedBy= in their [Install] is honoured
+#   stc_script activate_script init_script  the scripts beside this one
+set -eu
+PATH=/usr/bin:/bin
+
+mkdir -p "$out/bin" "$out/etc/systemd/system" "$out/toy"
+printf '%s\n' "$version" >"$out/nixos-version"
+printf '%s\n' "$failure" >"$out/toy/failure"
+printf '%s\n' "$inhibitors" >"$out/switch-inhibitors"
+printf '%s\n' "$kernel_params" >"$out/kernel-params"
+if [ "$failure" = init ]; then
+    printf 'toy 2\n' >"$out/init-interface-version"
+else
+    printf 'toy 1\n' >"$out/init-interface-version"
+fi
+ln -s "$kernel_path/bzImage" "$out/kernel"
+ln -s "$initrd_path/initrd" "$out/initrd"
+ln -s "$modules_path" "$out/kernel-modules"
+printf '{"org.nixos.bootspec.v1":{"system":"x86_64-linux","toplevel":"%s","kernel":"%s","initrd":"%s","kernelParams":[],"label":"toy %s","init":"%s"}}\n' \
+    "$out" "$kernel_path/bzImage" "$initrd_path/initrd" "$version" "$out/init" >"$out/boot.json"
+
+install_script() { # FILE NAME
+    cp "$1" "$out/$2"
+    chmod 555 "$out/$2"
+}
+install_script "$stc_script" bin/switch-to-configuration
+install_script "$activate_script" activate
+install_script "$init_script" init
+
+for unit in $unit_files; do
+    name=${unit%%=*}
+    cp "${unit#*=}" "$out/etc/systemd/system/$name"
+    chmod 444 "$out/etc/systemd/system/$name"
+    for target in $(sed -n 's/^WantedBy=//p' "$out/etc/systemd/system/$name"); do
+        mkdir -p "$out/etc/systemd/system/$target.wants"
+        ln -s "../$name" "$out/etc/systemd/system/$target.wants/$name"
+    done
+done
+# A builder that ends in an exec'd command is sometimes killed before its status is seen.
+exit 0

@@ -1,0 +1,52 @@
+# A system closure of NixOS shape by plain derivations: real Nix, no nixpkgs, no network.
+# `nix-build system.nix --argstr spec '{"host":"web-01","version":"1",…}'`; the keys of the
+# specification are the arguments of `toplevel`.
+{ spec }:
+let
+  builder = name: env: text:
+    derivation (
+      {
+        inherit name;
+        system = builtins.currentSystem;
+        builder = "/bin/sh";
+        args = [ text ];
+      }
+      // env
+    );
+
+  # One file in a store path of its own: kernel, initrd and modules are that on NixOS too.
+  single = name: file: content:
+    builder name { inherit file content; } (
+      builtins.toFile "single.sh" ''
+        PATH=/usr/bin:/bin
+        mkdir "$out" && printf '%s\n' "$content" >"$out/$file"
+        exit 0
+      ''
+    );
+
+  toplevel =
+    {
+      host,
+      version,
+      kernel,
+      kernelParams ? "",
+      failure ? "none",
+      inhibitors ? { },
+      units ? { },
+    }:
+    builder "nixos-system-${host}-${version}" {
+      inherit version failure;
+      kernel_path = single "linux-${kernel}" "bzImage" "kernel ${kernel}";
+      initrd_path = single "initrd-linux-${kernel}" "initrd" "initrd ${kernel}";
+      modules_path = single "linux-${kernel}-modules" "modules.builtin" "modules ${kernel}";
+      kernel_params = kernelParams;
+      inhibitors = builtins.toJSON inhibitors;
+      unit_files = builtins.concatStringsSep " " (
+        map (name: "${name}=${builtins.toFile name units.${name}}") (builtins.attrNames units)
+      );
+      stc_script = ./switch-to-configuration.sh;
+      activate_script = ./activate.sh;
+      init_script = ./init.sh;
+    } ./build-toplevel.sh;
+in
+map toplevel (builtins.fromJSON spec)

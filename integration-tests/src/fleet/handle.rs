@@ -1,0 +1,508 @@
+//! The handle of a fleet: starts the supervisor, asks it, enters the machines.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Write},
+    os::unix::{net::UnixStream, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::id::{BootId, MachineName};
+
+use super::{
+    FleetError, MachineStatus, Power,
+    command::{self, Finished},
+    host, image, network,
+    protocol::{Reply, Request},
+    provision,
+    run_dir::{self, ProcessStamp, RunDir, RunRecord},
+};
+
+/// The machine that the coordinator and the cache are on. It is not one of those that are updated.
+pub const CONTROL: &str = "control";
+
+/// How long a command in a machine may take.
+const EXEC_MAX: Duration = Duration::from_secs(120);
+
+/// How long a machine may take to be up.
+const BOOT_MAX: Duration = Duration::from_secs(60);
+
+/// How long the supervisor may take to answer.
+const START_MAX: Duration = Duration::from_secs(20);
+
+/// Between two looks.
+const GLANCE: Duration = Duration::from_millis(25);
+
+/// What fleet is wanted.
+#[derive(Clone, Debug)]
+pub struct FleetOptions {
+    /// Its name: fleets of different names run side by side.
+    pub name: String,
+    /// The machines, without `control`.
+    pub machines: Vec<MachineName>,
+    /// The `fleet` program.
+    pub program: PathBuf,
+    /// End the fleet when this process ends, in whatever way.
+    pub ends_with_us: bool,
+}
+
+/// What `break` does to a running machine; `heal` undoes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Damage {
+    /// `/health` is no longer served.
+    Health,
+    /// The web service stops with a failure.
+    Unit,
+    /// The machine's own end of the cable goes down.
+    Network,
+    /// The agent is killed (systemd may start it again).
+    Agent,
+    /// All processes stop where they are: the machine is silent.
+    Freeze,
+}
+
+/// A fleet that is up.
+#[derive(Debug)]
+pub struct Fleet {
+    run: RunDir,
+    record: RunRecord,
+    control: MachineName,
+    machines: Vec<MachineName>,
+    /// Closed when this process ends; the supervisor then ends too.
+    _lifeline: Option<ChildStdin>,
+}
+
+impl Fleet {
+    /// Starts a fleet and waits until every machine is up and runs its first system.
+    ///
+    /// # Errors
+    /// When the host cannot, a fleet of this name is up, or a machine does not boot.
+    pub fn up(options: &FleetOptions, progress: &dyn Fn(&str)) -> Result<Self, FleetError> {
+        if let Some(missing) = host::missing() {
+            return Err(FleetError::Host(missing));
+        }
+        run_dir::clean_up()?;
+        let run = RunDir::named(&options.name);
+        if run.alive().is_some() {
+            return Err(FleetError::AlreadyUp(options.name.clone()));
+        }
+        let image = image::ensure(progress)?;
+        run.remove()?;
+        run.create()?;
+        provision::write_layer(&run, &options.program)?;
+        progress("starting the machines");
+        let mut guard = start_supervisor(&run, &image, options)?;
+        let record = match await_supervisor(&run, &mut guard) {
+            Ok(record) => record,
+            Err(error) => {
+                // Its parent, `unshare`, takes everything with it.
+                guard.kill().ok();
+                return Err(error);
+            }
+        };
+        run.save(record)?;
+        let fleet = Self {
+            run,
+            record,
+            control: CONTROL.parse()?,
+            machines: options.machines.clone(),
+            _lifeline: guard.stdin.take(),
+        };
+        if let Err(error) = fleet.boot_and_provision(progress) {
+            fleet.down()?;
+            return Err(error);
+        }
+        Ok(fleet)
+    }
+
+    fn boot_and_provision(&self, progress: &dyn Fn(&str)) -> Result<(), FleetError> {
+        self.await_up(&self.control())?;
+        for machine in &self.machines {
+            self.await_up(machine)?;
+        }
+        progress("giving the machines their first system");
+        self.provision()
+    }
+
+    /// The handle of a fleet that is up already.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn open(name: &str) -> Result<Self, FleetError> {
+        let run = RunDir::named(name);
+        let record = run
+            .alive()
+            .ok_or_else(|| FleetError::NotUp(name.to_owned()))?;
+        let mut fleet = Self {
+            run,
+            record,
+            control: CONTROL.parse()?,
+            machines: Vec::new(),
+            _lifeline: None,
+        };
+        let names = fleet.status()?.into_iter().map(|status| status.name);
+        fleet.machines = names.filter(|name| name.as_str() != CONTROL).collect();
+        Ok(fleet)
+    }
+
+    /// The machines, without `control`.
+    pub fn machines(&self) -> &[MachineName] {
+        &self.machines
+    }
+
+    /// The machine `control`.
+    pub fn control(&self) -> MachineName {
+        self.control.clone()
+    }
+
+    /// How all machines are, `control` first.
+    ///
+    /// # Errors
+    /// When the supervisor does not answer.
+    pub fn status(&self) -> Result<Vec<MachineStatus>, FleetError> {
+        match ask(&self.run, &Request::Status)? {
+            Reply::Status(machines) => Ok(machines),
+            Reply::Refused(reason) => Err(FleetError::Refused(reason)),
+            Reply::Done => Err(FleetError::Refused("no status was given".to_owned())),
+        }
+    }
+
+    /// How one machine is.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn status_of(&self, machine: &MachineName) -> Result<MachineStatus, FleetError> {
+        let mut all = self.status()?.into_iter();
+        all.find(|status| status.name == *machine)
+            .ok_or_else(|| FleetError::Unknown(machine.clone()))
+    }
+
+    /// A command that runs `words` as root inside the machine. It is ended after two minutes.
+    ///
+    /// # Errors
+    /// When the machine is off.
+    pub fn command(&self, machine: &MachineName, words: &[&str]) -> Result<Command, FleetError> {
+        let leader = self.status_of(machine)?.leader;
+        let leader = leader.ok_or_else(|| FleetError::Off(machine.clone()))?;
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--target={}", self.record.supervisor.pid))
+            .args(["--mount", "--pid", "--", "nsenter"])
+            .arg(format!("--target={leader}"))
+            .args(["--all", "--", "env", "-i", "HOME=/root", "LANG=C.UTF-8"])
+            .arg("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .args(["timeout", "--kill-after=5", &EXEC_MAX.as_secs().to_string()])
+            .args(words);
+        Ok(command)
+    }
+
+    /// Runs `words` inside the machine to their end; any exit status is an answer.
+    ///
+    /// # Errors
+    /// When the machine is off.
+    pub fn exec(&self, machine: &MachineName, words: &[&str]) -> Result<Finished, FleetError> {
+        command::finish(&mut self.command(machine, words)?)
+    }
+
+    /// Runs `words` inside the machine; they must succeed. Returns what they printed.
+    ///
+    /// # Errors
+    /// When the machine is off, or the command ends with another status than 0.
+    pub fn run(&self, machine: &MachineName, words: &[&str]) -> Result<String, FleetError> {
+        command::run(&mut self.command(machine, words)?)
+    }
+
+    /// Where a file of the machine is seen from this process; the machine may be off. Not for what
+    /// the machine mounts itself: /run, /tmp, /proc.
+    pub fn path(&self, machine: &MachineName, path: &str) -> PathBuf {
+        let root = self.run.root_of(machine.as_str());
+        let inside = root.strip_prefix("/").unwrap_or(&root);
+        PathBuf::from(format!("/proc/{}/root", self.record.supervisor.pid))
+            .join(inside)
+            .join(path.trim_start_matches('/'))
+    }
+
+    /// Writes a file of the machine, with its directories.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_file(
+        &self,
+        machine: &MachineName,
+        path: &str,
+        text: &str,
+    ) -> Result<(), FleetError> {
+        let path = self.path(machine, path);
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).map_err(FleetError::file("create", dir))?;
+        }
+        fs::write(&path, text).map_err(FleetError::file("write", path))
+    }
+
+    /// Reads a file of the machine.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_file(&self, machine: &MachineName, path: &str) -> Result<String, FleetError> {
+        let path = self.path(machine, path);
+        fs::read_to_string(&path).map_err(FleetError::file("read", path))
+    }
+
+    /// The machine's present boot.
+    ///
+    /// # Errors
+    /// When it is off.
+    pub fn boot_id(&self, machine: &MachineName) -> Result<BootId, FleetError> {
+        // systemd-nspawn gives every boot an id of its own.
+        let id = self.run(machine, &["cat", "/proc/sys/kernel/random/boot_id"])?;
+        Ok(id.trim().parse()?)
+    }
+
+    /// Waits until the machine's systemd has started everything.
+    ///
+    /// # Errors
+    /// When it does not within a minute, or cannot boot.
+    pub fn await_up(&self, machine: &MachineName) -> Result<(), FleetError> {
+        let since = Instant::now();
+        loop {
+            let status = self.status_of(machine)?;
+            if status.power == Power::Crashed {
+                let log = self.run.log(machine.as_str());
+                let console = fs::read_to_string(&log).unwrap_or_default();
+                return Err(FleetError::Refused(format!(
+                    "{machine} does not boot: {console}"
+                )));
+            }
+            if status.leader.is_some() {
+                let state = self.exec(machine, &["systemctl", "is-system-running"]);
+                let state = state.map(|finished| finished.stdout).unwrap_or_default();
+                if ["running", "degraded"].contains(&state.trim()) {
+                    return Ok(());
+                }
+            }
+            if since.elapsed() > BOOT_MAX {
+                return Err(FleetError::Deadline {
+                    what: format!("the boot of {machine}"),
+                    limit: BOOT_MAX,
+                });
+            }
+            thread::sleep(GLANCE);
+        }
+    }
+
+    /// Reboots the machine, as its own systemd does it, and waits until it is up again.
+    ///
+    /// # Errors
+    /// When it is off or does not come back.
+    pub fn reboot(&self, machine: &MachineName) -> Result<(), FleetError> {
+        let before = self.status_of(machine)?.boots;
+        // The command may be ended by the reboot that it asks for.
+        self.exec(machine, &["systemctl", "reboot"])?;
+        self.await_boot(machine, before)
+    }
+
+    /// Waits for the boot after the one numbered `before`, and until the machine is up.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub fn await_boot(&self, machine: &MachineName, before: u64) -> Result<(), FleetError> {
+        let since = Instant::now();
+        while self.status_of(machine)?.boots <= before {
+            if since.elapsed() > BOOT_MAX {
+                return Err(FleetError::Deadline {
+                    what: format!("the reboot of {machine}"),
+                    limit: BOOT_MAX,
+                });
+            }
+            thread::sleep(GLANCE);
+        }
+        self.await_up(machine)
+    }
+
+    /// Ends every process of the machine at once. What it wrote and did not sync is kept all the
+    /// same: the page cache is the host's.
+    ///
+    /// # Errors
+    /// When the processes do not end.
+    pub fn power_cut(&self, machine: &MachineName) -> Result<(), FleetError> {
+        self.ask_done(&Request::PowerCut(machine.clone()))
+    }
+
+    /// Starts a machine that is off, and waits until it is up.
+    ///
+    /// # Errors
+    /// When it does not boot.
+    pub fn power_on(&self, machine: &MachineName) -> Result<(), FleetError> {
+        let before = self.status_of(machine)?.boots;
+        self.ask_done(&Request::PowerOn(machine.clone()))?;
+        self.await_boot(machine, before)
+    }
+
+    /// Takes the machine off the network.
+    ///
+    /// # Errors
+    /// When there is no such machine.
+    pub fn partition(&self, machine: &MachineName) -> Result<(), FleetError> {
+        self.set_link(machine, false)
+    }
+
+    /// Breaks something in the running machine.
+    ///
+    /// # Errors
+    /// When the machine is off, or has nothing of the kind.
+    pub fn damage(&self, machine: &MachineName, damage: Damage) -> Result<(), FleetError> {
+        let words: &[&str] = match damage {
+            Damage::Health => &["rm", "-f", "/run/toy/www/health"],
+            Damage::Unit => &["systemctl", "kill", "--signal=SEGV", "web.service"],
+            Damage::Network => &["ip", "link", "set", network::CARD, "down"],
+            Damage::Agent => &["systemctl", "kill", "--signal=KILL", "lab-agent.service"],
+            Damage::Freeze => return self.set_frozen(machine, true),
+        };
+        self.run(machine, words).map(drop)
+    }
+
+    /// Undoes partition and [`Fleet::damage`], and starts the machine when it is off.
+    ///
+    /// # Errors
+    /// When the machine does not come up.
+    pub fn heal(&self, machine: &MachineName) -> Result<(), FleetError> {
+        self.set_link(machine, true)?;
+        let status = self.status_of(machine)?;
+        if status.frozen {
+            self.set_frozen(machine, false)?;
+        }
+        if status.power != Power::On {
+            self.power_on(machine)?;
+        }
+        self.run(machine, &["ip", "link", "set", network::CARD, "up"])?;
+        let serve = "mkdir -p /run/toy/www && echo ok >/run/toy/www/health";
+        self.run(machine, &["sh", "-c", serve])?;
+        self.run(machine, &["systemctl", "reset-failed"])?;
+        Ok(())
+    }
+
+    fn set_link(&self, machine: &MachineName, up: bool) -> Result<(), FleetError> {
+        let machine = machine.clone();
+        self.ask_done(&Request::Link { machine, up })
+    }
+
+    fn set_frozen(&self, machine: &MachineName, frozen: bool) -> Result<(), FleetError> {
+        let machine = machine.clone();
+        self.ask_done(&Request::Freeze { machine, frozen })
+    }
+
+    /// Ends the fleet and removes everything that it made.
+    ///
+    /// # Errors
+    /// When the run directory cannot be removed.
+    pub fn down(&self) -> Result<(), FleetError> {
+        let asked = self.ask_done(&Request::Shutdown);
+        let since = Instant::now();
+        while self.record.supervisor.alive() || self.record.guard.alive() {
+            let patience = if asked.is_ok() {
+                START_MAX
+            } else {
+                Duration::ZERO
+            };
+            if since.elapsed() > patience {
+                // The end of PID 1 is the end of everything in its namespaces.
+                self.record.guard.kill();
+            }
+            if since.elapsed() > patience + START_MAX {
+                return Err(FleetError::Deadline {
+                    what: "the end of the supervisor".to_owned(),
+                    limit: patience + START_MAX,
+                });
+            }
+            thread::sleep(GLANCE);
+        }
+        self.run.remove()
+    }
+
+    fn ask_done(&self, request: &Request) -> Result<(), FleetError> {
+        match ask(&self.run, request)? {
+            Reply::Refused(reason) => Err(FleetError::Refused(reason)),
+            Reply::Done | Reply::Status(_) => Ok(()),
+        }
+    }
+}
+
+fn start_supervisor(
+    run: &RunDir,
+    image: &Path,
+    options: &FleetOptions,
+) -> Result<Child, FleetError> {
+    let log_path = run.log("supervisor");
+    let log = File::create(&log_path).map_err(FleetError::file("create", &log_path))?;
+    let errors = log
+        .try_clone()
+        .map_err(FleetError::file("open", &log_path))?;
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .arg(&options.program)
+        .args(["supervise", "--fleet", &options.name, "--image"])
+        .arg(image)
+        .args(["--machine", CONTROL]);
+    for machine in &options.machines {
+        command.args(["--machine", machine.as_str()]);
+    }
+    if options.ends_with_us {
+        command.arg("--lifeline").stdin(Stdio::piped());
+    } else {
+        command.stdin(Stdio::null());
+    }
+    command
+        .stdout(log)
+        .stderr(errors)
+        // Not of the terminal's group: an interrupt there is not for the fleet.
+        .process_group(0)
+        .spawn()
+        .map_err(|source| FleetError::Start {
+            program: "unshare".to_owned(),
+            source,
+        })
+}
+
+fn await_supervisor(run: &RunDir, guard: &mut Child) -> Result<RunRecord, FleetError> {
+    let since = Instant::now();
+    while ask(run, &Request::Status).is_err() {
+        let ended = guard
+            .try_wait()
+            .map_err(FleetError::file("wait for", run.path()))?;
+        if ended.is_some() || since.elapsed() > START_MAX {
+            let log = fs::read_to_string(run.log("supervisor")).unwrap_or_default();
+            return Err(FleetError::Refused(format!(
+                "the supervisor does not start: {log}"
+            )));
+        }
+        thread::sleep(GLANCE);
+    }
+    let pid = guard.id();
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    let children = fs::read_to_string(&children).map_err(FleetError::file("read", children))?;
+    let supervisor = children.trim().parse().ok().and_then(ProcessStamp::of);
+    ProcessStamp::of(pid)
+        .zip(supervisor)
+        .map(|(guard, supervisor)| RunRecord { guard, supervisor })
+        .ok_or_else(|| FleetError::NotUp(run.name().to_owned()))
+}
+
+fn ask(run: &RunDir, request: &Request) -> Result<Reply, FleetError> {
+    let socket = run.socket();
+    let mut connection =
+        UnixStream::connect(&socket).map_err(FleetError::file("connect to", &socket))?;
+    let mut line = serde_json::to_string(request).map_err(FleetError::Answer)?;
+    line.push('\n');
+    connection
+        .write_all(line.as_bytes())
+        .map_err(FleetError::file("write to", &socket))?;
+    let mut answer = String::new();
+    BufReader::new(connection)
+        .read_line(&mut answer)
+        .map_err(FleetError::file("read from", &socket))?;
+    serde_json::from_str(&answer).map_err(FleetError::Answer)
+}

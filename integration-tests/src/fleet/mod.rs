@@ -1,0 +1,41 @@
+//! A fleet of real machines on one host, for tests: real systemd as PID 1, real D-Bus and logind,
+//! real Nix with a signed binary cache, each machine in namespaces and a cgroup of its own.
+//!
+//! A fleet is one *supervisor* process, PID 1 of its own PID and mount namespaces. Machines, mounts and
+//! network namespaces live inside these, so they end with the supervisor however it ends; only a run
+//! directory and empty cgroups can outlive it, and the next run removes both. [`Fleet`] is the handle:
+//! it asks the supervisor over a socket and enters machines by `nsenter`. It needs root and the
+//! packages of [`host::PACKAGES`].
+//!
+//! | room | owns |
+//! |---|---|
+//! | [`host`] | what the host must offer |
+//! | `image` | the root file system that all machines share, built once and cached |
+//! | `run_dir` | the files of a run, and the clean-up after a killed one |
+//! | `supervisor`, `machine`, `network`, `protocol` | the process that owns the machines |
+//! | `handle` | [`Fleet`]: up, exec, reboot, power cut, partition, heal, break, down |
+//! | `system` | closures of NixOS shape, built by Nix and published to the cache |
+//! | `provision` | names, the signed cache, the first system of each machine |
+//! | `install` | our own daemons on the machines |
+//! | [`file_server`] | a small static HTTP server, for the cache and for health checks |
+
+mod command;
+mod error;
+pub mod file_server;
+mod handle;
+pub mod host;
+mod image;
+mod machine;
+mod network;
+mod protocol;
+mod provision;
+mod run_dir;
+mod supervisor;
+mod system;
+
+pub use command::Finished;
+pub use error::FleetError;
+pub use handle::{CONTROL, Damage, Fleet, FleetOptions};
+pub use protocol::{MachineStatus, Power};
+pub use supervisor::supervise;
+pub use system::{Failure, SystemSpec};

@@ -1,0 +1,244 @@
+//! The process that owns a fleet: PID 1 of its own PID namespace, in its own mount namespace. Makes the
+//! network and the overlays, runs the machines, answers requests. When it ends, all of it is gone.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    thread,
+};
+
+use common::id::MachineName;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use sha2::{Digest, Sha256};
+
+use super::{
+    FleetError,
+    machine::Machine,
+    network,
+    protocol::{Reply, Request},
+    run_dir::{RunDir, remove_cgroup},
+};
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Runs a fleet until it is told to end. Called by the `fleet` program inside new PID and mount
+/// namespaces; nobody else should.
+///
+/// `lifeline`: end too when standard input is closed, that is when the process that started the fleet
+/// is gone.
+///
+/// # Errors
+/// When the namespaces, the network or a machine cannot be set up.
+pub fn supervise(
+    name: &str,
+    image: &Path,
+    machines: &[MachineName],
+    lifeline: bool,
+) -> Result<(), FleetError> {
+    let run = RunDir::named(name);
+    let cgroups = Path::new(CGROUPS).join(run.cgroup());
+    private_mounts(&run)?;
+    network::create_bridge()?;
+    let mut fleet = Vec::new();
+    for (index, name) in (0_u8..).zip(machines) {
+        network::connect(name.as_str(), index)?;
+        mount_root(&run, image, name.as_str())?;
+        write_identity(&run, machines, name)?;
+        fleet.push(Arc::new(Machine::new(&run, &cgroups, name.clone(), index)));
+    }
+    let (end, ended) = mpsc::channel();
+    for machine in &fleet {
+        let (machine, end) = (Arc::clone(machine), end.clone());
+        thread::spawn(move || {
+            if let Err(error) = machine.run() {
+                end.send(Err(error)).ok();
+            }
+        });
+    }
+    if lifeline {
+        let end = end.clone();
+        thread::spawn(move || {
+            let mut rest = Vec::new();
+            std::io::stdin().read_to_end(&mut rest).ok();
+            end.send(Ok(())).ok();
+        });
+    }
+    let listener =
+        UnixListener::bind(run.socket()).map_err(FleetError::file("listen on", run.socket()))?;
+    let answering = fleet.clone();
+    thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            let (fleet, end) = (answering.clone(), end.clone());
+            thread::spawn(move || answer(&connection, &fleet, &end));
+        }
+    });
+    let outcome = ended.recv().unwrap_or(Ok(()));
+    thread::scope(|scope| {
+        for machine in &fleet {
+            // One that does not end in time ends with this process, a moment later.
+            scope.spawn(|| machine.end().ok());
+        }
+    });
+    remove_cgroup(&cgroups);
+    outcome
+}
+
+/// Serves one connection: one request, one reply.
+fn answer(
+    mut connection: &UnixStream,
+    fleet: &[Arc<Machine>],
+    end: &mpsc::Sender<Result<(), FleetError>>,
+) {
+    let mut line = String::new();
+    if BufReader::new(connection).read_line(&mut line).is_err() {
+        return;
+    }
+    let (reply, last) = match serde_json::from_str(&line) {
+        Ok(Request::Shutdown) => (Reply::Done, true),
+        Ok(request) => (reply_to(request, fleet), false),
+        Err(error) => (Reply::Refused(error.to_string()), false),
+    };
+    if let Ok(text) = serde_json::to_string(&reply) {
+        // Whoever asked and went away does not need the answer.
+        writeln!(connection, "{text}").ok();
+    }
+    if last {
+        end.send(Ok(())).ok();
+    }
+}
+
+fn reply_to(request: Request, fleet: &[Arc<Machine>]) -> Reply {
+    let with = |name: MachineName, act: &dyn Fn(&Machine) -> Result<(), FleetError>| {
+        let Some(machine) = fleet.iter().find(|machine| *machine.name() == name) else {
+            return Reply::Refused(FleetError::Unknown(name).to_string());
+        };
+        match act(machine) {
+            Ok(()) => Reply::Done,
+            Err(error) => Reply::Refused(common::error_chain::Chain(&error).to_string()),
+        }
+    };
+    match request {
+        Request::Status => Reply::Status(fleet.iter().map(|machine| machine.status()).collect()),
+        Request::PowerOn(name) => with(name, &|machine| {
+            machine.power_on();
+            Ok(())
+        }),
+        Request::PowerCut(name) => with(name, &Machine::power_cut),
+        Request::Link { machine, up } => with(machine, &|machine| machine.set_link(up)),
+        Request::Freeze { machine, frozen } => with(machine, &|machine| machine.set_frozen(frozen)),
+        Request::Shutdown => Reply::Done,
+    }
+}
+
+/// Makes the mounts that machines need and the host does not have: cgroup v2 alone in its place, /run/systemd and /run/netns on
+/// tmpfs, and memory for the machines' own files.
+fn private_mounts(run: &RunDir) -> Result<(), FleetError> {
+    let none = None::<&str>;
+    let failed = |at: &Path| {
+        let at = at.to_owned();
+        |errno: nix::errno::Errno| FleetError::file("mount", at)(errno.into())
+    };
+    let root = Path::new("/");
+    mount(
+        none,
+        root,
+        none,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        none,
+    )
+    .map_err(failed(root))?;
+    // Hosts differ in what they mount here (v1, v2, both): all of it goes, innermost first.
+    let cgroups = Path::new(CGROUPS);
+    for inner in mounts_below(cgroups).into_iter().rev() {
+        umount2(&inner, MntFlags::MNT_DETACH).map_err(failed(&inner))?;
+    }
+    mount(
+        Some("cgroup2"),
+        cgroups,
+        Some("cgroup2"),
+        MsFlags::empty(),
+        none,
+    )
+    .map_err(failed(cgroups))?;
+    let memory = [
+        PathBuf::from("/run/systemd"),
+        PathBuf::from("/run/netns"),
+        run.file_systems(),
+    ];
+    for at in &memory {
+        fs::create_dir_all(at).map_err(FleetError::file("create", at))?;
+        mount(
+            Some("tmpfs"),
+            at,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("mode=755"),
+        )
+        .map_err(failed(at))?;
+    }
+    Ok(())
+}
+
+/// Mount points at or below `top`, in the order in which they were made.
+fn mounts_below(top: &Path) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .map(PathBuf::from)
+        .filter(|at| at.starts_with(top))
+        .collect()
+}
+
+/// The machine's root: image, common layer and its own files, one over the other.
+fn mount_root(run: &RunDir, image: &Path, machine: &str) -> Result<(), FleetError> {
+    let base = run.file_systems().join(machine);
+    let (upper, work, root) = (base.join("own"), base.join("work"), run.root_of(machine));
+    for dir in [&upper, &work, &root] {
+        fs::create_dir_all(dir).map_err(FleetError::file("create", dir))?;
+    }
+    let options = format!(
+        "lowerdir={}:{},upperdir={},workdir={}",
+        run.layer().display(),
+        image.display(),
+        upper.display(),
+        work.display()
+    );
+    let none = MsFlags::empty();
+    mount(
+        Some("overlay"),
+        &root,
+        Some("overlay"),
+        none,
+        Some(options.as_str()),
+    )
+    .map_err(|errno| FleetError::file("mount", &root)(errno.into()))
+}
+
+/// Names and numbers of the machine, before its first boot.
+fn write_identity(
+    run: &RunDir,
+    machines: &[MachineName],
+    machine: &MachineName,
+) -> Result<(), FleetError> {
+    let mut hosts = String::from("127.0.0.1 localhost\n::1 localhost\n");
+    for (index, name) in (0_u8..).zip(machines) {
+        hosts += &format!("{} {name}\n", network::address(index));
+    }
+    let id = Sha256::digest(format!("{}/{machine}", run.name()));
+    let id: String = id[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let etc = run.root_of(machine.as_str()).join("etc");
+    let files = [
+        ("hostname", format!("{machine}\n")),
+        ("hosts", hosts),
+        ("machine-id", format!("{id}\n")),
+    ];
+    for (name, text) in files {
+        let path = etc.join(name);
+        fs::write(&path, text).map_err(FleetError::file("write", path))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! Systems for the machines: closures of NixOS shape, built by Nix on `control` from a specification
+//! and published to the fleet's signed cache.
+
+use std::collections::BTreeMap;
+
+use common::{closure::StorePath, id::MachineName};
+use serde::Serialize;
+
+use super::{Fleet, FleetError};
+
+/// Where the Nix expressions lie on `control`.
+pub(super) const EXPRESSIONS: &str = "/usr/local/share/lab-toy";
+
+/// The cache that machines substitute from, as a directory of `control`.
+pub(super) const CACHE: &str = "/srv/cache";
+
+/// The key that signs it.
+pub(super) const CACHE_KEY: &str = "/etc/nix/cache-key.sec";
+
+/// The web service that every system has: it answers `/health` on port 8080 of the loopback.
+const WEB_UNIT: &str = "\
+[Unit]
+Description=A service that a health check can ask
+
+[Service]
+ExecStart=/usr/local/bin/fleet serve-files --listen 127.0.0.1:8080 --root /run/toy/www
+Environment=VERSION=@version@
+Restart=always
+
+[Install]
+WantedBy=multi-user.target
+";
+
+/// A unit that cannot start.
+const BROKEN_UNIT: &str = "\
+[Unit]
+Description=A service that fails
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/false
+
+[Install]
+WantedBy=multi-user.target
+";
+
+/// What is wrong with a system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Failure {
+    /// Nothing.
+    #[default]
+    None,
+    /// Its pre-switch check refuses (exit 1).
+    Precheck,
+    /// Its boot loader cannot be installed (exit 1).
+    Bootloader,
+    /// Its activation script fails and goes on (exit 2).
+    Activate,
+    /// One of its units does not start (exit 4).
+    Units,
+    /// Its init interface differs (exit 100): it needs a reboot.
+    Init,
+    /// Its activation never ends, except at boot.
+    Hang,
+    /// Its web service runs and does not serve `/health`.
+    Health,
+    /// It takes the network card down.
+    Network,
+}
+
+/// What a system is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SystemSpec {
+    /// The machine that it is for.
+    pub host: MachineName,
+    /// Its version: part of its name, and of the web service's unit.
+    pub version: String,
+    /// The kernel's version; another one needs a reboot.
+    pub kernel: String,
+    /// What is wrong with it.
+    pub failure: Failure,
+    /// Switch inhibitors: when the running system has others, only a reboot may activate this one.
+    pub inhibitors: BTreeMap<String, String>,
+    /// Unit files besides those of `/etc/systemd/system` in the image, by name.
+    pub units: BTreeMap<String, String>,
+}
+
+impl SystemSpec {
+    /// A system with nothing wrong, with the first kernel and the web service.
+    pub fn new(host: &MachineName, version: &str) -> Self {
+        let web = WEB_UNIT.replace("@version@", version);
+        Self {
+            host: host.clone(),
+            version: version.to_owned(),
+            kernel: "6.12.1".to_owned(),
+            failure: Failure::None,
+            inhibitors: BTreeMap::from([("dbus-implementation".to_owned(), "broker".to_owned())]),
+            units: BTreeMap::from([("web.service".to_owned(), web)]),
+        }
+    }
+
+    /// The same with another kernel.
+    #[must_use]
+    pub fn kernel(mut self, version: &str) -> Self {
+        version.clone_into(&mut self.kernel);
+        self
+    }
+
+    /// The same with something wrong.
+    #[must_use]
+    pub fn failing(mut self, failure: Failure) -> Self {
+        if failure == Failure::Units {
+            self = self.unit("toy-broken.service", BROKEN_UNIT);
+        }
+        self.failure = failure;
+        self
+    }
+
+    /// The same with one more unit, or another text of it.
+    #[must_use]
+    pub fn unit(mut self, name: &str, text: &str) -> Self {
+        self.units.insert(name.to_owned(), text.to_owned());
+        self
+    }
+}
+
+impl Fleet {
+    /// Builds the systems on `control`; the paths are in the order of `specs`.
+    ///
+    /// # Errors
+    /// When Nix cannot build them.
+    pub fn build(&self, specs: &[SystemSpec]) -> Result<Vec<StorePath>, FleetError> {
+        let spec = serde_json::to_string(specs).map_err(FleetError::Answer)?;
+        let expression = format!("{EXPRESSIONS}/system.nix");
+        let printed = self.run(
+            &self.control(),
+            &[
+                "nix-build",
+                "--no-out-link",
+                &expression,
+                "--argstr",
+                "spec",
+                &spec,
+            ],
+        )?;
+        let paths: Vec<StorePath> = printed.lines().map(str::parse).collect::<Result<_, _>>()?;
+        assert_eq!(
+            paths.len(),
+            specs.len(),
+            "nix-build names one path for each system"
+        );
+        Ok(paths)
+    }
+
+    /// Builds the systems and publishes them, signed, to the cache.
+    ///
+    /// # Errors
+    /// When Nix cannot build or copy them.
+    pub fn publish(&self, specs: &[SystemSpec]) -> Result<Vec<StorePath>, FleetError> {
+        let paths = self.build(specs)?;
+        let store = format!("file://{CACHE}?compression=none&secret-key={CACHE_KEY}");
+        let mut copy = vec!["nix", "copy", "--to", &store];
+        copy.extend(paths.iter().map(StorePath::as_str));
+        self.run(&self.control(), &copy)?;
+        Ok(paths)
+    }
+}
