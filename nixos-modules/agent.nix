@@ -7,7 +7,7 @@
 }:
 let
   inherit (lib)
-    filterAttrsRecursive
+    filterAttrs
     getExe'
     literalExpression
     makeBinPath
@@ -34,18 +34,9 @@ let
       ${text}
     '';
 
-  # `nixos-rebuild switch --rollback` goes to the next lower generation number. When the agent runs
-  # the rollback hook, the machine is back already; one further down nobody has asked for, and after
-  # a rollback that made a generation of its own it may be the very system that failed.
-  rollbackAlreadyDone = pkgs.writeShellScriptBin "nixos-rebuild" ''
-    for argument in "$@"; do
-      if [ "$argument" = --rollback ]; then
-        echo "lab-updater: the system is back at the one it came from; nixos-rebuild $* has nothing to do" >&2
-        exit 0
-      fi
-    done
-    exec /run/current-system/sw/bin/nixos-rebuild "$@"
-  '';
+  rollbackAlreadyDone = pkgs.writeShellScriptBin "nixos-rebuild" (
+    builtins.readFile ./nixos-rebuild-in-rollback.sh
+  );
 
   hookSettings =
     optionalAttrs (cfg.preUpdateScript != "") {
@@ -61,7 +52,7 @@ let
       backup_check = "${hook "backup-check" cfg.hookPackages cfg.backupCheckScript}";
     };
 
-  configFile = toml.generate "lab-agent.toml" (filterAttrsRecursive (_: value: value != null) cfg.settings);
+  configFile = toml.generate "lab-agent.toml" cfg.settings;
 
   # The agent itself judges its configuration, before a system that carries it exists.
   checkedConfigFile = pkgs.runCommand "lab-agent-checked.toml" { } ''
@@ -284,7 +275,7 @@ in
       inherit (cfg) coordinator;
       state_dir = "/var/lib/lab-updater";
       hooks = mkIf (hookSettings != { }) hookSettings;
-      checks = mkIf (cfg.checks != [ ]) cfg.checks;
+      checks = mkIf (cfg.checks != [ ]) (map (filterAttrs (_: value: value != null)) cfg.checks);
       token_file = mkIf (cfg.tokenFile != null) "/run/credentials/lab-updater.service/token";
     };
 
@@ -331,12 +322,14 @@ in
 
         StateDirectory = "lab-updater";
         StateDirectoryMode = "0700";
+        # Disk checks see the file systems that they name.
+        ProtectHome = "read-only";
         # Roots that keep the staged and the previous system from garbage collection.
         ReadWritePaths = [ "-/nix/var/nix/gcroots" ];
 
         LoadCredential = optional (cfg.tokenFile != null) "token:${cfg.tokenFile}";
-        # The token is gone once it is used: an empty one in its place, and the unit still starts.
-        SetCredential = optional (cfg.tokenFile != null) "token:";
+        # The token may go once it is used: an empty line in its place, and the unit still starts.
+        SetCredential = optional (cfg.tokenFile != null) ''token:\n'';
       };
     };
   };

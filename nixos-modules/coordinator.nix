@@ -11,7 +11,6 @@ let
     concatMap
     concatStringsSep
     elem
-    filterAttrsRecursive
     getExe'
     last
     literalExpression
@@ -48,7 +47,7 @@ let
     else
       cfg.settings.listen;
 
-  configFile = toml.generate "lab-coordinator.toml" (filterAttrsRecursive (_: value: value != null) cfg.settings);
+  configFile = toml.generate "lab-coordinator.toml" cfg.settings;
 
   # The programs judge their own input, before a system that carries it exists.
   checkedConfigFile = pkgs.runCommand "lab-coordinator-checked.toml" { } ''

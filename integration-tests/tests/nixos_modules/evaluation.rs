@@ -1,0 +1,167 @@
+//! Runs Nix over `nixos-modules/tests`, once for all tests.
+
+use std::{
+    env,
+    ffi::OsString,
+    fmt::Write as _,
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use serde_json::Value;
+
+/// The oldest Nix that today's nixpkgs accepts.
+const NIX_FOR_NIXPKGS: (u32, u32) = (2, 18);
+
+/// Seconds for fetching the flake's nixpkgs before we go on without it.
+const FETCH_SECONDS: &str = "300";
+
+/// What the modules are evaluated against.
+enum Against {
+    /// NixOS' own modules, from this nixpkgs.
+    Nixpkgs(PathBuf),
+    /// The module system of this `lib`, our declarations of the options.
+    Lib(PathBuf),
+    /// Our own stand-ins for both.
+    StandIns,
+}
+
+/// The checkout.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace")
+        .to_owned()
+}
+
+/// Whether a test that cannot run is a failure.
+pub(crate) fn required() -> bool {
+    env::var_os("LAB_REQUIRE_FLEET").is_some_and(|value| value == "1")
+}
+
+/// To standard error, past the capturing of the test harness.
+pub(crate) fn say(text: &str) {
+    writeln!(std::io::stderr(), "nixos_modules: {text}").ok();
+}
+
+/// All cases, evaluated; `None` where there is no Nix.
+pub(crate) fn evaluated() -> Option<&'static Value> {
+    static CASES: OnceLock<Option<Value>> = OnceLock::new();
+    CASES
+        .get_or_init(|| {
+            if let Err(error) = Command::new("nix-instantiate").arg("--version").output() {
+                assert!(!required(), "nix-instantiate: {error}");
+                say("skipped: no nix-instantiate; possible after `apt-get install nix-bin`");
+                return None;
+            }
+            let tests = path(&root().join("nixos-modules/tests"));
+            let arguments = match against() {
+                Against::Nixpkgs(nixpkgs) => format!("{{ nixpkgs = {}; }}", path(&nixpkgs)),
+                Against::Lib(lib) => format!("{{ nixpkgsLib = {}; }}", path(&lib)),
+                Against::StandIns => "{ }".to_owned(),
+            };
+            let cases = evaluate(&format!("import {tests} {arguments}"))
+                .unwrap_or_else(|error| panic!("the modules do not evaluate:\n{error}"));
+            say(&format!(
+                "evaluated against {}",
+                cases["source"].as_str().unwrap_or("nothing known")
+            ));
+            Some(cases)
+        })
+        .as_ref()
+}
+
+/// The value of a Nix expression, or what Nix said.
+pub(crate) fn evaluate(expression: &str) -> Result<Value, String> {
+    let output = nix(&[], expression);
+    match output {
+        Ok(text) => serde_json::from_str(&text).map_err(|error| error.to_string()),
+        Err(said) => Err(said),
+    }
+}
+
+fn nix(options: &[&str], expression: &str) -> Result<String, String> {
+    let output = Command::new("timeout")
+        .arg(FETCH_SECONDS)
+        .args(["nix-instantiate", "--eval", "--strict", "--json"])
+        .args(["--read-write-mode", "--show-trace"])
+        .args(options)
+        .args(["--expr", expression])
+        .current_dir(root())
+        .output()
+        .map_err(|error| error.to_string())?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+/// A path as a Nix expression.
+fn path(path: &Path) -> String {
+    format!("(/. + {})", Value::from(path.display().to_string()))
+}
+
+fn against() -> Against {
+    let directory = |name: &str| env::var_os(name).filter(|value: &OsString| !value.is_empty());
+    if let Some(nixpkgs) = directory("LAB_NIXPKGS") {
+        return Against::Nixpkgs(nixpkgs.into());
+    }
+    match flake_input() {
+        Ok(nixpkgs) => return Against::Nixpkgs(nixpkgs),
+        Err(why) => say(&format!("without the flake's nixpkgs: {why}")),
+    }
+    directory("LAB_NIXPKGS_LIB").map_or(Against::StandIns, |lib| Against::Lib(lib.into()))
+}
+
+/// The nixpkgs that flake.lock names, fetched (or found in the store); or why it cannot be had.
+fn flake_input() -> Result<PathBuf, String> {
+    let version = nix_version().ok_or("the version of Nix is unknown")?;
+    if version < NIX_FOR_NIXPKGS {
+        return Err(format!(
+            "it does not accept Nix {}.{}",
+            version.0, version.1
+        ));
+    }
+    let lock = fs::read(root().join("flake.lock")).map_err(|error| error.to_string())?;
+    let lock: Value = serde_json::from_slice(&lock).map_err(|error| error.to_string())?;
+    let locked = &lock["nodes"]["nixpkgs"]["locked"];
+    let mut url = "https://github.com".to_owned();
+    for part in [&locked["owner"], &locked["repo"]] {
+        write!(url, "/{}", part.as_str().ok_or("flake.lock")?).ok();
+    }
+    let revision = locked["rev"].as_str().ok_or("flake.lock")?;
+    let fetch = format!(
+        "toString (builtins.fetchTarball {{ url = {}; sha256 = {}; }})",
+        Value::from(format!("{url}/archive/{revision}.tar.gz")),
+        locked["narHash"]
+    );
+    let impatient = [
+        "--option",
+        "connect-timeout",
+        "5",
+        "--option",
+        "download-attempts",
+        "1",
+    ];
+    let found = nix(&impatient, &fetch).map_err(|said| {
+        let last = said.lines().rfind(|line| line.contains("error"));
+        last.unwrap_or("it took too long").trim().to_owned()
+    })?;
+    let found: String = serde_json::from_str(&found).map_err(|error| error.to_string())?;
+    Ok(found.into())
+}
+
+fn nix_version() -> Option<(u32, u32)> {
+    let output = Command::new("nix-instantiate")
+        .arg("--version")
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.trim().rsplit(' ').next()?;
+    let mut parts = version.split(['.', 'p']);
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}

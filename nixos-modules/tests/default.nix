@@ -1,0 +1,279 @@
+# Evaluates the modules in the cases that must work and in those that must be refused, and returns
+# what came out, as data. The assertions about it are in integration-tests/tests/nixos_modules.rs.
+#
+#   nix-instantiate --eval --strict --json --read-write-mode nixos-modules/tests
+#     --arg nixpkgs PATH   the real NixOS module system and option declarations
+#     --arg nixpkgsLib PATH   the real module system (nixpkgs' lib), and our declarations of the options
+#     neither              our own stand-ins for both
+{
+  nixpkgs ? null,
+  nixpkgsLib ? null,
+  # Packages and system to evaluate with, where `import nixpkgs { }` is not what is wanted.
+  pkgs ? import nixpkgs { },
+}:
+let
+  real = nixpkgs != null;
+  lib =
+    if real then
+      import (nixpkgs + "/lib")
+    else if nixpkgsLib != null then
+      import nixpkgsLib
+    else
+      import ./lib.nix;
+  standIns = import ./packages.nix { inherit lib; };
+
+  evaluate =
+    module:
+    if real then
+      import (nixpkgs + "/nixos/lib/eval-config.nix") {
+        inherit lib pkgs;
+        system = null;
+        modules = [
+          ../.
+          {
+            services.lab-updater.package = pkgs.emptyDirectory;
+            services.lab-coordinator.package = pkgs.emptyDirectory;
+            boot.loader.grub.enable = false;
+            fileSystems."/".device = "/dev/vda";
+            system.stateVersion = lib.trivial.release;
+          }
+          module
+        ];
+      }
+    else
+      lib.evalModules {
+        specialArgs.pkgs = standIns;
+        modules = [
+          ./options.nix
+          ../.
+          module
+        ];
+      };
+
+  # A unit as NixOS writes it.
+  unitText =
+    service:
+    let
+      text =
+        value:
+        if lib.isBool value then
+          (if value then "true" else "false")
+        else
+          toString value;
+      line = name: value: "${name}=${text value}";
+      lines =
+        set:
+        lib.concatMap (
+          name:
+          let
+            value = set.${name};
+          in
+          if lib.isList value then map (line name) value else [ (line name value) ]
+        ) (lib.attrNames set);
+      words = name: values: lib.optional (values != [ ]) "${name}=${lib.concatStringsSep " " values}";
+    in
+    lib.concatStringsSep "\n" (
+      [ "[Unit]" ]
+      ++ words "After" service.after
+      ++ words "Before" service.before
+      ++ [ "Description=${service.description}" ]
+      ++ words "Requires" service.requires
+      ++ words "Wants" service.wants
+      ++ lines service.unitConfig
+      ++ [
+        ""
+        "[Service]"
+      ]
+      ++ map (name: "Environment=\"${name}=${service.environment.${name}}\"") (
+        lib.attrNames service.environment
+      )
+      ++ [ "Environment=\"PATH=${lib.makeBinPath service.path}\"" ]
+      ++ lib.optional (!service.restartIfChanged) "X-RestartIfChanged=false"
+      ++ lines service.serviceConfig
+      ++ [
+        ""
+        "[Install]"
+      ]
+      ++ words "WantedBy" service.wantedBy
+      ++ [ "" ]
+    );
+
+  units =
+    config:
+    lib.genAttrs (lib.filter (name: config.systemd.services ? ${name}) [
+      "lab-updater"
+      "lab-coordinator"
+      "lab-coordinator-fleet"
+    ]) (
+      name:
+      if real then
+        builtins.unsafeDiscardStringContext config.systemd.units."${name}.service".text
+      else
+        unitText config.systemd.services.${name}
+    );
+
+  # What a case came to. Everything in here is forced by the caller.
+  result =
+    module:
+    let
+      inherit (evaluate module) config;
+      agent = config.services.lab-updater;
+      coordinator = config.services.lab-coordinator;
+      data = value: builtins.fromJSON (builtins.unsafeDiscardStringContext (builtins.toJSON value));
+    in
+    {
+      failedAssertions = map (assertion: assertion.message) (
+        lib.filter (assertion: !assertion.assertion) config.assertions
+      );
+      units = units config;
+      openPorts = lib.filter (port: port != 22) config.networking.firewall.allowedTCPPorts;
+    }
+    // lib.optionalAttrs agent.enable { agentSettings = data agent.settings; }
+    // lib.optionalAttrs coordinator.enable {
+      coordinatorSettings = data coordinator.settings;
+      fleet = data coordinator.fleet;
+    };
+
+  # Whether evaluating a case is refused altogether.
+  refused = module: !(builtins.tryEval (builtins.deepSeq (result module) true)).success;
+
+  named = name: module: {
+    imports = [ module ];
+    networking.hostName = name;
+  };
+  machine = ../../docs/examples/machine.nix;
+  fleet = import ../../docs/examples/update-config.nix;
+
+  # A machine of a fleet, as a coordinator sees it through `nixosConfigurations`.
+  member = name: group: {
+    config.services.lab-updater = {
+      enable = true;
+      inherit group;
+      settings.machine = name;
+    };
+  };
+in
+{
+  source =
+    if real then
+      "NixOS"
+    else if nixpkgsLib != null then
+      "the module system of nixpkgs and our declarations of NixOS' options"
+    else
+      "our own stand-ins for the module system and for NixOS' options";
+
+  # The machine's configuration of the research document, as it stands.
+  machine = result (named "monitor-01" machine);
+
+  # Every option that a machine can have.
+  fullMachine = result {
+    networking.hostName = "db-primary";
+    services.lab-updater = {
+      enable = true;
+      group = "critical";
+      coordinator = "updates.example.org:7443";
+      tokenFile = "/run/secrets/lab-updater-token";
+      postUpdateScript = "true";
+      backupCheckScript = "true";
+      checks = [
+        {
+          name = "database";
+          kind = "unit";
+          unit = "postgresql.service";
+        }
+        {
+          name = "web";
+          kind = "http";
+          url = "http://localhost:8080/health";
+          timeout = "10s";
+        }
+        {
+          name = "space";
+          kind = "disk";
+          path = "/";
+          free_bytes_min = 1073741824;
+        }
+      ];
+      settings = {
+        hooks.timeout = "10m";
+        limits.switch_timeout = "20m";
+      };
+    };
+  };
+
+  # The coordinator with the fleet of the research document, as it stands.
+  coordinator = result {
+    networking.hostName = "controller-01";
+    services.lab-coordinator = {
+      enable = true;
+      inherit fleet;
+      openFirewall = true;
+      nixosConfigurations = {
+        dev-01 = member "dev-01" "dev";
+        web-01 = member "web-01" "critical";
+        # A machine that leaves it to the coordinator.
+        web-02 = member "web-02" null;
+      };
+    };
+  };
+
+  # A coordinator whose fleet is kept by hand, and that listens on one address.
+  bareCoordinator = result {
+    services.lab-coordinator = {
+      enable = true;
+      settings.listen = "192.0.2.10:7443";
+    };
+  };
+
+  # Nothing is enabled: nothing is there.
+  nothing = result { };
+
+  # Contradictions: refused by an assertion that says what to do.
+  autoUpgrade = result {
+    imports = [ machine ];
+    system.autoUpgrade.enable = true;
+  };
+  withoutNix = result {
+    imports = [ machine ];
+    nix.enable = false;
+  };
+  strangeGroup = result {
+    services.lab-coordinator = {
+      enable = true;
+      inherit fleet;
+      nixosConfigurations = {
+        dev-01 = member "dev-01" "dev";
+        lost-01 = member "lost-01" "dev";
+        web-01 = member "web-01" "databases";
+      };
+    };
+  };
+
+  # Mistakes: refused by their type.
+  refused = {
+    unknownOption = refused { services.lab-updater.enabled = true; };
+    strangeCheck = refused {
+      services.lab-updater = {
+        enable = true;
+        checks = [
+          {
+            name = "web";
+            kind = "ping";
+          }
+        ];
+      };
+    };
+    hookNotText = refused {
+      services.lab-updater = {
+        enable = true;
+        preUpdateScript = [ "true" ];
+      };
+    };
+    otherStateDirectory = refused {
+      services.lab-updater = {
+        enable = true;
+        settings.state_dir = "/elsewhere";
+      };
+    };
+  };
+}
