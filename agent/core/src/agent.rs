@@ -1,22 +1,59 @@
-//! The agent: one machine's life.
+//! The agent: one machine's life. Here is what it is made of and the one way in; what it does is
+//! in `directive` (what the coordinator says), `staging`, `attempt` and `way_back` (the steps), and
+//! `restart`.
 
-use common::MachineReport;
+use std::{collections::BTreeSet, time::Duration};
+
+use common::{Epoch, Health, MachineReport, RolloutId, StorePath, Target, report, text};
 
 use crate::{
-    effect::Output,
+    calls::{Calls, Kind},
+    effect::{CallId, Effect, Job, Note, Output, Work},
     facts::{Facts, Found},
-    input::Input,
+    input::{Answer, Done, Failure, Input},
     limits::Limits,
     moment::Moment,
-    state::Durable,
+    state::{Durable, StepId},
 };
 
 /// One machine's life. Made by [`Agent::restore`], begun by [`Agent::start`].
 #[derive(Clone, Debug)]
 pub struct Agent {
-    limits: Limits,
-    durable: Durable,
-    facts: Option<Facts>,
+    pub(crate) limits: Limits,
+    pub(crate) durable: Durable,
+    /// As last measured; `None` before the start, and then nothing happens.
+    pub(crate) facts: Option<Facts>,
+    health: Health,
+    health_request: u64,
+    pub(crate) health_due: Moment,
+    check: Option<(Running, u64)>,
+    pub(crate) calls: Calls,
+    /// The job of the attempt or of the staging: there is only ever one of the two.
+    pub(crate) job: Option<Running>,
+    /// When the attempt's or the staging's present step goes on by itself.
+    pub(crate) wait: Option<Moment>,
+    /// What the last renewal gave; decides when the next is due.
+    pub(crate) validity: Duration,
+    /// The coordinator said that it does not know the attempt's lease.
+    pub(crate) not_held: Option<String>,
+    /// A staging that came to nothing: not begun again before this moment.
+    pub(crate) hold_off: Option<(Moment, Option<RolloutId>, Target)>,
+    /// The newest emergency stop that was remarked on.
+    pub(crate) stop_noted: Epoch,
+    /// How often the present result was sent.
+    sent: u32,
+    numbers: u32,
+    sequence: u64,
+    #[cfg(feature = "seeded-bugs")]
+    bug: Option<crate::bug::Bug>,
+}
+
+/// A job under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Running {
+    pub(crate) step: StepId,
+    pub(crate) began: Moment,
+    pub(crate) deadline: Moment,
 }
 
 impl Agent {
@@ -26,31 +63,158 @@ impl Agent {
             limits,
             durable,
             facts: None,
+            health: Health::default(),
+            health_request: 0,
+            health_due: Moment::default(),
+            check: None,
+            calls: Calls::default(),
+            job: None,
+            wait: None,
+            validity: Duration::ZERO,
+            not_held: None,
+            hold_off: None,
+            stop_noted: Epoch::default(),
+            sent: 0,
+            numbers: 0,
+            sequence: 0,
+            #[cfg(feature = "seeded-bugs")]
+            bug: None,
         }
     }
 
     /// The same agent with one known bug.
     #[cfg(feature = "seeded-bugs")]
     #[must_use]
-    pub fn with_bug(self, _bug: crate::bug::Bug) -> Self {
+    pub fn with_bug(mut self, bug: crate::bug::Bug) -> Self {
+        self.bug = Some(bug);
         self
+    }
+
+    /// Whether this agent was made with this bug.
+    #[cfg(feature = "seeded-bugs")]
+    pub(crate) fn has_bug(&self, bug: crate::bug::Bug) -> bool {
+        self.bug == Some(bug)
     }
 
     /// The first call of a process: from the journal and from what is found on the machine to the
     /// next step. Has an answer for every step and everything that can be found.
-    pub fn start(&mut self, _now: Moment, found: Found) -> Output {
-        self.facts = Some(found.facts);
-        Output::default()
+    pub fn start(&mut self, now: Moment, found: Found) -> Output {
+        let mut out = Output::default();
+        self.after_restart(now, found, &mut out);
+        self.advance(now, &mut out);
+        out
     }
 
-    /// One thing happened. Does first what the clock alone makes due.
-    pub fn handle(&mut self, _now: Moment, _input: Input) -> Output {
-        Output::default()
+    /// One thing happened. Does first what the clock alone makes due. Before [`Agent::start`]
+    /// nothing happens.
+    pub fn handle(&mut self, now: Moment, input: Input) -> Output {
+        let mut out = Output::default();
+        if self.facts.is_none() {
+            return out;
+        }
+        self.advance(now, &mut out);
+        self.take(now, input, &mut out);
+        self.advance(now, &mut out);
+        out
     }
 
-    /// When to call [`Agent::handle`] with [`Input::Tick`] if nothing happens before.
+    fn take(&mut self, now: Moment, input: Input, out: &mut Output) {
+        match input {
+            Input::Tick => {}
+            Input::Directive {
+                call,
+                sent,
+                epoch,
+                directive,
+            } => self.on_directive(now, call, sent.min(now), epoch, directive, out),
+            Input::Signal { epoch, signal } => self.on_signal(now, epoch, signal, out),
+            Input::Renewed {
+                call,
+                sent,
+                lease,
+                epoch,
+                renewal,
+            } => {
+                let landed = self.calls.renew.landed(call);
+                self.on_renewed(now, landed, sent.min(now), (lease, epoch), renewal, out);
+            }
+            Input::ReportAcknowledged {
+                call,
+                rollout,
+                lease,
+                epoch,
+            } => {
+                self.calls.report.landed(call);
+                self.calls.failures = 0;
+                self.see_epoch(now, epoch, out);
+                let matches = |result: &mut crate::state::Unreported| {
+                    result.rollout == rollout && result.lease == lease
+                };
+                if self.durable.unreported.take_if(matches).is_some() {
+                    out.persist = true;
+                    self.sent = 0;
+                    self.calls.report.clear();
+                    self.poll_now(now);
+                }
+            }
+            Input::CallFailed { call, reason } => self.on_call_failed(now, call, &reason, out),
+            Input::StepDone { step, answer } => self.on_step_done(now, step, answer, out),
+            Input::Measured(facts) => self.on_measured(now, facts),
+            Input::DeadManFired { lease } => self.on_dead_man(now, lease, out),
+        }
+    }
+
+    /// Does what the clock alone makes true. Doing it twice at one moment is doing it once.
+    fn advance(&mut self, now: Moment, out: &mut Output) {
+        while let Some(call) = self.calls.overdue(now) {
+            self.on_call_failed(now, call, "no answer in time", out);
+        }
+        self.lease_runs_out(now, out);
+        if let Some(running) = self.job.filter(|running| running.deadline <= now) {
+            self.on_step_done(now, running.step, timed_out(), out);
+        }
+        if let Some((running, _)) = self.check.filter(|(running, _)| running.deadline <= now) {
+            self.on_step_done(now, running.step, timed_out(), out);
+        }
+        if self.wait.is_some_and(|until| until <= now) {
+            self.wait = None;
+            if self.durable.attempt.is_some() {
+                self.wait_is_over(now, out);
+            } else {
+                self.stage_again(now, out);
+            }
+        }
+        if self.durable.attempt.is_none() && self.check.is_none() && self.health_due <= now {
+            self.check_health(now, 0, self.limits.health_timeout, out);
+        }
+        for kind in self.calls.due(now) {
+            match kind {
+                Kind::Poll => self.poll(now, out),
+                Kind::Renew => self.renew(now, out),
+                Kind::Report => self.send_report(now, out),
+            }
+        }
+    }
+
+    /// When to call [`Agent::handle`] with [`Input::Tick`] if nothing happens before; `None` only
+    /// before the start.
     pub fn next_deadline(&self) -> Option<Moment> {
-        None
+        self.facts.as_ref()?;
+        let health = match (&self.durable.attempt, self.check) {
+            (Some(_), _) => None,
+            (None, Some((running, _))) => Some(running.deadline),
+            (None, None) => Some(self.health_due),
+        };
+        [
+            self.calls.next(),
+            self.job.map(|running| running.deadline),
+            self.wait,
+            health,
+            self.lease_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// What is to be on disk.
@@ -64,7 +228,322 @@ impl Agent {
     }
 
     /// What is true of the machine, as last measured; `None` before [`Agent::start`].
-    pub fn report(&mut self, _now: Moment) -> Option<MachineReport> {
-        None
+    ///
+    /// Each report's sequence number is higher than the one before, also over restarts of the agent
+    /// within one boot: it follows the boot-time clock.
+    pub fn report(&mut self, now: Moment) -> Option<MachineReport> {
+        let facts = self.facts.clone()?;
+        self.sequence = (self.sequence + 1).max(now.0);
+        let mut generations = facts.generations;
+        generations.truncate(report::GENERATIONS_MAX);
+        Some(MachineReport {
+            agent_version: self.limits.agent_version.clone(),
+            boot_id: facts.boot_id,
+            sequence: self.sequence,
+            running: facts.running,
+            booted: facts.booted,
+            profile: facts.profile,
+            generation: facts.generation,
+            generations,
+            health: self.health.clone(),
+            health_request: self.health_request,
+            epoch: self.durable.epoch,
+            staged: self.durable.staged.clone(),
+            attempt: self.status(),
+            store_free_bytes: facts.store_free_bytes,
+            last_lease: self.durable.last_lease,
+        })
     }
+
+    fn poll(&mut self, now: Moment, out: &mut Output) {
+        let hold = self.limits.poll_hold;
+        let Some(report) = self.report(now) else {
+            return;
+        };
+        let within = hold + self.limits.call_timeout;
+        let call = self.calls.begin(Kind::Poll, now, within);
+        out.effects.push(Effect::Poll {
+            call,
+            hold,
+            report: Box::new(report),
+        });
+    }
+
+    /// Polls at once, in place of a poll under way, unless an attempt is in progress.
+    pub(crate) fn poll_now(&mut self, now: Moment) {
+        if self.durable.attempt.is_none() {
+            self.calls.poll.drop_flight();
+            self.calls.poll.set_due(now);
+        }
+    }
+
+    /// Polls after a pause, because doing it at once would bring the same answer.
+    pub(crate) fn poll_later(&mut self, now: Moment) {
+        if self.durable.attempt.is_none() {
+            self.calls.poll.set_due(now + self.limits.poll_pause);
+        }
+    }
+
+    fn send_report(&mut self, now: Moment, out: &mut Output) {
+        let (Some(result), Some(report)) = (self.durable.unreported.clone(), self.report(now))
+        else {
+            self.calls.report.clear();
+            return;
+        };
+        #[cfg(feature = "seeded-bugs")]
+        let result = {
+            let mut result = result;
+            // BUG (seeded): the second time something else is said.
+            if self.sent > 0 && self.has_bug(crate::bug::Bug::ResultNotIdempotent) {
+                result.outcome.kind = common::OutcomeKind::Abandoned;
+            }
+            result
+        };
+        self.sent = self.sent.saturating_add(1);
+        let call = self
+            .calls
+            .begin(Kind::Report, now, self.limits.call_timeout);
+        out.effects.push(Effect::Report {
+            call,
+            result: Box::new(result),
+            report: Box::new(report),
+        });
+    }
+
+    fn on_call_failed(&mut self, now: Moment, call: CallId, reason: &str, out: &mut Output) {
+        let Some(kind) = self.calls.failed(call) else {
+            return;
+        };
+        out.effects.push(Effect::Note(Note::Silent {
+            reason: line(reason),
+            failures: self.calls.failures,
+        }));
+        let longest = match kind {
+            Kind::Poll | Kind::Report => Duration::MAX,
+            // Several tries fit into what is left of the lease.
+            Kind::Renew => (self.validity / 8).max(self.limits.backoff_first),
+        };
+        self.calls.retry(kind, now, &self.limits, longest);
+        match kind {
+            Kind::Renew => self.announced(now, out),
+            Kind::Poll | Kind::Report => {}
+        }
+    }
+
+    fn on_step_done(&mut self, now: Moment, step: StepId, answer: Answer, out: &mut Output) {
+        if let Some((running, request)) = self.check.filter(|(running, _)| running.step == step) {
+            self.check = None;
+            self.health_due = now + self.limits.health_every;
+            self.checked(now, running, request, answer, out);
+            return;
+        }
+        let Some(running) = self.job.filter(|running| running.step == step) else {
+            return;
+        };
+        self.job = None;
+        if self.durable.attempt.is_some() {
+            self.attempt_step_done(now, running, answer, out);
+        } else {
+            self.staging_done(now, answer, out);
+        }
+    }
+
+    /// During an attempt every answer brings the facts that belong to it; a measurement begun
+    /// before could only bring older ones.
+    fn on_measured(&mut self, now: Moment, facts: Facts) {
+        if self.durable.attempt.is_some() {
+            return;
+        }
+        let changed = self.facts.as_ref().is_some_and(|known| {
+            known.running != facts.running
+                || known.profile != facts.profile
+                || known.booted != facts.booted
+        });
+        self.facts = Some(facts);
+        if changed {
+            self.poll_now(now);
+        }
+    }
+
+    /// Runs the health checks beside whatever else goes on; not during an attempt, which has its
+    /// own judgement.
+    pub(crate) fn check_health(
+        &mut self,
+        now: Moment,
+        request: u64,
+        timeout: Duration,
+        out: &mut Output,
+    ) {
+        let work = Work::CheckHealth { request, timeout };
+        let within = timeout + self.limits.short_step;
+        let job = self.new_job(within, work);
+        self.check = Some((self.running(now, &job), request));
+        out.effects.push(Effect::Begin(job));
+    }
+
+    /// Whether this request is being answered, or has been.
+    pub(crate) fn check_is_known(&self, request: u64) -> bool {
+        self.health_request == request || self.check.is_some_and(|(_, known)| known == request)
+    }
+
+    fn checked(
+        &mut self,
+        now: Moment,
+        running: Running,
+        request: u64,
+        answer: Answer,
+        out: &mut Output,
+    ) {
+        let (health, facts) = match answer.result {
+            Ok(Done::Checked { health, facts }) => (health, Some(facts)),
+            Ok(
+                Done::Staged(_)
+                | Done::Snapshot { .. }
+                | Done::Armed
+                | Done::Disarmed { .. }
+                | Done::Hook(_)
+                | Done::Activated { .. }
+                | Done::RebootAsked
+                | Done::Judged(_)
+                | Done::Restored { .. },
+            ) => (
+                unanswered(&Failure::Unfitting, now.since(running.began)),
+                None,
+            ),
+            Err(failure) => (unanswered(&failure, now.since(running.began)), None),
+        };
+        let before = self.health.state;
+        self.set_health(health, request);
+        if let Some(facts) = facts {
+            self.on_measured(now, facts);
+        }
+        if before != self.health.state {
+            out.effects.push(Effect::Note(Note::Health {
+                health: self.health.clone(),
+            }));
+            self.poll_now(now);
+        }
+        if request != 0 {
+            self.poll_now(now);
+        }
+    }
+
+    /// What the machine's checks say from now on.
+    pub(crate) fn set_health(&mut self, health: Health, request: u64) {
+        let mut health = health;
+        for check in &mut health.checks {
+            check.name = line(&check.name);
+            check.detail = line(&check.detail);
+        }
+        self.health = health;
+        self.health_request = request;
+    }
+
+    /// The job under way is of no more use. If it was to be begun by this very output it is not.
+    pub(crate) fn drop_job(&mut self, out: &mut Output) {
+        self.wait = None;
+        let Some(dropped) = self.job.take() else {
+            return;
+        };
+        out.effects.retain(|effect| match effect {
+            Effect::Begin(job) | Effect::Attach(job) => job.step != dropped.step,
+            Effect::Poll { .. }
+            | Effect::Renew { .. }
+            | Effect::Report { .. }
+            | Effect::KeepRoots { .. }
+            | Effect::Measure
+            | Effect::Note(_) => true,
+        });
+    }
+
+    /// An attempt begins: checks and polls give way to it.
+    pub(crate) fn clear_the_way(&mut self, out: &mut Output) {
+        self.check = None;
+        self.calls.poll.clear();
+        self.drop_job(out);
+        self.not_held = None;
+        self.hold_off = None;
+    }
+
+    /// Names a new piece of work.
+    pub(crate) fn new_job(&mut self, within: Duration, work: Work) -> Job {
+        self.numbers += 1;
+        Job {
+            step: StepId {
+                life: self.durable.life,
+                number: self.numbers,
+            },
+            within,
+            work,
+        }
+    }
+
+    /// The job as seen from now on.
+    pub(crate) fn running(&self, now: Moment, job: &Job) -> Running {
+        Running {
+            step: job.step,
+            began: now,
+            deadline: now + job.within + self.limits.grace,
+        }
+    }
+
+    /// The roots that are to be kept now.
+    pub(crate) fn keep_roots(&self, out: &mut Output) {
+        let mut paths: BTreeSet<StorePath> = self.durable.kept.iter().cloned().collect();
+        paths.extend(self.durable.staged.iter().map(|staged| staged.path.clone()));
+        out.effects.push(Effect::KeepRoots {
+            paths: paths.into_iter().collect(),
+        });
+    }
+
+    /// A result is to be handed in.
+    pub(crate) fn hand_in(
+        &mut self,
+        now: Moment,
+        result: crate::state::Unreported,
+        out: &mut Output,
+    ) {
+        out.effects.push(Effect::Note(Note::Ended {
+            lease: result.lease,
+            outcome: result.outcome.kind,
+            reason: result.outcome.reason.clone(),
+        }));
+        self.durable.unreported = Some(result);
+        out.persist = true;
+        self.sent = 0;
+        self.calls.report.clear();
+        self.calls.report.set_due(now);
+        self.poll_later(now);
+    }
+
+    /// The highest epoch seen, from now on at least this one.
+    pub(crate) fn raise_epoch(&mut self, epoch: Epoch, out: &mut Output) -> bool {
+        let newer = epoch > self.durable.epoch;
+        if newer {
+            self.durable.epoch = epoch;
+            out.persist = true;
+        }
+        newer
+    }
+}
+
+/// Foreign text as one bounded line.
+pub(crate) fn line(foreign: &str) -> String {
+    text::tame_line(foreign, text::DETAIL_MAX)
+}
+
+fn timed_out() -> Answer {
+    Answer {
+        result: Err(Failure::TimedOut),
+        output: String::new(),
+    }
+}
+
+/// Health checks that gave no answer: that alone makes a machine unhealthy.
+fn unanswered(failure: &Failure, after: Duration) -> Health {
+    Health::of(vec![common::CheckResult {
+        name: "health-checks".to_owned(),
+        passed: false,
+        detail: line(&format!("after {} s: {failure}", after.as_secs())),
+    }])
 }

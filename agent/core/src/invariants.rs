@@ -1,24 +1,243 @@
-//! What must hold of the durable state at every instant.
+//! What must hold at every instant, as code. [`violations`] looks at the durable state alone and is
+//! asked of every state read from disk; [`output_violations`] looks at what the agent lets out.
 
-use crate::state::Durable;
+use common::OutcomeKind;
+
+use crate::{
+    effect::{Effect, Output, Work},
+    input::Hook,
+    limits::Limits,
+    moment::Moment,
+    state::{BAD_TARGETS_MAX, Durable, HookState, Mode, RECORDS_MAX, Step, StepId},
+};
 
 /// Something that must never be true, and is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// An attempt holds a lease that is not the highest seen.
+    /// Fencing: the attempt's lease is not the highest seen.
     #[error("the attempt's lease is not the highest seen")]
     LeaseNotHighest,
+    /// Fencing: the attempt's epoch has not been seen.
+    #[error("the attempt's epoch is newer than any seen")]
+    EpochNotSeen,
+    /// The attempt's lease was used before.
+    #[error("the attempt's lease was used before")]
+    LeaseUsedTwice,
+    /// Two things at once: an attempt beside a staging, or beside a result not yet handed in.
+    #[error("an attempt runs beside {0}")]
+    TwoAtOnce(&'static str),
+    /// Something was changed before it was known where from or where to.
+    #[error("the machine was changed before it was recorded {0}")]
+    NotRecorded(&'static str),
+    /// The way back without a reason.
+    #[error("the attempt is on its way back for no reason")]
+    BackWithoutCause,
+    /// Hooks: a hook was begun without the one that belongs before it.
+    #[error("the {0} hook was begun, but not as the pre-update hook's counterpart")]
+    HookNotPaired(&'static str),
+    /// The machine was changed although the pre-update hook did not do its work.
+    #[error("the machine was changed although the pre-update hook did not succeed")]
+    ChangedAfterPreHookSaidNo,
+    /// A live switch was followed by a reboot into it.
+    #[error("a reboot was asked for in an attempt that goes without")]
+    RebootOfASwitch,
+    /// Confirmed although something spoke against it.
+    #[error("confirmed although something spoke against it")]
+    ConfirmedWithCause,
+    /// A list grew beyond its bound.
+    #[error("there are more {0} than are kept")]
+    Unbounded(&'static str),
+    /// Work was begun that the journal does not name, or that is not saved first.
+    #[error("step {0} is begun without having been written down")]
+    NotJournaled(StepId),
+    /// Activation of something else than the attempt's target.
+    #[error("something else is activated than the attempt's target")]
+    ForeignActivation,
+    /// Going back to something else than what was recorded.
+    #[error("the way back leads to something else than what was recorded")]
+    ForeignRestore,
+    /// A disruptive step without a lease that holds.
+    #[error("a disruptive step is begun without a lease that holds")]
+    NoLease,
+    /// A result that is not the one kept is handed in.
+    #[error("another result is handed in than the one that is kept")]
+    ForeignResult,
 }
 
 /// Every violation in this state; empty in a sound one.
 pub fn violations(durable: &Durable) -> Vec<Violation> {
     let mut found = Vec::new();
-    if durable
-        .attempt
-        .as_ref()
-        .is_some_and(|attempt| attempt.lease != durable.lease)
-    {
-        found.push(Violation::LeaseNotHighest);
+    if durable.bad_targets.len() > BAD_TARGETS_MAX {
+        found.push(Violation::Unbounded("bad targets"));
+    }
+    let Some(attempt) = &durable.attempt else {
+        return found;
+    };
+    let mut check = |holds: bool, violation: Violation| {
+        if !holds {
+            found.push(violation);
+        }
+    };
+    check(attempt.lease == durable.lease, Violation::LeaseNotHighest);
+    check(attempt.epoch <= durable.epoch, Violation::EpochNotSeen);
+    check(
+        attempt.lease > durable.last_lease,
+        Violation::LeaseUsedTwice,
+    );
+    check(durable.staging.is_none(), Violation::TwoAtOnce("a staging"));
+    check(
+        durable.unreported.is_none(),
+        Violation::TwoAtOnce("a result that was not handed in"),
+    );
+    check(
+        attempt.records.len() <= RECORDS_MAX,
+        Violation::Unbounded("records"),
+    );
+    let disturbed = attempt.touched || attempt.armed || attempt.hooks.pre != HookState::NotBegun;
+    check(
+        !disturbed || attempt.previous.is_some(),
+        Violation::NotRecorded("where it comes from"),
+    );
+    check(
+        !disturbed || attempt.path.is_some(),
+        Violation::NotRecorded("where it goes"),
+    );
+    check(
+        attempt.touched == (attempt.activations > 0),
+        Violation::NotRecorded("that it is changed"),
+    );
+    let hooks = &attempt.hooks;
+    check(
+        hooks.post == HookState::NotBegun || hooks.pre == HookState::Succeeded,
+        Violation::HookNotPaired("post-update"),
+    );
+    let made_up_for = match hooks.pre {
+        HookState::Succeeded | HookState::Unknown => true,
+        HookState::NotBegun | HookState::Begun | HookState::Failed => false,
+    };
+    check(
+        hooks.rollback == HookState::NotBegun || made_up_for,
+        Violation::HookNotPaired("rollback"),
+    );
+    let agreed = match hooks.pre {
+        HookState::NotBegun | HookState::Succeeded => true,
+        HookState::Begun | HookState::Failed | HookState::Unknown => false,
+    };
+    check(
+        !attempt.touched || agreed,
+        Violation::ChangedAfterPreHookSaidNo,
+    );
+    check(
+        attempt.reboots == 0 || attempt.mode == Mode::Boot,
+        Violation::RebootOfASwitch,
+    );
+    match &attempt.step {
+        Step::RollingBack | Step::RebootingBack | Step::RollbackHook | Step::JudgingRollback => {
+            check(attempt.cause.is_some(), Violation::BackWithoutCause);
+        }
+        Step::Closing { outcome } => check(
+            outcome.kind != OutcomeKind::Confirmed || attempt.cause.is_none(),
+            Violation::ConfirmedWithCause,
+        ),
+        Step::Staging
+        | Step::Snapshot
+        | Step::Arming
+        | Step::PreHook
+        | Step::Activating
+        | Step::Announcing
+        | Step::Rebooting
+        | Step::Rearming
+        | Step::PostHook
+        | Step::Judging => {}
     }
     found
+}
+
+/// Every violation in what the agent lets out, given the durable state as it is to be saved.
+pub fn output_violations(
+    now: Moment,
+    limits: &Limits,
+    durable: &Durable,
+    output: &Output,
+) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for effect in &output.effects {
+        match effect {
+            Effect::Begin(job) => {
+                if !matches!(job.work, Work::CheckHealth { .. })
+                    && (durable.open_step() != Some(job.step) || !output.persist)
+                {
+                    found.push(Violation::NotJournaled(job.step));
+                }
+                found.extend(work_violation(durable, &job.work));
+                if disrupts(durable, &job.work) && !lease_holds(now, limits, durable) {
+                    found.push(Violation::NoLease);
+                }
+            }
+            Effect::Attach(job) => {
+                if durable.open_step() != Some(job.step) {
+                    found.push(Violation::NotJournaled(job.step));
+                }
+                found.extend(work_violation(durable, &job.work));
+            }
+            Effect::Report { result, .. } => {
+                if durable.unreported.as_ref() != Some(result.as_ref()) {
+                    found.push(Violation::ForeignResult);
+                }
+            }
+            Effect::Poll { .. }
+            | Effect::Renew { .. }
+            | Effect::KeepRoots { .. }
+            | Effect::Measure
+            | Effect::Note(_) => {}
+        }
+    }
+    found
+}
+
+/// Whether this work is the beginning of a disturbance (going back is not: it ends one).
+fn disrupts(durable: &Durable, work: &Work) -> bool {
+    let step = durable.attempt.as_ref().map(|attempt| &attempt.step);
+    match work {
+        Work::Activate { .. } => true,
+        Work::RunHook { hook, .. } => *hook == Hook::Pre,
+        Work::Reboot { .. } => step == Some(&Step::Rebooting),
+        Work::Stage { .. }
+        | Work::Snapshot { .. }
+        | Work::ArmDeadMan { .. }
+        | Work::DisarmDeadMan { .. }
+        | Work::Judge { .. }
+        | Work::Restore { .. }
+        | Work::CheckHealth { .. } => false,
+    }
+}
+
+fn lease_holds(now: Moment, limits: &Limits, durable: &Durable) -> bool {
+    durable.attempt.as_ref().is_some_and(|attempt| {
+        durable.boot_id.as_ref() == Some(&attempt.lease_until.boot_id)
+            && now + limits.lease_margin < attempt.lease_until.moment
+            && attempt.epoch >= durable.epoch
+            && attempt.lease >= durable.lease
+            && attempt.stop.is_none()
+    })
+}
+
+fn work_violation(durable: &Durable, work: &Work) -> Option<Violation> {
+    let attempt = durable.attempt.as_ref();
+    let path = attempt.and_then(|attempt| attempt.path.as_ref());
+    let recorded = attempt.and_then(|attempt| attempt.previous.as_ref());
+    let (holds, violation) = match work {
+        Work::Activate { path: to, .. } => (path == Some(to), Violation::ForeignActivation),
+        Work::ArmDeadMan { previous, .. } | Work::Restore { previous, .. } => {
+            (recorded == Some(previous), Violation::ForeignRestore)
+        }
+        Work::Stage { .. }
+        | Work::Snapshot { .. }
+        | Work::DisarmDeadMan { .. }
+        | Work::RunHook { .. }
+        | Work::Reboot { .. }
+        | Work::Judge { .. }
+        | Work::CheckHealth { .. } => return None,
+    };
+    (!holds).then_some(violation)
 }

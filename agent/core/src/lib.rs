@@ -6,16 +6,22 @@
 //! ([`Input`]), saves the durable state, and carries out the [`Effect`]s.
 
 mod agent;
+mod attempt;
 #[cfg(feature = "seeded-bugs")]
 pub mod bug;
+mod calls;
 pub mod cause;
+mod directive;
 pub mod effect;
 pub mod facts;
 pub mod input;
 pub mod invariants;
 pub mod limits;
 pub mod moment;
+mod restart;
+mod staging;
 pub mod state;
+mod way_back;
 
 pub use agent::Agent;
 #[cfg(feature = "seeded-bugs")]

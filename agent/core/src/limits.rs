@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-/// Time limits and counts. All are the machine's own configuration; the coordinator cannot widen
-/// them.
+/// Longest health timeout that a coordinator can ask for.
+pub const HEALTH_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
+/// Time limits and counts: the machine's own configuration. The coordinator can widen none of them
+/// but the health timeout, up to [`HEALTH_TIMEOUT_MAX`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Version of the agent, for the report.
@@ -23,7 +26,7 @@ pub struct Limits {
     pub poll_pause: Duration,
     /// Pause between periodic health checks.
     pub health_every: Duration,
-    /// Longest that health checks may take, when the coordinator does not say.
+    /// How long health checks may take to come good, when the coordinator does not say.
     pub health_timeout: Duration,
     /// Longest that obtaining a target may take.
     pub stage_timeout: Duration,

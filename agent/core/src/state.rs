@@ -1,7 +1,7 @@
 //! What the agent keeps on disk: one small document, replaced as a whole before anything it
 //! announces is done.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use common::{
     Action, AttemptStatus, BootId, Epoch, LeaseId, Outcome, RolloutId, Staged, StopMode, StorePath,
@@ -9,7 +9,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{cause::Cause, moment::Moment};
+use crate::{cause::Cause, facts::Facts, moment::Moment};
 
 /// Most targets remembered as bad; the oldest goes first.
 pub const BAD_TARGETS_MAX: usize = 16;
@@ -28,6 +28,8 @@ pub struct Durable {
     pub format: u32,
     /// How often the agent has started here; the first part of every [`StepId`].
     pub life: u32,
+    /// The boot it last ran in.
+    pub boot_id: Option<BootId>,
     /// The highest epoch seen.
     pub epoch: Epoch,
     /// The highest lease seen. A lease is accepted once: only a higher one is accepted after it.
@@ -74,6 +76,7 @@ impl Durable {
         Self {
             format: Self::FORMAT,
             life: 0,
+            boot_id: None,
             epoch: Epoch::default(),
             lease: LeaseId::default(),
             attempt: None,
@@ -150,8 +153,8 @@ impl Default for Durable {
 pub struct DeadManOrder {
     /// Where the machine goes back to.
     pub previous: Previous,
-    /// The machine had been rebooted for the attempt: set the boot default and reboot, rather than
-    /// switch.
+    /// The machine had been rebooted for the attempt: set the boot default, and reboot unless
+    /// `previous.running` is what runs, rather than switch.
     pub reboot: bool,
 }
 
@@ -288,7 +291,7 @@ pub struct Attempt {
     pub previous: Option<Previous>,
     /// How it was.
     pub baseline: Baseline,
-    /// The boot the attempt is in, or was in when it asked for a reboot.
+    /// The boot the attempt began in.
     pub boot_id: BootId,
     /// The step that is begun next or was begun last.
     pub step: Step,
@@ -310,15 +313,44 @@ pub struct Attempt {
     pub reboots_back: u32,
     /// How many steps were begun.
     pub steps: u32,
+    /// The target is wanted even if it failed on this machine before.
+    pub force: bool,
     /// The emergency stop, once seen.
     pub stop: Option<StopMode>,
     /// Why the attempt will not be confirmed, once that is decided.
     pub cause: Option<Cause>,
+    /// What the rollback hook had to complain about.
+    pub complaint: Option<String>,
     /// What was done, oldest first, at most [`RECORDS_MAX`].
     pub records: Vec<Record>,
 }
 
 impl Attempt {
+    /// How long the health checks may take to come good.
+    pub fn health_timeout(&self) -> Duration {
+        Duration::from_millis(self.health_timeout_ms)
+    }
+
+    /// Whether these facts show the attempt's target running; where the way there is a reboot, also
+    /// booted.
+    pub fn arrived(&self, facts: &Facts) -> bool {
+        let booted = match self.mode {
+            Mode::Switch => true,
+            Mode::Boot => facts.booted == self.path && facts.boot_id != self.boot_id,
+        };
+        self.path.is_some() && facts.running == self.path && booted
+    }
+
+    /// Whether the pre-update hook did anything that the rollback hook has to make up for: not when
+    /// it said no.
+    pub fn owes_rollback_hook(&self) -> bool {
+        let pre = match self.hooks.pre {
+            HookState::NotBegun | HookState::Failed => false,
+            HookState::Begun | HookState::Succeeded | HookState::Unknown => true,
+        };
+        pre && self.hooks.rollback == HookState::NotBegun
+    }
+
     /// Whether the machine can no longer come back without having been away: from the activation
     /// on, or where the way there is a reboot, from the moment the reboot is asked for.
     pub fn past_no_return(&self) -> bool {

@@ -1,0 +1,728 @@
+//! The way there: from the lease to the verdict *confirmed*. Each step is written down, begun, and
+//! ends in exactly one of: the next step, the way back, the verdict.
+//!
+//! The stop and the lease are looked at before every step up to the point of no return. From there
+//! on only a stop that asks for it, or the machine itself, turns the attempt round.
+
+use std::time::Duration;
+
+use common::{Action, AttemptStatus, OutcomeKind, Staged, StopMode, text};
+
+use crate::{
+    agent::{Agent, Running, line},
+    cause::Cause,
+    effect::{Effect, HookContext, Job, Output, Work},
+    input::{ActivationEnd, Answer, Done, Failure, Hook, HookEnd, Judgement},
+    moment::Moment,
+    staging::staged_of,
+    state::{
+        Attempt, BASELINE_UNITS_MAX, Baseline, HookState, Mode, Previous, RECORDS_MAX, Record, Step,
+    },
+};
+
+impl Agent {
+    /// Where the attempt or the staging stands.
+    pub(crate) fn status(&self) -> Option<AttemptStatus> {
+        if let Some(attempt) = &self.durable.attempt {
+            return Some(attempt.status());
+        }
+        let staging = self.durable.staging.as_ref()?;
+        Some(AttemptStatus {
+            rollout: staging.rollout.clone(),
+            lease: common::LeaseId::default(),
+            step: Step::Staging.word().to_owned(),
+            past_no_return: false,
+        })
+    }
+
+    /// The lease is accepted: to the first step.
+    pub(crate) fn begin_attempt(&mut self, now: Moment, out: &mut Output) {
+        let Some(attempt) = &self.durable.attempt else {
+            return;
+        };
+        let Some(target) = attempt.target.clone() else {
+            // A reboot: into what the next boot starts.
+            match self.facts.as_ref().and_then(|facts| facts.profile.clone()) {
+                Some(path) => self.set_out(now, &path, Mode::Boot, out),
+                None => {
+                    let cause =
+                        Cause::Snapshot("what the next boot starts is not known".to_owned());
+                    self.turn_back(now, cause, out);
+                }
+            }
+            return;
+        };
+        match self.durable.staged.clone() {
+            Some(staged) if staged.target == target => self.is_staged(now, &staged, out),
+            Some(_) | None => self.enter(now, Step::Staging, out),
+        }
+    }
+
+    /// The target is on the machine.
+    fn is_staged(&mut self, now: Moment, staged: &Staged, out: &mut Output) {
+        let Some(attempt) = &self.durable.attempt else {
+            return;
+        };
+        // A rollback goes to a path by name: that is asking for it.
+        let asked_for = match attempt.action {
+            Action::Update => attempt.force,
+            Action::Rollback | Action::Reboot => true,
+        };
+        if let Some(reason) = self.bad_reason(&staged.path).filter(|_| !asked_for) {
+            self.turn_back(now, Cause::BadTarget(reason), out);
+            return;
+        }
+        let mode = match attempt.action {
+            Action::Update | Action::Rollback if !staged.needs_reboot => Mode::Switch,
+            Action::Update | Action::Rollback | Action::Reboot => Mode::Boot,
+        };
+        self.set_out(now, &staged.path, mode, out);
+    }
+
+    fn set_out(&mut self, now: Moment, path: &common::StorePath, mode: Mode, out: &mut Output) {
+        if let Some(attempt) = &mut self.durable.attempt {
+            attempt.path = Some(path.clone());
+            attempt.mode = mode;
+        }
+        self.go_on(now, Step::Snapshot, out);
+    }
+
+    /// To the next step on the way there, unless something speaks against it.
+    pub(crate) fn go_on(&mut self, now: Moment, step: Step, out: &mut Output) {
+        match self.may_go_on(now) {
+            Ok(()) => self.enter(now, step, out),
+            Err(cause) => self.turn_back(now, cause, out),
+        }
+    }
+
+    /// Before the point of no return: only under a lease that holds. After it: unless a stop asks
+    /// to go back.
+    fn may_go_on(&self, now: Moment) -> Result<(), Cause> {
+        match &self.durable.attempt {
+            Some(attempt) if attempt.past_no_return() => match attempt.stop {
+                Some(StopMode::Rollback) => Err(Cause::Stopped),
+                Some(StopMode::Finish) | None => Ok(()),
+            },
+            Some(_) | None => self.may_disrupt(now),
+        }
+    }
+
+    /// Whether a disruptive step may begin now.
+    pub(crate) fn may_disrupt(&self, now: Moment) -> Result<(), Cause> {
+        let Some(attempt) = &self.durable.attempt else {
+            return Err(Cause::LeaseRanOut);
+        };
+        if attempt.stop.is_some() || attempt.epoch < self.durable.epoch {
+            #[cfg(feature = "seeded-bugs")]
+            // BUG (seeded): the fencing numbers are not looked at.
+            if attempt.stop.is_none() && self.has_bug(crate::bug::Bug::OldLeaseAccepted) {
+                return Ok(());
+            }
+            return Err(Cause::Stopped);
+        }
+        if let Some(reason) = &self.not_held {
+            return Err(Cause::NotHeld(reason.clone()));
+        }
+        let boot = self.facts.as_ref().map(|facts| &facts.boot_id);
+        let holds = boot == Some(&attempt.lease_until.boot_id)
+            && now + self.limits.lease_margin < attempt.lease_until.moment;
+        if holds {
+            Ok(())
+        } else {
+            Err(Cause::LeaseRanOut)
+        }
+    }
+
+    /// When the lease is about to run out, while that matters.
+    pub(crate) fn lease_deadline(&self) -> Option<Moment> {
+        let attempt = self.durable.attempt.as_ref()?;
+        let matters =
+            !attempt.past_no_return() && attempt.cause.is_none() && interruptible(attempt);
+        matters.then(|| attempt.lease_until.moment - self.limits.lease_margin)
+    }
+
+    /// Turns round when the lease is about to run out.
+    pub(crate) fn lease_runs_out(&mut self, now: Moment, out: &mut Output) {
+        if self
+            .lease_deadline()
+            .is_some_and(|deadline| deadline <= now)
+        {
+            self.interrupt(now, out);
+        }
+    }
+
+    /// Something may speak against going on: a step that can be left is left at once, another one
+    /// ends first.
+    pub(crate) fn interrupt(&mut self, now: Moment, out: &mut Output) {
+        let Some(attempt) = &self.durable.attempt else {
+            return;
+        };
+        if attempt.cause.is_some() || !interruptible(attempt) {
+            return;
+        }
+        if let Err(cause) = self.may_go_on(now) {
+            self.turn_back(now, cause, out);
+        }
+    }
+
+    /// Writes the step down and begins it.
+    pub(crate) fn enter(&mut self, now: Moment, step: Step, out: &mut Output) {
+        let Some(attempt) = &mut self.durable.attempt else {
+            return;
+        };
+        let closing = matches!(step, Step::Closing { .. });
+        if attempt.steps >= self.limits.steps_max && !closing {
+            attempt.cause.get_or_insert(Cause::Endless);
+            self.close(now, OutcomeKind::Stuck, Some(Cause::Endless.reason()), out);
+            return;
+        }
+        attempt.steps = attempt.steps.saturating_add(1);
+        attempt.step = step;
+        attempt.job = None;
+        match &attempt.step {
+            Step::Arming | Step::Rearming => attempt.armed = true,
+            Step::PreHook => attempt.hooks.pre = HookState::Begun,
+            Step::PostHook => attempt.hooks.post = HookState::Begun,
+            Step::RollbackHook => attempt.hooks.rollback = HookState::Begun,
+            Step::Activating => {
+                attempt.activations += 1;
+                attempt.touched = true;
+            }
+            Step::Rebooting => attempt.reboots += 1,
+            Step::RollingBack => attempt.restores += 1,
+            Step::RebootingBack => attempt.reboots_back += 1,
+            Step::Staging
+            | Step::Snapshot
+            | Step::Announcing
+            | Step::Judging
+            | Step::JudgingRollback
+            | Step::Closing { .. } => {}
+        }
+        out.persist = true;
+        self.drop_job(out);
+        let Some(job) = self.job_of_step() else {
+            self.without_a_job(now, out);
+            return;
+        };
+        if self.goes_silent() == Some(Step::RebootingBack) {
+            self.renew(now, out);
+        }
+        if let Some(attempt) = &mut self.durable.attempt {
+            attempt.job = Some(job.step);
+        }
+        self.job = Some(self.running(now, &job));
+        out.effects.push(Effect::Begin(job));
+    }
+
+    /// The present step has no work of its own.
+    fn without_a_job(&mut self, now: Moment, out: &mut Output) {
+        match self.durable.attempt.as_ref().map(|attempt| &attempt.step) {
+            Some(Step::Closing { .. }) => self.finish(now, out),
+            Some(Step::Announcing) => {
+                // The renewal is the work.
+                self.wait = Some(now + self.limits.announce_timeout);
+                self.renew(now, out);
+            }
+            // The journal lacks what the step needs: no attempt of ours comes to this.
+            Some(
+                Step::Staging
+                | Step::Snapshot
+                | Step::Arming
+                | Step::PreHook
+                | Step::Activating
+                | Step::Rebooting
+                | Step::Rearming
+                | Step::PostHook
+                | Step::Judging
+                | Step::RollingBack
+                | Step::RebootingBack
+                | Step::RollbackHook
+                | Step::JudgingRollback,
+            ) => {
+                let why = "the journal does not say how to go on".to_owned();
+                self.close(now, OutcomeKind::Stuck, Some(why), out);
+            }
+            None => {}
+        }
+    }
+
+    /// The present step, if it makes the machine silent for a while.
+    fn goes_silent(&self) -> Option<Step> {
+        let step = &self.durable.attempt.as_ref()?.step;
+        let silent = matches!(
+            step,
+            Step::Announcing | Step::Rebooting | Step::RebootingBack
+        );
+        silent.then(|| step.clone())
+    }
+
+    /// The work of the present step, under a new name; `None` where the step has none.
+    fn job_of_step(&mut self) -> Option<Job> {
+        let (within, work) = self.work_of_step()?;
+        Some(self.new_job(within, work))
+    }
+
+    /// The work of the present step and its time limit.
+    pub(crate) fn work_of_step(&self) -> Option<(Duration, Work)> {
+        let attempt = self.durable.attempt.as_ref()?;
+        let limits = &self.limits;
+        let lease = attempt.lease;
+        let hook = |hook| {
+            let context = self.hook_context(attempt)?;
+            Some((limits.hook_timeout, Work::RunHook { hook, context }))
+        };
+        let judge = || {
+            let timeout = attempt.health_timeout();
+            let baseline = attempt.baseline.clone();
+            (
+                timeout + limits.short_step,
+                Work::Judge { baseline, timeout },
+            )
+        };
+        match &attempt.step {
+            Step::Staging => {
+                let work = Work::Stage {
+                    target: attempt.target.clone()?,
+                    rollout: Some(attempt.rollout.clone()),
+                };
+                Some((limits.stage_timeout, work))
+            }
+            Step::Snapshot => {
+                let target = attempt.path.clone()?;
+                Some((limits.short_step, Work::Snapshot { target }))
+            }
+            Step::Arming | Step::Rearming => {
+                let work = Work::ArmDeadMan {
+                    lease,
+                    previous: self.previous(attempt)?,
+                    after: self.longest_attempt(attempt),
+                };
+                Some((limits.short_step, work))
+            }
+            Step::PreHook => hook(Hook::Pre),
+            Step::Activating => {
+                let work = Work::Activate {
+                    path: attempt.path.clone()?,
+                    mode: attempt.mode,
+                };
+                Some((limits.switch_timeout, work))
+            }
+            Step::Announcing => None,
+            Step::Rebooting | Step::RebootingBack => {
+                Some((limits.short_step, Work::Reboot { lease }))
+            }
+            Step::PostHook => hook(Hook::Post),
+            Step::Judging | Step::JudgingRollback => Some(judge()),
+            Step::RollingBack => {
+                let work = Work::Restore {
+                    previous: self.previous(attempt)?,
+                    mode: self.restore_mode(attempt),
+                };
+                Some((limits.switch_timeout, work))
+            }
+            Step::RollbackHook => hook(Hook::Rollback),
+            Step::Closing { .. } if !attempt.armed => None,
+            Step::Closing { .. } => Some((limits.short_step, Work::DisarmDeadMan { lease })),
+        }
+    }
+
+    /// Where the attempt came from.
+    pub(crate) fn previous(&self, attempt: &Attempt) -> Option<Previous> {
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): what runs now is taken for what ran before.
+        if self.has_bug(crate::bug::Bug::PreviousNotRecorded) {
+            let running = self.facts.as_ref()?.running.clone()?;
+            return Some(Previous {
+                boot_default: running.clone(),
+                running,
+            });
+        }
+        attempt.previous.clone()
+    }
+
+    fn hook_context(&self, attempt: &Attempt) -> Option<HookContext> {
+        Some(HookContext {
+            rollout: attempt.rollout.clone(),
+            lease: attempt.lease,
+            target: attempt.path.clone()?,
+            previous: self.previous(attempt)?.running,
+            reboot: attempt.mode == Mode::Boot,
+            reason: attempt
+                .cause
+                .as_ref()
+                .map(Cause::reason)
+                .unwrap_or_default(),
+        })
+    }
+
+    /// Longer than everything that can still happen in this boot, going back included: the
+    /// dead-man timer is for an agent that is dead, not for one that is slow.
+    fn longest_attempt(&self, attempt: &Attempt) -> Duration {
+        let limits = &self.limits;
+        let health = attempt.health_timeout() + limits.short_step + limits.grace;
+        let hook = limits.hook_timeout + limits.grace;
+        let switch = (limits.switch_timeout + limits.grace + limits.busy_pause)
+            .saturating_mul(limits.switch_tries);
+        let reboot = (limits.short_step + limits.grace + limits.reboot_timeout)
+            .saturating_mul(limits.reboot_tries);
+        let reboots = match attempt.mode {
+            Mode::Switch => Duration::ZERO,
+            Mode::Boot => limits.announce_timeout + reboot * 2,
+        };
+        hook * 3 + switch * 2 + health * 2 + reboots + limits.short_step * 2
+    }
+
+    /// A step ended. A late answer of an earlier step never gets here.
+    pub(crate) fn attempt_step_done(
+        &mut self,
+        now: Moment,
+        running: Running,
+        answer: Answer,
+        out: &mut Output,
+    ) {
+        let Answer { result, output } = answer;
+        self.record(now.since(running.began), &output);
+        let Some(attempt) = &mut self.durable.attempt else {
+            return;
+        };
+        attempt.job = None;
+        out.persist = true;
+        match attempt.step.clone() {
+            Step::Staging => match staged_of(result) {
+                Ok(staged) => {
+                    self.durable.staged = Some(staged.clone());
+                    self.is_staged(now, &staged, out);
+                }
+                Err(failure) => self.turn_back(now, Cause::Staging(words(&failure)), out),
+            },
+            Step::Snapshot => self.snapshot_done(now, result, out),
+            Step::Arming => match result {
+                Ok(_) => self.go_on(now, Step::PreHook, out),
+                Err(failure) => self.turn_back(now, Cause::Arming(words(&failure)), out),
+            },
+            Step::PreHook => {
+                let (state, says) = hook_end(result);
+                attempt.hooks.pre = state;
+                match state {
+                    HookState::Succeeded => self.go_on(now, Step::Activating, out),
+                    HookState::Failed => self.turn_back(now, Cause::PreHook(says), out),
+                    HookState::NotBegun | HookState::Begun | HookState::Unknown => {
+                        self.turn_back(now, Cause::PreHookUnknown(says), out);
+                    }
+                }
+            }
+            Step::Activating => self.activation_done(now, result, out),
+            Step::Announcing => {}
+            Step::Rebooting | Step::RebootingBack => self.reboot_asked(now, &result),
+            // The agent is alive and has deadlines of its own: without the timer the judgement
+            // is as good as with it.
+            Step::Rearming => self.go_on(now, self.first_step_on_target(), out),
+            Step::PostHook => {
+                let (state, says) = hook_end(result);
+                attempt.hooks.post = state;
+                match state {
+                    HookState::Succeeded => self.go_on(now, Step::Judging, out),
+                    HookState::Failed
+                    | HookState::NotBegun
+                    | HookState::Begun
+                    | HookState::Unknown => self.turn_back(now, Cause::PostHook(says), out),
+                }
+            }
+            Step::Judging => match judgement(result) {
+                Ok(judgement) => self.judged(now, judgement, out),
+                Err(failure) => self.turn_back(now, Cause::Unhealthy(words(&failure)), out),
+            },
+            Step::RollingBack => self.restored(now, result, out),
+            Step::RollbackHook => {
+                let (state, says) = hook_end(result);
+                attempt.hooks.rollback = state;
+                self.rollback_hook_done(now, state, &says, out);
+            }
+            Step::JudgingRollback => self.rollback_judged(now, judgement(result), out),
+            Step::Closing { outcome } => self.disarmed(now, outcome, &result, out),
+        }
+    }
+
+    fn record(&mut self, took: Duration, output: &str) {
+        let Some(attempt) = &mut self.durable.attempt else {
+            return;
+        };
+        if attempt.records.len() >= RECORDS_MAX {
+            attempt.records.remove(0);
+        }
+        attempt.records.push(Record {
+            step: attempt.step.word().to_owned(),
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            output: text::tame(output, text::OUTPUT_MAX),
+        });
+    }
+
+    fn snapshot_done(&mut self, now: Moment, result: Result<Done, Failure>, out: &mut Output) {
+        let (facts, baseline) = match result {
+            Ok(Done::Snapshot { facts, baseline }) => (facts, baseline),
+            Ok(_) => {
+                let cause = Cause::Snapshot(words(&Failure::Unfitting));
+                return self.turn_back(now, cause, out);
+            }
+            Err(failure) => {
+                return self.turn_back(now, Cause::Snapshot(words(&failure)), out);
+            }
+        };
+        let (Some(running), Some(profile)) = (facts.running.clone(), facts.profile.clone()) else {
+            let cause = Cause::Snapshot("what runs, or what boots next, is not known".to_owned());
+            self.facts = Some(facts);
+            return self.turn_back(now, cause, out);
+        };
+        self.facts = Some(facts);
+        let Some(attempt) = &mut self.durable.attempt else {
+            return;
+        };
+        attempt.previous = Some(Previous {
+            running,
+            boot_default: profile,
+        });
+        attempt.baseline = bounded(baseline);
+        // Setting the boot default disturbs nobody: no timer, no hooks.
+        let quiet = attempt.mode == Mode::Boot && !attempt.allow_reboot;
+        let next = if quiet {
+            Step::Activating
+        } else {
+            Step::Arming
+        };
+        self.go_on(now, next, out);
+    }
+
+    fn activation_done(&mut self, now: Moment, result: Result<Done, Failure>, out: &mut Output) {
+        let end = match result {
+            Ok(Done::Activated { end, facts }) => {
+                self.facts = Some(facts);
+                end
+            }
+            Ok(_) => {
+                return self.turn_back(now, Cause::Activation(words(&Failure::Unfitting)), out);
+            }
+            Err(failure) => {
+                return self.turn_back(now, Cause::Activation(words(&failure)), out);
+            }
+        };
+        match end {
+            ActivationEnd::Done | ActivationEnd::Degraded => self.activated(now, out),
+            ActivationEnd::RebootNeeded => {
+                if let Some(attempt) = &mut self.durable.attempt {
+                    attempt.mode = Mode::Boot;
+                }
+                self.activated(now, out);
+            }
+            ActivationEnd::Busy => {
+                let tries = self.durable.attempt.as_ref().map_or(0, |a| a.activations);
+                if tries < self.limits.switch_tries {
+                    self.wait = Some(now + self.limits.busy_pause);
+                } else {
+                    self.turn_back(now, Cause::Busy, out);
+                }
+            }
+            ActivationEnd::Failed { status } => {
+                self.turn_back(now, Cause::Activation(line(&status)), out);
+            }
+        }
+    }
+
+    /// `switch-to-configuration` went through: does the machine show it?
+    fn activated(&mut self, now: Moment, out: &mut Output) {
+        let (Some(attempt), Some(facts)) = (&self.durable.attempt, &self.facts) else {
+            return;
+        };
+        let (shows, next) = match attempt.mode {
+            Mode::Switch => (facts.running == attempt.path, Step::PostHook),
+            Mode::Boot => (facts.profile == attempt.path, Step::Announcing),
+        };
+        if !shows {
+            let cause = Cause::Activation("it went through, and changed nothing".to_owned());
+            self.turn_back(now, cause, out);
+        } else if attempt.mode == Mode::Boot && !attempt.allow_reboot {
+            self.turn_back(now, Cause::RebootNotAllowed, out);
+        } else {
+            self.go_on(now, next, out);
+        }
+    }
+
+    /// The coordinator knows of the reboot, or does not answer: either way it is time.
+    pub(crate) fn announced(&mut self, now: Moment, out: &mut Output) {
+        let announcing = |attempt: &Attempt| attempt.step == Step::Announcing;
+        if self.durable.attempt.as_ref().is_some_and(announcing) {
+            self.reboot(now, out);
+        }
+    }
+
+    /// Asks for the reboot into the target, the first time or again: always under a lease that
+    /// holds.
+    pub(crate) fn reboot(&mut self, now: Moment, out: &mut Output) {
+        match self.may_disrupt(now) {
+            Ok(()) => self.enter(now, Step::Rebooting, out),
+            Err(cause) => self.turn_back(now, cause, out),
+        }
+    }
+
+    fn reboot_asked(&mut self, now: Moment, result: &Result<Done, Failure>) {
+        let pause = match result {
+            Ok(_) => self.limits.reboot_timeout,
+            Err(_) => self.limits.busy_pause,
+        };
+        self.wait = Some(now + pause);
+    }
+
+    /// The reboot into the target did not happen: again, or back.
+    pub(crate) fn reboot_again(&mut self, now: Moment, out: &mut Output) {
+        let asked = self.durable.attempt.as_ref().map_or(0, |a| a.reboots);
+        if asked < self.limits.reboot_tries {
+            self.reboot(now, out);
+        } else {
+            self.turn_back(now, Cause::RebootDidNotHappen, out);
+        }
+    }
+
+    /// Activates once more, if that is still allowed.
+    pub(crate) fn activate_again(&mut self, now: Moment, out: &mut Output) {
+        let tries = self.durable.attempt.as_ref().map_or(0, |a| a.activations);
+        if tries >= self.limits.switch_tries {
+            let cause = Cause::Activation("it was begun too often".to_owned());
+            return self.turn_back(now, cause, out);
+        }
+        match self.may_disrupt(now) {
+            Ok(()) => self.enter(now, Step::Activating, out),
+            Err(cause) => self.turn_back(now, cause, out),
+        }
+    }
+
+    /// After a boot into the target: the post-update hook, unless it was begun before, or the
+    /// machine was booted by a power cut and there was no pre-update hook either.
+    pub(crate) fn first_step_on_target(&self) -> Step {
+        let hooks = self
+            .durable
+            .attempt
+            .as_ref()
+            .map(|a| a.hooks)
+            .unwrap_or_default();
+        if hooks.post == HookState::NotBegun && hooks.pre != HookState::NotBegun {
+            Step::PostHook
+        } else {
+            Step::Judging
+        }
+    }
+
+    fn judged(&mut self, now: Moment, judgement: Judgement, out: &mut Output) {
+        let Judgement {
+            healthy,
+            findings,
+            health,
+            facts,
+        } = judgement;
+        self.set_health(health, 0);
+        let running = facts.running.clone();
+        let arrived = self
+            .durable
+            .attempt
+            .as_ref()
+            .is_some_and(|a| a.arrived(&facts));
+        self.facts = Some(facts);
+        if !healthy {
+            self.turn_back(now, Cause::Unhealthy(listed(&findings)), out);
+        } else if !arrived {
+            self.turn_back(now, Cause::WrongSystem(running), out);
+        } else {
+            match self.may_go_on(now) {
+                Ok(()) => self.close(now, OutcomeKind::Confirmed, None, out),
+                Err(cause) => self.turn_back(now, cause, out),
+            }
+        }
+    }
+
+    /// Keeps the lease alive.
+    pub(crate) fn renew(&mut self, now: Moment, out: &mut Output) {
+        let silence = match self.goes_silent() {
+            Some(_) => self.limits.boot_timeout,
+            None => Duration::ZERO,
+        };
+        let Some(attempt) = &self.durable.attempt else {
+            self.calls.renew.clear();
+            return;
+        };
+        let (lease, epoch, status) = (attempt.lease, attempt.epoch, attempt.status());
+        let within = self.limits.call_timeout;
+        let call = self.calls.begin(crate::calls::Kind::Renew, now, within);
+        out.effects.push(Effect::Renew {
+            call,
+            lease,
+            epoch,
+            status,
+            silence,
+        });
+    }
+}
+
+/// Whether the step can be left in the middle: it changes nothing.
+fn interruptible(attempt: &Attempt) -> bool {
+    match attempt.step {
+        Step::Staging | Step::Snapshot | Step::Announcing | Step::Judging => true,
+        // Between two tries nothing is under way.
+        Step::Activating => attempt.job.is_none(),
+        Step::Arming
+        | Step::PreHook
+        | Step::Rebooting
+        | Step::Rearming
+        | Step::PostHook
+        | Step::RollingBack
+        | Step::RebootingBack
+        | Step::RollbackHook
+        | Step::JudgingRollback
+        | Step::Closing { .. } => false,
+    }
+}
+
+/// What became of a hook, and what it said when it did not do its work.
+fn hook_end(result: Result<Done, Failure>) -> (HookState, String) {
+    match result {
+        Ok(Done::Hook(HookEnd::NotConfigured | HookEnd::Succeeded)) => {
+            (HookState::Succeeded, String::new())
+        }
+        Ok(Done::Hook(HookEnd::Failed { status })) => (HookState::Failed, line(&status)),
+        Ok(_) => (HookState::Unknown, words(&Failure::Unfitting)),
+        Err(failure) => (HookState::Unknown, words(&failure)),
+    }
+}
+
+fn judgement(result: Result<Done, Failure>) -> Result<Judgement, Failure> {
+    let Done::Judged(judgement) = result? else {
+        return Err(Failure::Unfitting);
+    };
+    Ok(judgement)
+}
+
+pub(crate) fn words(failure: &Failure) -> String {
+    line(&failure.to_string())
+}
+
+/// Findings as one line; the first few say it.
+pub(crate) fn listed(findings: &[String]) -> String {
+    match findings {
+        [] => "no finding was given".to_owned(),
+        [_, ..] => line(
+            &findings
+                .iter()
+                .take(8)
+                .cloned()
+                .collect::<Vec<_>>()
+                .join("; "),
+        ),
+    }
+}
+
+fn bounded(mut baseline: Baseline) -> Baseline {
+    for names in [&mut baseline.failed_units, &mut baseline.failed_checks] {
+        names.truncate(BASELINE_UNITS_MAX);
+        for name in names {
+            *name = line(name);
+        }
+    }
+    baseline
+}
