@@ -33,6 +33,9 @@ const BOOT_MAX: Duration = Duration::from_secs(60);
 /// How long the supervisor may take to answer.
 const START_MAX: Duration = Duration::from_secs(20);
 
+/// How long a machine may take to reach others once its cable is plugged in.
+const NETWORK_MAX: Duration = Duration::from_secs(15);
+
 /// Between two looks.
 const GLANCE: Duration = Duration::from_millis(25);
 
@@ -381,7 +384,35 @@ impl Fleet {
         let serve = "mkdir -p /run/toy/www && echo ok >/run/toy/www/health";
         self.run(machine, &["sh", "-c", serve])?;
         self.run(machine, &["systemctl", "reset-failed"])?;
+        // The kernel takes up to a second to notice a cable, and then asks for addresses again.
+        let since = Instant::now();
+        while !self.reaches_control(machine)? {
+            if since.elapsed() > NETWORK_MAX {
+                return Err(FleetError::Deadline {
+                    what: format!("{machine} reaching control"),
+                    limit: NETWORK_MAX,
+                });
+            }
+        }
         Ok(())
+    }
+
+    /// Whether the machine gets an answer from `control` within a second.
+    ///
+    /// # Errors
+    /// When the machine is off.
+    pub fn reaches_control(&self, machine: &MachineName) -> Result<bool, FleetError> {
+        let address = provision::cache_address() + "/nix-cache-info";
+        let ask = [
+            "curl",
+            "-sf",
+            "-o",
+            "/dev/null",
+            "--max-time",
+            "1",
+            &address,
+        ];
+        Ok(self.exec(machine, &ask)?.status.success())
     }
 
     fn set_link(&self, machine: &MachineName, up: bool) -> Result<(), FleetError> {

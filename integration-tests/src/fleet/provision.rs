@@ -10,7 +10,7 @@ use std::{
 
 use common::{closure::StorePath, id::MachineName};
 
-use super::{Fleet, FleetError, SystemSpec, machine, run_dir::RunDir, system::CACHE_KEY};
+use super::{CONTROL, Fleet, FleetError, SystemSpec, machine, run_dir::RunDir, system::CACHE_KEY};
 
 /// Name of the cache's key pair; part of the public key.
 const KEY_NAME: &str = "lab-fleet-1";
@@ -50,6 +50,7 @@ const MASKED: &[&str] = &[
 /// Files of the layer: path, mode, content.
 const FILES: &[(&str, u32, &str)] = &[
     ("etc/NIXOS", 0o444, ""),
+    ("srv/cache/nix-cache-info", 0o644, "StoreDir: /nix/store\n"),
     (
         "etc/nix/registry.json",
         0o444,
@@ -206,6 +207,11 @@ impl Fleet {
     }
 }
 
+/// The cache, as the machines reach it.
+pub(super) fn cache_address() -> String {
+    format!("http://{CONTROL}:{CACHE_PORT}")
+}
+
 /// Nix's configuration: with the key of the cache on a machine, without any cache on `control`.
 fn nix_conf(cache_key: Option<&str>) -> String {
     let mut conf = String::from(
@@ -219,10 +225,8 @@ fn nix_conf(cache_key: Option<&str>) -> String {
     );
     match cache_key {
         Some(key) => {
-            conf += &format!(
-                "substituters = http://{}:{CACHE_PORT}\ntrusted-public-keys = {key}\n",
-                super::CONTROL
-            );
+            let cache = cache_address();
+            conf += &format!("substituters = {cache}\ntrusted-public-keys = {key}\n");
         }
         None => conf += "substituters =\n",
     }

@@ -83,6 +83,12 @@ pub fn supervise(
         }
     });
     remove_cgroup(&cgroups);
+    // The overlays and the memory below them; then the directory is empty but for plain files.
+    for at in mounts_below(&run.file_systems()).into_iter().rev() {
+        umount2(&at, MntFlags::MNT_DETACH)
+            .map_err(|errno| FleetError::file("unmount", &at)(errno.into()))?;
+    }
+    run.remove()?;
     outcome
 }
 

@@ -132,6 +132,9 @@ impl Fleet {
     /// # Errors
     /// When Nix cannot build them.
     pub fn build(&self, specs: &[SystemSpec]) -> Result<Vec<StorePath>, FleetError> {
+        if specs.is_empty() {
+            return Ok(Vec::new());
+        }
         let spec = serde_json::to_string(specs).map_err(FleetError::Answer)?;
         let expression = format!("{EXPRESSIONS}/system.nix");
         let printed = self.run(
@@ -160,6 +163,9 @@ impl Fleet {
     /// When Nix cannot build or copy them.
     pub fn publish(&self, specs: &[SystemSpec]) -> Result<Vec<StorePath>, FleetError> {
         let paths = self.build(specs)?;
+        if paths.is_empty() {
+            return Ok(paths);
+        }
         let store = format!("file://{CACHE}?compression=none&secret-key={CACHE_KEY}");
         let mut copy = vec!["nix", "copy", "--to", &store];
         copy.extend(paths.iter().map(StorePath::as_str));

@@ -1,0 +1,11 @@
+//! Tests on real machines: systemd, D-Bus and Nix in containers, one fleet for the whole test program.
+//! Where the host cannot run them they say so and pass; with `LAB_REQUIRE_FLEET=1` they fail.
+
+#![expect(
+    clippy::print_stderr,
+    reason = "a test program tells of skipping and progress there"
+)]
+
+mod bed;
+mod machines;
+mod systems;
