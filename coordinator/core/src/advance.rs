@@ -1,0 +1,488 @@
+//! What follows by itself: leases that run out, waves that open, soak and close, rollouts that
+//! pause or end. One function, run to a fixed point, for time and for events alike.
+
+use common::{LeaseId, MachineName, Timestamp};
+
+use crate::{
+    change::Change,
+    decide::Draft,
+    fleet::{Fleet, rollout_id},
+    lease::LEASE_LIFE_MAX,
+    rollout::{Approval, PauseReason, PlaceState, RolloutGroup, RolloutState, WaveState},
+    wait::WaitReason,
+};
+
+/// How often an open wave is looked at for machines that fell silent; silence makes no event.
+const SILENCE_LOOK: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Candidates looked at for one wake-up, beyond the free slots, before the rest is left to poll.
+const WAKE_LOOK: usize = 64;
+
+impl Fleet {
+    /// Does everything that follows from the state and the time, and finds the next instant at
+    /// which more will.
+    pub(crate) fn advance(&mut self, now: Timestamp, draft: &mut Draft) {
+        self.expire_leases(now, draft);
+        // Each round applies at least one change, and every change moves a state machine on; a
+        // round without any is the end.
+        loop {
+            let before = draft.changes.len();
+            for number in self.index().unfinished.clone() {
+                self.advance_rollout(number, now, draft);
+            }
+            if draft.changes.len() == before {
+                break;
+            }
+        }
+        self.wake_next(now, draft);
+        self.hearsay.deadline = self.find_deadline(now);
+    }
+
+    /// Leases whose time is over become overdue, and after the grace period lost.
+    fn expire_leases(&mut self, now: Timestamp, draft: &mut Draft) {
+        while let Some((until, id)) = self.hearsay.expiries.first().copied() {
+            if now < until {
+                break;
+            }
+            let overdue = self
+                .facts()
+                .leases
+                .get(&id)
+                .and_then(|lease| lease.overdue_since);
+            #[cfg(feature = "seeded-bugs")]
+            if self.has(crate::bug::Bug::SlotFreedOnExpiry) {
+                self.free_with_bug(id, now, draft);
+                continue;
+            }
+            if overdue.is_some() {
+                self.commit(draft, Change::LeaseLost { lease: id, at: now });
+            } else {
+                self.commit(draft, Change::LeaseOverdue { lease: id, at: now });
+                let grace = self.times().grace;
+                self.extend(id, now + grace);
+            }
+        }
+    }
+
+    /// The known bug of taking silence for "back".
+    #[cfg(feature = "seeded-bugs")]
+    fn free_with_bug(&mut self, lease: LeaseId, at: Timestamp, draft: &mut Draft) {
+        let outcome = common::OutcomeKind::Abandoned;
+        self.commit(
+            draft,
+            Change::LeaseEnded {
+                lease,
+                outcome,
+                reason: String::new(),
+                at,
+            },
+        );
+    }
+
+    fn advance_rollout(&mut self, number: u64, now: Timestamp, draft: &mut Draft) {
+        let id = rollout_id(number);
+        if self.index().open_places.get(&number) == Some(&0) {
+            self.finish_groups(number, now, draft);
+            let rollout = &self.facts().rollouts[&number];
+            let succeeded = rollout
+                .places()
+                .any(|place| place.state == PlaceState::Updated)
+                || !rollout.places().any(|place| place.state.is_failure());
+            self.commit(
+                draft,
+                Change::RolloutEnded {
+                    rollout: id,
+                    succeeded,
+                    at: now,
+                },
+            );
+            return;
+        }
+        if self.facts().rollouts[&number].state != RolloutState::Active {
+            return;
+        }
+        if let Some(reason) = self.overspent(number) {
+            self.commit(
+                draft,
+                Change::RolloutPaused {
+                    rollout: id,
+                    reason,
+                },
+            );
+            return;
+        }
+        for group in 0..self.facts().rollouts[&number].groups.len() {
+            self.advance_group(number, group, now, draft);
+        }
+        self.skip_late(number, now, draft);
+        if let Some(reason) = self.stalled(number, now) {
+            self.commit(
+                draft,
+                Change::RolloutPaused {
+                    rollout: id,
+                    reason,
+                },
+            );
+        }
+    }
+
+    /// The first group that spent its budget.
+    fn overspent(&self, number: u64) -> Option<PauseReason> {
+        let group = self.facts().rollouts[&number]
+            .groups
+            .iter()
+            .find(|group| self.spent(group))?;
+        Some(PauseReason::BudgetSpent {
+            group: group.name.clone(),
+            failed: group.counted(),
+            allowed: group.policy.max_failures,
+        })
+    }
+
+    fn spent(&self, group: &RolloutGroup) -> bool {
+        #[cfg(feature = "seeded-bugs")]
+        if self.has(crate::bug::Bug::BudgetIgnoresSilence) {
+            let silent = group
+                .places()
+                .filter(|place| matches!(place.state, PlaceState::Overdue(_) | PlaceState::Failed));
+            let silent = u32::try_from(silent.count()).unwrap_or(u32::MAX);
+            return group.counted().saturating_sub(silent) > group.policy.max_failures;
+        }
+        group.spent()
+    }
+
+    /// Groups that have nothing left to do are finished, so that dependents elsewhere may go.
+    fn finish_groups(&mut self, number: u64, now: Timestamp, draft: &mut Draft) {
+        let rollout = &self.facts().rollouts[&number];
+        let unfinished = rollout
+            .groups
+            .iter()
+            .filter(|group| group.finished_at.is_none());
+        let names: Vec<_> = unfinished.map(|group| group.name.clone()).collect();
+        for group in names {
+            let rollout = rollout_id(number);
+            self.commit(
+                draft,
+                Change::GroupFinished {
+                    rollout,
+                    group,
+                    at: now,
+                },
+            );
+        }
+    }
+
+    fn advance_group(&mut self, number: u64, group: usize, now: Timestamp, draft: &mut Draft) {
+        let rollout = &self.facts().rollouts[&number];
+        let g = &rollout.groups[group];
+        if g.finished_at.is_some() {
+            return;
+        }
+        let (rollout_id, name) = (rollout.id.clone(), g.name.clone());
+        let gate = self.gate(rollout, g, now);
+        if let Err(WaitReason::Approval { .. }) = gate {
+            self.ask_approval(number, group, now, draft);
+            return;
+        }
+        let wave = g.current;
+        let change = match g.waves.get(wave).map(|wave| wave.state) {
+            None => Change::GroupFinished {
+                rollout: rollout_id,
+                group: name,
+                at: now,
+            },
+            Some(WaveState::Waiting) if gate.is_ok() => Change::WaveOpened {
+                rollout: rollout_id,
+                group: name,
+                wave,
+                at: now,
+            },
+            Some(WaveState::Open(since)) => {
+                self.decline_slow(number, group, wave, since, now, draft);
+                let g = &self.facts().rollouts[&number].groups[group];
+                if !self.everybody_back(number, group, wave, now) {
+                    return;
+                }
+                let soak = if self.facts().rollouts[&number].immediate {
+                    std::time::Duration::ZERO
+                } else {
+                    g.soak_after(wave)
+                };
+                if soak.is_zero() {
+                    Change::WaveClosed {
+                        rollout: rollout_id,
+                        group: name,
+                        wave,
+                    }
+                } else {
+                    let until = now + soak;
+                    Change::WaveSoaking {
+                        rollout: rollout_id,
+                        group: name,
+                        wave,
+                        until,
+                    }
+                }
+            }
+            Some(WaveState::Soaking(until)) if until <= now && self.health_of(g).is_ok() => {
+                Change::WaveClosed {
+                    rollout: rollout_id,
+                    group: name,
+                    wave,
+                }
+            }
+            Some(WaveState::Waiting | WaveState::Soaking(_) | WaveState::Closed) => return,
+        };
+        self.hearsay.progress.insert(number, now);
+        self.commit(draft, change);
+    }
+
+    fn ask_approval(&mut self, number: u64, group: usize, now: Timestamp, draft: &mut Draft) {
+        let rollout = rollout_id(number);
+        let g = &self.facts().rollouts[&number].groups[group];
+        let name = g.name.clone();
+        match g.approval {
+            Approval::Needed => {
+                self.commit(
+                    draft,
+                    Change::ApprovalAsked {
+                        rollout,
+                        group: name,
+                        at: now,
+                    },
+                );
+            }
+            Approval::Asked(since) if since + g.policy.approval_expiry <= now => {
+                let reason = PauseReason::ApprovalExpired { group: name };
+                self.commit(draft, Change::RolloutPaused { rollout, reason });
+            }
+            Approval::Asked(_) | Approval::NotNeeded | Approval::Given { .. } => {}
+        }
+    }
+
+    /// Whether every machine of the wave has ended its part, those left aside that are offline. A
+    /// canary that shows nothing is no canary: somebody of it must have been updated.
+    fn everybody_back(&self, number: u64, group: usize, wave: usize, now: Timestamp) -> bool {
+        let Some(count) = self.index().waves.get(&(number, group, wave)) else {
+            return true;
+        };
+        #[cfg(feature = "seeded-bugs")]
+        let allowed_out = u32::from(self.has(crate::bug::Bug::WaveGateOffByOne));
+        #[cfg(not(feature = "seeded-bugs"))]
+        let allowed_out = 0;
+        if count.live > allowed_out {
+            return false;
+        }
+        let w = &self.facts().rollouts[&number].groups[group].waves[wave];
+        let all_offline = count
+            .pending
+            .iter()
+            .all(|place| self.is_offline(&w.places[*place].machine, now));
+        all_offline && (count.pending.is_empty() || !w.canary || count.updated > 0)
+    }
+
+    /// Machines that are there but do not get their target staged are not waited for for ever.
+    fn decline_slow(
+        &mut self,
+        number: u64,
+        group: usize,
+        wave: usize,
+        since: Timestamp,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        if now < since + self.times().stage {
+            return;
+        }
+        let Some(count) = self.index().waves.get(&(number, group, wave)) else {
+            return;
+        };
+        let rollout = &self.facts().rollouts[&number];
+        if rollout.action == common::Action::Reboot {
+            return;
+        }
+        let places = &rollout.groups[group].waves[wave].places;
+        let slow: Vec<MachineName> = count
+            .pending
+            .iter()
+            .map(|place| &places[*place])
+            .filter(|place| {
+                let machine = self.facts().machines.get(&place.machine);
+                machine.is_none_or(|machine| machine.staged(&place.target).is_none())
+                    && !self.is_offline(&place.machine, now)
+            })
+            .map(|place| place.machine.clone())
+            .collect();
+        for machine in slow {
+            let reason = "did not obtain its target in time".to_owned();
+            self.commit(
+                draft,
+                Change::Declined {
+                    rollout: rollout_id(number),
+                    machine,
+                    reason,
+                },
+            );
+        }
+    }
+
+    /// When only machines that are offline are left, they are waited for for a bounded time.
+    fn skip_late(&mut self, number: u64, now: Timestamp, draft: &mut Draft) {
+        let Some(since) = self.only_late_since(number) else {
+            return;
+        };
+        if now < since + self.times().catch_up {
+            return;
+        }
+        let rollout = &self.facts().rollouts[&number];
+        let late = rollout
+            .places()
+            .filter(|place| place.state == PlaceState::Pending);
+        let late: Vec<MachineName> = late.map(|place| place.machine.clone()).collect();
+        for machine in late {
+            let reason = "not reached in time".to_owned();
+            self.commit(
+                draft,
+                Change::Skipped {
+                    rollout: rollout_id(number),
+                    machine,
+                    reason,
+                },
+            );
+        }
+    }
+
+    /// Since when only late machines keep the rollout open, if so.
+    pub fn only_late_since(&self, number: u64) -> Option<Timestamp> {
+        let rollout = self.facts().rollouts.get(&number)?;
+        let finished = rollout.groups.iter().map(|group| group.finished_at);
+        finished.collect::<Option<Vec<_>>>()?.into_iter().max()
+    }
+
+    /// Whether the rollout could go on but has not for too long, and what it waited for.
+    fn stalled(&mut self, number: u64, now: Timestamp) -> Option<PauseReason> {
+        if self.only_late_since(number).is_some() {
+            return None;
+        }
+        let groups = self.facts().rollouts[&number].groups.len();
+        let mut waits = (0..groups).filter_map(|group| self.group_wait(number, group, now));
+        // A group of this rollout that waits for another one of it says nothing about progress.
+        let patient = waits.any(|reason| {
+            let inner = if let WaitReason::Dependency { group } = &reason {
+                self.facts().rollouts[&number].group(group).is_some()
+            } else {
+                false
+            };
+            reason.is_orderly() && !inner
+        });
+        let live = self.index().waves.range((number, 0, 0)..(number + 1, 0, 0));
+        if patient || live.into_iter().any(|(_, count)| count.live > 0) {
+            self.hearsay.progress.insert(number, now);
+            return None;
+        }
+        let since = *self.hearsay.progress.entry(number).or_insert(now);
+        if now < since + self.times().no_progress {
+            return None;
+        }
+        Some(PauseReason::NoProgress {
+            since,
+            waited_for: self.waited_for(number, now),
+        })
+    }
+
+    /// What the first machine that could go waits for.
+    fn waited_for(&self, number: u64, now: Timestamp) -> String {
+        let pending = self.facts().rollouts[&number]
+            .places()
+            .filter(|place| place.state == PlaceState::Pending)
+            .filter_map(|place| Some((place, self.permission(&place.machine, now).err()?)))
+            .find(|(_, reason)| !matches!(reason, WaitReason::Dependency { .. }));
+        pending.map_or_else(
+            || "nothing in particular".to_owned(),
+            |(place, reason)| format!("{}: {reason}", place.machine),
+        )
+    }
+
+    /// Wakes exactly those whose turn it is: as many as slots are free, in the order of the waves.
+    fn wake_next(&self, now: Timestamp, draft: &mut Draft) {
+        if draft.changes.is_empty() {
+            return;
+        }
+        for number in &self.index().unfinished {
+            let rollout = &self.facts().rollouts[number];
+            if rollout.state != RolloutState::Active {
+                continue;
+            }
+            for (group, g) in rollout.groups.iter().enumerate() {
+                let wave = g.current.min(g.waves.len() - 1);
+                let Some(count) = self.index().waves.get(&(*number, group, wave)) else {
+                    continue;
+                };
+                let free = self.free_slots(g).min(count.pending.len());
+                if free == 0 || !matches!(g.waves[wave].state, WaveState::Open(_)) {
+                    continue;
+                }
+                let ready = count
+                    .pending
+                    .iter()
+                    .take(free + WAKE_LOOK)
+                    .map(|place| &g.waves[wave].places[*place].machine)
+                    .filter(|machine| self.permission(machine, now).is_ok())
+                    .take(free);
+                draft.wake.extend(ready.cloned());
+            }
+        }
+    }
+
+    fn find_deadline(&self, now: Timestamp) -> Timestamp {
+        let leases = self.hearsay.expiries.first().map(|(until, _)| *until);
+        let rollouts = self
+            .index()
+            .unfinished
+            .iter()
+            .map(|number| self.rollout_deadline(*number, now));
+        rollouts.chain(leases).min().unwrap_or(Timestamp::MAX)
+    }
+
+    fn rollout_deadline(&self, number: u64, now: Timestamp) -> Timestamp {
+        let times = self.times();
+        let rollout = &self.facts().rollouts[&number];
+        if rollout.state != RolloutState::Active {
+            return Timestamp::MAX;
+        }
+        let mut deadline = match self.only_late_since(number) {
+            Some(since) => return since + times.catch_up,
+            None => self.hearsay.progress.get(&number).copied().unwrap_or(now) + times.no_progress,
+        };
+        for (index, group) in rollout.groups.iter().enumerate() {
+            if group.finished_at.is_some() {
+                continue;
+            }
+            if let Some(until) = self.group_wait(number, index, now).and_then(|r| r.until()) {
+                deadline = deadline.min(until);
+            }
+            if let Approval::Asked(since) = group.approval {
+                deadline = deadline.min(since + group.policy.approval_expiry);
+            }
+            match group.waves.get(group.current).map(|wave| wave.state) {
+                Some(WaveState::Soaking(until)) if now < until => deadline = deadline.min(until),
+                Some(WaveState::Open(_)) => deadline = deadline.min(now + SILENCE_LOOK),
+                Some(WaveState::Waiting | WaveState::Soaking(_) | WaveState::Closed) | None => {}
+            }
+        }
+        deadline.max(now + std::time::Duration::from_millis(1))
+    }
+
+    /// The end of a lease's term from now, within its longest life.
+    pub(crate) fn term_from(
+        &self,
+        lease: LeaseId,
+        now: Timestamp,
+        silence: std::time::Duration,
+    ) -> Option<Timestamp> {
+        let lease = self.facts().leases.get(&lease)?;
+        let end_of_life = lease.granted_at + LEASE_LIFE_MAX;
+        let until = (now + self.lease_term() + silence).min(end_of_life);
+        (now < until).then_some(until)
+    }
+}

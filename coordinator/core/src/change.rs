@@ -1,0 +1,282 @@
+//! Every fact that can be recorded: the vocabulary of the journal.
+//!
+//! This is the one core type that is stored, as JSON. Variants and fields are only ever added;
+//! `coordinator/tests/journals/` holds journals that must load for ever.
+
+use common::{
+    Epoch, GroupName, LeaseId, MachineName, MachineReport, OutcomeKind, RolloutId, StopMode,
+    StorePath, Target, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::FleetConfig,
+    identity::{Certificate, Token},
+    lease::Lease,
+    rollout::{PauseReason, Rollout},
+};
+
+/// One fact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "fact", rename_all = "kebab-case")]
+pub enum Change {
+    /// Another fleet configuration is in force.
+    ConfigSet {
+        /// Rises by one.
+        revision: u64,
+        /// The whole of it.
+        config: Box<FleetConfig>,
+        /// Who set it.
+        by: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// A machine said something new.
+    Reported {
+        /// Which.
+        machine: MachineName,
+        /// The facts of its report.
+        report: Box<MachineReport>,
+    },
+    /// Somebody named what machines are to run.
+    Pinned {
+        /// Machine and target.
+        targets: Vec<(MachineName, Target)>,
+        /// Who.
+        by: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// A rollout was created.
+    RolloutCreated {
+        /// The whole of it.
+        rollout: Box<Rollout>,
+    },
+    /// A group began to wait for approval.
+    ApprovalAsked {
+        /// In which rollout.
+        rollout: RolloutId,
+        /// Which group.
+        group: GroupName,
+        /// When.
+        at: Timestamp,
+    },
+    /// Somebody said yes.
+    Approved {
+        /// In which rollout.
+        rollout: RolloutId,
+        /// To which group.
+        group: GroupName,
+        /// Who.
+        by: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// A wave opened.
+    WaveOpened {
+        /// In which rollout.
+        rollout: RolloutId,
+        /// In which group.
+        group: GroupName,
+        /// Which, from 0.
+        wave: usize,
+        /// When.
+        at: Timestamp,
+    },
+    /// Everybody in a wave is back; it soaks.
+    WaveSoaking {
+        /// In which rollout.
+        rollout: RolloutId,
+        /// In which group.
+        group: GroupName,
+        /// Which, from 0.
+        wave: usize,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// A wave closed.
+    WaveClosed {
+        /// In which rollout.
+        rollout: RolloutId,
+        /// In which group.
+        group: GroupName,
+        /// Which, from 0.
+        wave: usize,
+    },
+    /// A group is finished.
+    GroupFinished {
+        /// In which rollout.
+        rollout: RolloutId,
+        /// Which.
+        group: GroupName,
+        /// When.
+        at: Timestamp,
+    },
+    /// A machine got its turn.
+    LeaseGranted {
+        /// The lease.
+        lease: Lease,
+        /// The closure that its target came to.
+        closure: Option<StorePath>,
+    },
+    /// A lease ran out without a result. Its slot stays taken.
+    LeaseOverdue {
+        /// Which.
+        lease: LeaseId,
+        /// When.
+        at: Timestamp,
+    },
+    /// The holder of an overdue lease is heard of again.
+    LeaseRevived {
+        /// Which.
+        lease: LeaseId,
+    },
+    /// An attempt ended with the machine's own result.
+    LeaseEnded {
+        /// Which.
+        lease: LeaseId,
+        /// How.
+        outcome: OutcomeKind,
+        /// Why.
+        reason: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// An overdue lease was given up; the machine counts as failed and keeps its slot.
+    LeaseLost {
+        /// Which.
+        lease: LeaseId,
+        /// When.
+        at: Timestamp,
+    },
+    /// A failed machine is healthy again: its slot is free.
+    Recovered {
+        /// Which.
+        machine: MachineName,
+    },
+    /// A machine was found to run its target without having had a turn.
+    Arrived {
+        /// In which rollout.
+        rollout: RolloutId,
+        /// Which.
+        machine: MachineName,
+    },
+    /// A machine refused before it had a lease, or took too long to stage.
+    Declined {
+        /// In which rollout.
+        rollout: RolloutId,
+        /// Which.
+        machine: MachineName,
+        /// Why.
+        reason: String,
+    },
+    /// A machine is left out of a rollout.
+    Skipped {
+        /// Of which rollout.
+        rollout: RolloutId,
+        /// Which.
+        machine: MachineName,
+        /// Why.
+        reason: String,
+    },
+    /// A rollout is paused.
+    RolloutPaused {
+        /// Which.
+        rollout: RolloutId,
+        /// Why.
+        reason: PauseReason,
+    },
+    /// A rollout goes on; its failures so far are accepted.
+    RolloutResumed {
+        /// Which.
+        rollout: RolloutId,
+        /// Who said so.
+        by: String,
+    },
+    /// A rollout was ended by somebody.
+    RolloutAborted {
+        /// Which.
+        rollout: RolloutId,
+        /// Who.
+        by: String,
+        /// Why.
+        reason: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// Every machine of a rollout has ended its part.
+    RolloutEnded {
+        /// Which.
+        rollout: RolloutId,
+        /// Whether any machine ended as it should.
+        succeeded: bool,
+        /// When.
+        at: Timestamp,
+    },
+    /// An emergency stop.
+    Stopped {
+        /// The epoch from here on.
+        epoch: Epoch,
+        /// Which groups; empty: the whole fleet.
+        groups: Vec<GroupName>,
+        /// What machines past the point of no return do.
+        mode: StopMode,
+        /// Who.
+        by: String,
+        /// Why.
+        reason: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// The emergency stop is lifted.
+    StopLifted {
+        /// Who.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// The store came from a backup: whatever was issued since is void.
+    Restored {
+        /// The epoch from here on.
+        epoch: Epoch,
+        /// The first lease number that cannot have been used.
+        next_lease: LeaseId,
+    },
+    /// An operator freed what a machine holds.
+    Forgotten {
+        /// Which.
+        machine: MachineName,
+        /// Who.
+        by: String,
+        /// Why.
+        reason: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// A token was made.
+    TokenCreated {
+        /// Its id.
+        id: String,
+        /// The token, without its secret.
+        token: Token,
+    },
+    /// A token was taken back.
+    TokenRevoked {
+        /// Its id.
+        id: String,
+    },
+    /// A certificate was issued.
+    CertificateIssued {
+        /// Its serial number.
+        serial: String,
+        /// Whose, and how long.
+        certificate: Certificate,
+        /// The token it was traded for.
+        token: Option<String>,
+    },
+    /// A certificate was taken back.
+    CertificateRevoked {
+        /// Its serial number.
+        serial: String,
+    },
+}

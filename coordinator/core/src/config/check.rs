@@ -1,0 +1,128 @@
+//! What no single key can show: contradictions between keys, groups and machines.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use common::{GroupName, MachineName};
+
+use super::{Fault, FleetConfig, GroupConfig};
+use crate::plan::in_dependency_order;
+
+/// Shortest lease that leaves room for a lost heartbeat and a busy machine.
+const LEASE_MIN: Duration = Duration::from_secs(30);
+
+/// Adds every contradiction to the faults.
+pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
+    if config.groups.is_empty() && faults.is_empty() {
+        push(faults, "updateGroups".to_owned(), "names no group", "");
+    }
+    let mut seen: BTreeMap<&MachineName, &GroupName> = BTreeMap::new();
+    for (name, group) in &config.groups {
+        machines(name, group, &mut seen, faults);
+        dependencies(name, group, config, faults);
+        limits(name, group, faults);
+    }
+    cycles(config, faults);
+    if config.times.lease < LEASE_MIN {
+        let message = format!(
+            "{} s must have passed before a lease may end",
+            LEASE_MIN.as_secs()
+        );
+        push(faults, "updateSettings.leaseTime".to_owned(), message, "");
+    }
+}
+
+fn push(faults: &mut Vec<Fault>, path: String, message: impl Into<String>, hint: &str) {
+    faults.push(Fault {
+        path,
+        message: message.into(),
+        hint: hint.to_owned(),
+    });
+}
+
+fn machines<'a>(
+    name: &'a GroupName,
+    group: &'a GroupConfig,
+    seen: &mut BTreeMap<&'a MachineName, &'a GroupName>,
+    faults: &mut Vec<Fault>,
+) {
+    let path = format!("updateGroups.{name}.machines");
+    if group.machines.is_empty() && !faults.iter().any(|f| f.path.starts_with(&path)) {
+        push(
+            faults,
+            path.clone(),
+            "the group has no machines",
+            "leave the group out instead",
+        );
+    }
+    for (index, machine) in group.machines.iter().enumerate() {
+        if let Some(other) = seen.insert(machine, name) {
+            let message = format!("{machine} is in group {other} already");
+            let hint = "a machine is in exactly one group";
+            push(faults, format!("{path}[{index}]"), message, hint);
+        }
+    }
+}
+
+fn dependencies(
+    name: &GroupName,
+    group: &GroupConfig,
+    config: &FleetConfig,
+    faults: &mut Vec<Fault>,
+) {
+    for (index, dependency) in group.policy.dependencies.iter().enumerate() {
+        let path = format!("updateGroups.{name}.dependencies[{index}]");
+        if dependency == name {
+            push(faults, path, "a group cannot depend on itself", "");
+        } else if !config.groups.contains_key(dependency) {
+            push(faults, path, format!("there is no group {dependency}"), "");
+        }
+    }
+}
+
+fn limits(name: &GroupName, group: &GroupConfig, faults: &mut Vec<Fault>) {
+    let policy = &group.policy;
+    let size = u32::try_from(group.machines.len()).unwrap_or(u32::MAX);
+    let path = |key: &str| format!("updateGroups.{name}.{key}");
+    // The presets' canary of one is dropped in a group of one; only a written number can be wrong.
+    if policy.canary > size.max(policy.preset.canary()) {
+        let message = format!(
+            "a canary of {} is bigger than its group of {size}",
+            policy.canary
+        );
+        push(faults, path("canary"), message, "");
+    }
+    for window in &policy.windows {
+        if window.nominal_length() < policy.expected_duration {
+            let message = format!(
+                "the window {window} is shorter than the {} s an update is expected to take",
+                policy.expected_duration.as_secs()
+            );
+            let hint = "make it longer, or lower expectedDuration";
+            push(faults, path("maintenanceWindow"), message, hint);
+        }
+    }
+}
+
+fn cycles(config: &FleetConfig, faults: &mut Vec<Fault>) {
+    let groups: Vec<(&GroupName, &[GroupName])> = config
+        .groups
+        .iter()
+        .map(|(name, group)| (name, group.policy.dependencies.as_slice()))
+        .collect();
+    let ordered = in_dependency_order(&groups);
+    let stuck: Vec<&str> = groups
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| !ordered.contains(name))
+        .map(GroupName::as_str)
+        .collect();
+    if !stuck.is_empty() {
+        let message = format!("groups depend on each other: {}", stuck.join(", "));
+        push(
+            faults,
+            "updateGroups".to_owned(),
+            message,
+            "remove one of their dependencies",
+        );
+    }
+}

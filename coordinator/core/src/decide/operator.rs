@@ -1,0 +1,410 @@
+//! What operators ask, and what the audit log keeps of it.
+
+use std::time::Duration;
+
+use common::{GroupName, MachineName, StopMode, Target, Timestamp};
+
+use super::{Draft, or_refused};
+use crate::{
+    change::Change,
+    config::FleetConfig,
+    fleet::{CheckWanted, Fleet},
+    identity::Actor,
+    request::{AuditEntry, OperatorRequest, Refusal, Reply, Selection, Which},
+};
+
+/// Longest reason or comment, in bytes.
+const REASON_MAX: usize = 1024;
+
+impl Fleet {
+    pub(super) fn operator(
+        &mut self,
+        now: Timestamp,
+        actor: &Actor,
+        request: OperatorRequest,
+        draft: &mut Draft,
+    ) -> Reply {
+        let audit = subject(&request);
+        let reply = self.ask(now, actor, request, draft);
+        if let Some((action, object, reason)) = audit {
+            let result = match &reply {
+                Reply::Refused(refusal) => format!("refused: {refusal}"),
+                Reply::Done(_)
+                | Reply::Directive(_)
+                | Reply::Renewal(_)
+                | Reply::Acknowledged
+                | Reply::Plan(_)
+                | Reply::Executed { .. }
+                | Reply::Pinned(_)
+                | Reply::Stopped(_)
+                | Reply::HealthCheck { .. }
+                | Reply::Config { .. }
+                | Reply::Token(_)
+                | Reply::Certify(_)
+                | Reply::Notify(_) => "done".to_owned(),
+            };
+            let (actor, action) = (actor.clone(), action.to_owned());
+            draft.audit = Some(AuditEntry {
+                actor,
+                action,
+                object,
+                reason,
+                result,
+            });
+        }
+        reply
+    }
+
+    fn ask(
+        &mut self,
+        now: Timestamp,
+        actor: &Actor,
+        request: OperatorRequest,
+        draft: &mut Draft,
+    ) -> Reply {
+        let by = &actor.name;
+        match request {
+            OperatorRequest::Plan(wish) => {
+                or_refused(self.plan(&wish).map(|plan| Reply::Plan(Box::new(plan))))
+            }
+            OperatorRequest::Execute { wish, if_plan } => {
+                or_refused(self.execute(now, by, &wish, if_plan.as_deref(), draft))
+            }
+            OperatorRequest::PinTargets { targets, .. } => self.pin(now, by, targets, draft),
+            OperatorRequest::Approve {
+                rollout,
+                group,
+                reject,
+                comment,
+            } => or_refused(self.approve(now, by, rollout, group, reject, &comment, draft)),
+            OperatorRequest::Pause { rollout, reason } => {
+                or_refused(self.pause(by, rollout, reason, draft))
+            }
+            OperatorRequest::ResumeRollout { rollout, .. } => {
+                or_refused(self.resume_rollout(now, by, rollout, draft))
+            }
+            OperatorRequest::Abort { rollout, reason } => {
+                or_refused(self.abort(now, by, rollout, reason, draft))
+            }
+            OperatorRequest::EmergencyStop {
+                groups,
+                mode,
+                reason,
+            } => self.emergency_stop(now, by.as_str(), groups, mode, reason, draft),
+            OperatorRequest::Resume { reason } => self.lift(now, by.as_str(), reason, draft),
+            OperatorRequest::RequestHealthCheck { selection, timeout } => {
+                or_refused(self.request_checks(&selection, timeout, draft))
+            }
+            OperatorRequest::ForgetMachine { machine, reason } => {
+                self.forget(now, by, machine, reason, draft)
+            }
+            OperatorRequest::SetConfig {
+                config,
+                if_revision,
+                ..
+            } => or_refused(self.set_config(now, by.as_str(), config, if_revision, draft)),
+            OperatorRequest::CreateToken {
+                secret_hash,
+                holder,
+                expires_at,
+            } => self.create_token(now, by, secret_hash, holder, expires_at, draft),
+            OperatorRequest::RevokeToken { id, .. } => self.revoke_token(id, draft),
+            OperatorRequest::RevokeIdentity { which, .. } => self.revoke_identity(which, draft),
+            OperatorRequest::Notify { channel, .. } => or_refused(self.notify(channel)),
+        }
+    }
+
+    fn pin(
+        &mut self,
+        now: Timestamp,
+        by: &common::OperatorName,
+        targets: Vec<(MachineName, Target)>,
+        draft: &mut Draft,
+    ) -> Reply {
+        if let Some((unknown, _)) = targets.iter().find(|(m, _)| self.group_of(m).is_none()) {
+            let (what, name) = ("machine in the configuration", unknown.to_string());
+            return Reply::Refused(Refusal::NotFound { what, name });
+        }
+        let machines: Vec<MachineName> = targets.iter().map(|(m, _)| m.clone()).collect();
+        if !targets.is_empty() {
+            self.commit(
+                draft,
+                Change::Pinned {
+                    targets,
+                    by: by.to_string(),
+                    at: now,
+                },
+            );
+        }
+        draft.wake.extend(machines.iter().cloned());
+        Reply::Pinned(machines)
+    }
+
+    fn emergency_stop(
+        &mut self,
+        now: Timestamp,
+        by: &str,
+        groups: Vec<GroupName>,
+        mode: StopMode,
+        reason: String,
+        draft: &mut Draft,
+    ) -> Reply {
+        let known = |group: &&GroupName| {
+            !self
+                .facts()
+                .config
+                .as_ref()
+                .is_some_and(|c| c.groups.contains_key(*group))
+        };
+        if let Some(unknown) = groups.iter().find(known) {
+            let name = unknown.to_string();
+            return Reply::Refused(Refusal::NotFound {
+                what: "group",
+                name,
+            });
+        }
+        let epoch = self.facts().epoch.next();
+        let by = by.to_owned();
+        self.commit(
+            draft,
+            Change::Stopped {
+                epoch,
+                groups,
+                mode,
+                by,
+                reason,
+                at: now,
+            },
+        );
+        draft.broadcast = true;
+        Reply::Stopped(epoch)
+    }
+
+    fn lift(&mut self, now: Timestamp, by: &str, reason: String, draft: &mut Draft) -> Reply {
+        if reason.trim().is_empty() {
+            let text = "lifting an emergency stop takes a reason".to_owned();
+            return Reply::Refused(Refusal::Invalid(text));
+        }
+        if self.facts().stop.is_none() {
+            return Reply::Refused(Refusal::NotNow("no emergency stop holds".to_owned()));
+        }
+        for number in self.index().unfinished.clone() {
+            self.hearsay.progress.insert(number, now);
+        }
+        self.commit(
+            draft,
+            Change::StopLifted {
+                by: by.to_owned(),
+                reason,
+            },
+        );
+        draft.broadcast = true;
+        Reply::Done(String::new())
+    }
+
+    fn request_checks(
+        &mut self,
+        selection: &Selection,
+        timeout: Option<Duration>,
+        draft: &mut Draft,
+    ) -> Result<Reply, Refusal> {
+        let machines = self.select(selection)?;
+        self.hearsay.last_check += 1;
+        let request = self.hearsay.last_check;
+        for machine in &machines {
+            let policy = self
+                .facts()
+                .config
+                .as_ref()
+                .and_then(|config| config.home_of(machine));
+            let own = policy.map_or(Duration::from_secs(300), |(_, g)| g.policy.health_timeout);
+            let timeout = timeout.unwrap_or(own);
+            self.hearsay
+                .checks
+                .insert(machine.clone(), CheckWanted { request, timeout });
+        }
+        draft.wake.extend(machines.iter().cloned());
+        Ok(Reply::HealthCheck { request, machines })
+    }
+
+    fn set_config(
+        &mut self,
+        now: Timestamp,
+        by: &str,
+        config: Box<FleetConfig>,
+        if_revision: Option<u64>,
+        draft: &mut Draft,
+    ) -> Result<Reply, Refusal> {
+        let present = self.facts().revision;
+        if let Some(expected) = if_revision
+            && expected != present
+        {
+            return Err(Refusal::Changed(format!(
+                "revision {present} is in force, not {expected}: somebody else changed it"
+            )));
+        }
+        if self
+            .facts()
+            .config
+            .as_ref()
+            .is_some_and(|old| old.document == config.document)
+        {
+            return Ok(Reply::Config { revision: present });
+        }
+        let revision = present + 1;
+        let by = by.to_owned();
+        self.commit(
+            draft,
+            Change::ConfigSet {
+                revision,
+                config,
+                by,
+                at: now,
+            },
+        );
+        Ok(Reply::Config { revision })
+    }
+
+    fn notify(&self, channel: String) -> Result<Reply, Refusal> {
+        let channels = self
+            .facts()
+            .config
+            .as_ref()
+            .map(|c| c.channels.clone())
+            .unwrap_or_default();
+        if channel.is_empty() {
+            return Ok(Reply::Notify(channels));
+        }
+        let webhook = |c: &FleetConfig| c.webhooks.contains_key(&channel);
+        if channels.contains(&channel) || self.facts().config.as_deref().is_some_and(webhook) {
+            return Ok(Reply::Notify(vec![channel]));
+        }
+        Err(Refusal::NotFound {
+            what: "notification channel",
+            name: channel,
+        })
+    }
+
+    /// The machines of a selection, in the configuration's order.
+    pub(crate) fn select(&self, selection: &Selection) -> Result<Vec<MachineName>, Refusal> {
+        let Some(config) = &self.facts().config else {
+            let text = "there is no fleet configuration yet: `lab update-config import FILE`";
+            return Err(Refusal::NotNow(text.to_owned()));
+        };
+        let unknown = |what, name: &dyn ToString| Refusal::NotFound {
+            what,
+            name: name.to_string(),
+        };
+        if let Some(group) = selection
+            .groups
+            .iter()
+            .find(|g| !config.groups.contains_key(*g))
+        {
+            return Err(unknown("group", group));
+        }
+        if let Some(machine) = selection
+            .machines
+            .iter()
+            .find(|m| !config.group_of.contains_key(*m))
+        {
+            return Err(unknown("machine", machine));
+        }
+        let all = selection.groups.is_empty() && selection.machines.is_empty();
+        let chosen = config.groups.iter().flat_map(|(name, group)| {
+            let whole = all || selection.groups.contains(name);
+            group
+                .machines
+                .iter()
+                .filter(move |m| whole || selection.machines.contains(m))
+        });
+        Ok(chosen.cloned().collect())
+    }
+}
+
+/// What the audit log says of a request: action, object, reason. Looking is not audited.
+fn subject(request: &OperatorRequest) -> Option<(&'static str, String, String)> {
+    let of = |selection: &Selection| {
+        let groups = selection.groups.iter().map(|g| format!("group {g}"));
+        let machines = selection.machines.iter().map(|m| format!("machine {m}"));
+        let parts: Vec<String> = groups.chain(machines).collect();
+        if parts.is_empty() {
+            "the fleet".to_owned()
+        } else {
+            parts.join(", ")
+        }
+    };
+    let rollout = |id: &Option<common::RolloutId>| {
+        id.as_ref().map_or_else(
+            || "the only rollout".to_owned(),
+            |id| format!("rollout {id}"),
+        )
+    };
+    let (action, object, reason) = match request {
+        OperatorRequest::Plan(_) => return None,
+        OperatorRequest::Execute { wish, .. } => {
+            ("execute", of(&wish.selection), wish.reason.as_str())
+        }
+        OperatorRequest::PinTargets { targets, reason } => (
+            "prepare",
+            format!("{} machines", targets.len()),
+            reason.as_str(),
+        ),
+        OperatorRequest::Approve {
+            rollout: id,
+            group,
+            reject,
+            comment,
+        } => {
+            let action = if *reject { "reject" } else { "approve" };
+            let group = group
+                .as_ref()
+                .map_or_else(String::new, |g| format!(", group {g}"));
+            (action, format!("{}{group}", rollout(id)), comment.as_str())
+        }
+        OperatorRequest::Pause {
+            rollout: id,
+            reason,
+        } => ("pause", rollout(id), reason.as_str()),
+        OperatorRequest::ResumeRollout {
+            rollout: id,
+            reason,
+        } => ("resume-rollout", rollout(id), reason.as_str()),
+        OperatorRequest::Abort {
+            rollout: id,
+            reason,
+        } => ("abort", rollout(id), reason.as_str()),
+        OperatorRequest::EmergencyStop { groups, reason, .. } => {
+            let selection = Selection {
+                groups: groups.clone(),
+                machines: Vec::new(),
+            };
+            ("emergency-stop", of(&selection), reason.as_str())
+        }
+        OperatorRequest::Resume { reason } => ("resume", "the fleet".to_owned(), reason.as_str()),
+        OperatorRequest::RequestHealthCheck { selection, .. } => {
+            ("health-check", of(selection), "")
+        }
+        OperatorRequest::ForgetMachine { machine, reason } => {
+            ("forget", format!("machine {machine}"), reason.as_str())
+        }
+        OperatorRequest::SetConfig { reason, .. } => (
+            "set-config",
+            "the configuration".to_owned(),
+            reason.as_str(),
+        ),
+        OperatorRequest::CreateToken { holder, .. } => {
+            ("create-token", holder.name().to_owned(), "")
+        }
+        OperatorRequest::RevokeToken { id, reason } => {
+            ("revoke-token", format!("token {id}"), reason.as_str())
+        }
+        OperatorRequest::RevokeIdentity { which, reason } => {
+            let (Which::Serial(object) | Which::Name(object)) = which;
+            ("revoke-identity", object.clone(), reason.as_str())
+        }
+        OperatorRequest::Notify {
+            channel, message, ..
+        } => ("notify", channel.clone(), message.as_str()),
+    };
+    Some((action, object, common::text::tame_line(reason, REASON_MAX)))
+}

@@ -1,0 +1,431 @@
+//! Rollouts: plan, create, approve, pause, resume, abort.
+
+use common::{Action, GroupName, MachineName, OperatorName, RolloutId, Target, Timestamp};
+
+use super::Draft;
+use crate::{
+    change::Change,
+    config::FleetConfig,
+    fleet::{Fleet, rollout_id},
+    plan::{Plan, PlannedGroup, PlannedMachine, in_dependency_order, waves},
+    request::{Refusal, Reply, Wish},
+    rollout::{
+        Approval, PauseReason, Place, PlaceState, Rollout, RolloutGroup, RolloutState, Wave,
+        WaveState,
+    },
+    wait::WaitReason,
+};
+
+impl Fleet {
+    /// What a wish comes to. Changes nothing.
+    pub fn plan(&self, wish: &Wish) -> Result<Plan, Refusal> {
+        let chosen = self.select(&wish.selection)?;
+        let Some(config) = self.facts().config.as_deref() else {
+            return Err(Refusal::NotNow(
+                "there is no fleet configuration yet".to_owned(),
+            ));
+        };
+        let mut excluded = Vec::new();
+        let mut groups: Vec<PlannedGroup> = Vec::new();
+        for name in order(config) {
+            let Some(group) = config.groups.get(name) else {
+                continue;
+            };
+            let mut machines = Vec::new();
+            for machine in group
+                .machines
+                .iter()
+                .filter(|machine| chosen.contains(machine))
+            {
+                match self.planned(machine, wish) {
+                    Ok(planned) => machines.push(planned),
+                    Err(reason) => excluded.push((machine.clone(), reason)),
+                }
+            }
+            if machines.is_empty() {
+                continue;
+            }
+            let mut policy = group.policy.clone();
+            if let Some(parallel) = wish.parallel {
+                policy.max_parallel = policy.max_parallel.min(parallel.max(1));
+            }
+            let waves = match wish.action {
+                Action::Update => waves(&policy, machines),
+                // Taking machines back, or booting what was chosen before, needs no canary.
+                Action::Rollback | Action::Reboot => {
+                    policy.canary = 0;
+                    policy.needs_approval = false;
+                    waves(&policy, machines)
+                }
+            };
+            groups.push(PlannedGroup {
+                name: name.clone(),
+                policy,
+                waves,
+            });
+        }
+        let max_away = config.max_parallel;
+        Ok(Plan {
+            action: wish.action,
+            groups,
+            excluded,
+            max_away,
+        })
+    }
+
+    /// One machine of a plan, or why it is left out.
+    fn planned(&self, name: &MachineName, wish: &Wish) -> Result<PlannedMachine, WaitReason> {
+        let Some(machine) = self.facts().machines.get(name) else {
+            return Err(WaitReason::NoTarget);
+        };
+        let target = match wish.action {
+            Action::Update => machine.pin.as_ref().map(|pin| pin.target.clone()),
+            Action::Rollback => match wish.to_generation {
+                None => machine.previous.clone().map(Target::Closure),
+                Some(number) => machine
+                    .report
+                    .iter()
+                    .flat_map(|report| &report.generations)
+                    .find(|generation| generation.number == number)
+                    .map(|generation| Target::Closure(generation.path.clone())),
+            },
+            Action::Reboot => {
+                let report = machine.report.as_ref();
+                report
+                    .and_then(|report| report.profile.clone())
+                    .map(Target::Closure)
+            }
+        };
+        let target = target.ok_or(WaitReason::NoTarget)?;
+        if wish.action != Action::Reboot && machine.runs(&target) {
+            return Err(WaitReason::UpToDate);
+        }
+        let staged = machine
+            .report
+            .as_ref()
+            .and_then(|report| report.staged.as_ref());
+        let staged = staged
+            .filter(|staged| staged.target == target)
+            .map(|s| s.needs_reboot);
+        Ok(PlannedMachine {
+            name: name.clone(),
+            running: machine.running().cloned(),
+            target,
+            staged,
+        })
+    }
+
+    pub(super) fn execute(
+        &mut self,
+        now: Timestamp,
+        by: &OperatorName,
+        wish: &Wish,
+        if_plan: Option<&str>,
+        draft: &mut Draft,
+    ) -> Result<Reply, Refusal> {
+        if self
+            .facts()
+            .stop
+            .as_ref()
+            .is_some_and(|stop| stop.groups.is_empty())
+        {
+            let text = "an emergency stop holds: `lab resume --reason …` lifts it";
+            return Err(Refusal::Forbidden(text.to_owned()));
+        }
+        let plan = self.plan(wish)?;
+        if let Some(shown) = if_plan
+            && shown != plan.digest()
+        {
+            return Err(Refusal::Changed(format!(
+                "the plan no longer holds: it is {} now, not {shown}; look at it again",
+                plan.digest()
+            )));
+        }
+        if plan.is_empty() {
+            return Ok(Reply::Executed {
+                rollout: None,
+                plan: Box::new(plan),
+            });
+        }
+        let id = rollout_id(self.facts().next_rollout);
+        self.make_room(&plan, &id, draft)?;
+        let rollout = frozen(&plan, id.clone(), wish, by, now);
+        let machines: Vec<MachineName> = rollout
+            .places()
+            .map(|place| place.machine.clone())
+            .collect();
+        self.commit(
+            draft,
+            Change::RolloutCreated {
+                rollout: Box::new(rollout),
+            },
+        );
+        // Everybody has something to obtain.
+        draft.wake.extend(machines);
+        Ok(Reply::Executed {
+            rollout: Some(id),
+            plan: Box::new(plan),
+        })
+    }
+
+    /// At most one unfinished rollout touches a machine: one that only waits for it, paused or
+    /// late, gives it up; one that is at work refuses.
+    fn make_room(&mut self, plan: &Plan, id: &RolloutId, draft: &mut Draft) -> Result<(), Refusal> {
+        let machines = plan
+            .groups
+            .iter()
+            .flat_map(|g| &g.waves)
+            .flat_map(|w| &w.machines);
+        let mut given_up = Vec::new();
+        for machine in machines {
+            if let Some(lease) = self.lease_of(&machine.name) {
+                return Err(Refusal::NotNow(format!(
+                    "{} is at work for rollout {}: wait for it, or `lab why {}`",
+                    machine.name, lease.rollout, machine.name
+                )));
+            }
+            let Some(at) = self.index().place_of.get(&machine.name).copied() else {
+                continue;
+            };
+            let Some((rollout, group, place)) = self.at(at) else {
+                continue;
+            };
+            let idle =
+                matches!(rollout.state, RolloutState::Paused(_)) || group.finished_at.is_some();
+            if !idle {
+                return Err(Refusal::NotNow(format!(
+                    "rollout {} is still at work on {}: wait for it, or `lab update abort {}`",
+                    rollout.id, machine.name, rollout.id
+                )));
+            }
+            if place.state.is_final() {
+                continue;
+            }
+            given_up.push((rollout.id.clone(), machine.name.clone()));
+        }
+        for (rollout, machine) in given_up {
+            let reason = format!("taken over by rollout {id}");
+            self.commit(
+                draft,
+                Change::Skipped {
+                    rollout,
+                    machine,
+                    reason,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of one message")]
+    pub(super) fn approve(
+        &mut self,
+        now: Timestamp,
+        by: &OperatorName,
+        rollout: Option<RolloutId>,
+        group: Option<GroupName>,
+        reject: bool,
+        comment: &str,
+        draft: &mut Draft,
+    ) -> Result<Reply, Refusal> {
+        let waits = |group: &RolloutGroup| match group.approval {
+            Approval::Needed | Approval::Asked(_) => true,
+            Approval::NotNeeded | Approval::Given { .. } => false,
+        };
+        let number = self.find(rollout, "waits for approval", |rollout| {
+            rollout.groups.iter().any(waits)
+        })?;
+        let found = &self.facts().rollouts[&number];
+        let groups: Vec<GroupName> = found
+            .groups
+            .iter()
+            .filter(|g| waits(g) && group.as_ref().is_none_or(|name| *name == g.name))
+            .map(|g| g.name.clone())
+            .collect();
+        if groups.is_empty() {
+            let what = "group that waits for approval in this rollout";
+            let name = group.map_or_else(|| "any".to_owned(), |group| group.to_string());
+            return Err(Refusal::NotFound { what, name });
+        }
+        let (id, by) = (rollout_id(number), by.to_string());
+        let text = format!(
+            "{} {} of rollout {id}",
+            if reject { "rejected" } else { "approved" },
+            groups
+                .iter()
+                .map(GroupName::as_str)
+                .collect::<Vec<_>>()
+                .join(", ")
+        );
+        for group in groups {
+            let (rollout, by) = (id.clone(), by.clone());
+            if reject {
+                let comment = comment.to_owned();
+                let reason = PauseReason::Rejected { group, by, comment };
+                self.commit(draft, Change::RolloutPaused { rollout, reason });
+                break;
+            }
+            self.commit(
+                draft,
+                Change::Approved {
+                    rollout,
+                    group,
+                    by,
+                    at: now,
+                },
+            );
+        }
+        Ok(Reply::Done(text))
+    }
+
+    pub(super) fn pause(
+        &mut self,
+        by: &OperatorName,
+        rollout: Option<RolloutId>,
+        reason: String,
+        draft: &mut Draft,
+    ) -> Result<Reply, Refusal> {
+        let active = |rollout: &Rollout| rollout.state == RolloutState::Active;
+        let rollout = rollout_id(self.find(rollout, "is active", active)?);
+        let text = format!("rollout {rollout} is paused; machines at work finish");
+        let reason = PauseReason::Operator {
+            by: by.to_string(),
+            reason,
+        };
+        self.commit(draft, Change::RolloutPaused { rollout, reason });
+        Ok(Reply::Done(text))
+    }
+
+    pub(super) fn resume_rollout(
+        &mut self,
+        now: Timestamp,
+        by: &OperatorName,
+        rollout: Option<RolloutId>,
+        draft: &mut Draft,
+    ) -> Result<Reply, Refusal> {
+        let paused = |rollout: &Rollout| matches!(rollout.state, RolloutState::Paused(_));
+        let number = self.find(rollout, "is paused", paused)?;
+        let rollout = rollout_id(number);
+        let text = format!("rollout {rollout} goes on");
+        self.commit(
+            draft,
+            Change::RolloutResumed {
+                rollout,
+                by: by.to_string(),
+            },
+        );
+        self.hearsay.progress.insert(number, now);
+        Ok(Reply::Done(text))
+    }
+
+    pub(super) fn abort(
+        &mut self,
+        now: Timestamp,
+        by: &OperatorName,
+        rollout: Option<RolloutId>,
+        reason: String,
+        draft: &mut Draft,
+    ) -> Result<Reply, Refusal> {
+        let rollout = rollout_id(self.find(rollout, "is unfinished", |_| true)?);
+        let text = format!("rollout {rollout} is aborted; machines at work finish");
+        self.commit(
+            draft,
+            Change::RolloutAborted {
+                rollout,
+                by: by.to_string(),
+                reason,
+                at: now,
+            },
+        );
+        Ok(Reply::Done(text))
+    }
+
+    /// The number of the named rollout, which must fit; or of the only unfinished one that fits.
+    fn find(
+        &self,
+        id: Option<RolloutId>,
+        what: &str,
+        fits: impl Fn(&Rollout) -> bool,
+    ) -> Result<u64, Refusal> {
+        let Some(id) = id else {
+            let unfinished = self.index().unfinished.iter();
+            let mut fitting = unfinished.filter(|number| fits(&self.facts().rollouts[*number]));
+            return match (fitting.next(), fitting.next()) {
+                (Some(only), None) => Ok(*only),
+                (Some(_), Some(_)) => Err(Refusal::Invalid(format!(
+                    "more than one rollout {what}: name it (`lab update status`)"
+                ))),
+                (None, _) => Err(Refusal::NotNow(format!("no rollout {what}"))),
+            };
+        };
+        let found = crate::fleet::number_of(&id)
+            .and_then(|number| Some((number, self.facts().rollouts.get(&number)?)));
+        let Some((number, rollout)) = found else {
+            return Err(Refusal::NotFound {
+                what: "rollout",
+                name: id.to_string(),
+            });
+        };
+        if rollout.is_final() || !fits(rollout) {
+            return Err(Refusal::NotNow(format!(
+                "rollout {id} is not one that {what}"
+            )));
+        }
+        Ok(number)
+    }
+}
+
+/// The configuration's groups, each after those it depends on.
+fn order(config: &FleetConfig) -> Vec<&GroupName> {
+    let groups: Vec<(&GroupName, &[GroupName])> = config
+        .groups
+        .iter()
+        .map(|(name, group)| (name, group.policy.dependencies.as_slice()))
+        .collect();
+    in_dependency_order(&groups)
+}
+
+/// The rollout of a plan: from here on, nothing is chosen any more.
+fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &OperatorName, now: Timestamp) -> Rollout {
+    let place = |machine: &PlannedMachine| Place {
+        machine: machine.name.clone(),
+        target: machine.target.clone(),
+        state: PlaceState::Pending,
+        reason: String::new(),
+        verdict: None,
+        closure: None,
+    };
+    let groups = plan.groups.iter().map(|group| RolloutGroup {
+        name: group.name.clone(),
+        policy: group.policy.clone(),
+        waves: group
+            .waves
+            .iter()
+            .map(|wave| Wave {
+                state: WaveState::Waiting,
+                canary: wave.canary,
+                places: wave.machines.iter().map(place).collect(),
+            })
+            .collect(),
+        current: 0,
+        approval: if group.policy.needs_approval {
+            Approval::Needed
+        } else {
+            Approval::NotNeeded
+        },
+        finished_at: None,
+        failed: 0,
+        forgiven: 0,
+    });
+    Rollout {
+        id,
+        action: wish.action,
+        created_at: now,
+        created_by: by.to_string(),
+        reason: wish.reason.clone(),
+        immediate: wish.immediate,
+        state: RolloutState::Active,
+        ended_at: None,
+        groups: groups.collect(),
+    }
+}

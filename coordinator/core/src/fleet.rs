@@ -1,0 +1,280 @@
+//! The whole state of the fleet, and the only way it changes: [`Fleet::apply`].
+
+mod apply;
+mod index;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use common::{Epoch, GroupName, LeaseId, MachineName, RolloutId, StopMode, Timestamp};
+use serde::{Deserialize, Serialize};
+
+pub use index::{Index, Location, WaveCount};
+
+use crate::{
+    config::FleetConfig, identity::Registry, lease::Lease, machine::Machine, rollout::Rollout,
+};
+
+/// Ended rollouts that stay in memory, the newest; older ones are in the history only.
+pub const ENDED_KEPT: usize = 32;
+
+/// What is known for certain: what the journal gives back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The fencing number.
+    pub epoch: Epoch,
+    /// The emergency stop that holds.
+    pub stop: Option<Stop>,
+    /// Revision of the configuration; 0 before there is one.
+    pub revision: u64,
+    /// The configuration in force.
+    pub config: Option<Box<FleetConfig>>,
+    /// Machines that have reported or have a pin.
+    pub machines: BTreeMap<MachineName, Machine>,
+    /// Rollouts by number: every unfinished one and the newest ended ones.
+    pub rollouts: BTreeMap<u64, Rollout>,
+    /// Leases, live and overdue.
+    pub leases: BTreeMap<LeaseId, Lease>,
+    /// The next lease to be granted; never goes back.
+    pub next_lease: LeaseId,
+    /// Number of the next rollout.
+    pub next_rollout: u64,
+    /// When each group was last finished.
+    pub finished: BTreeMap<GroupName, Timestamp>,
+    /// Tokens and certificates.
+    pub registry: Registry,
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        Self {
+            epoch: Epoch::FIRST,
+            stop: None,
+            revision: 0,
+            config: None,
+            machines: BTreeMap::new(),
+            rollouts: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            next_lease: LeaseId(1),
+            next_rollout: 1,
+            finished: BTreeMap::new(),
+            registry: Registry::default(),
+        }
+    }
+}
+
+/// An emergency stop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// Which groups; empty: the whole fleet.
+    pub groups: BTreeSet<GroupName>,
+    /// What machines past the point of no return do.
+    pub mode: StopMode,
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Stop {
+    /// Whether it holds for this group.
+    pub fn covers(&self, group: &GroupName) -> bool {
+        self.groups.is_empty() || self.groups.contains(group)
+    }
+}
+
+/// What is known from heartbeats and questions only. A restart begins anew, on the safe side.
+#[derive(Clone, Debug)]
+pub struct Hearsay {
+    /// The newest time seen: time never goes back for a decision.
+    pub now: Timestamp,
+    /// When the coordinator began to listen: before that, nobody can be called silent.
+    pub since: Timestamp,
+    /// When each lease runs out.
+    pub lease_until: BTreeMap<LeaseId, Timestamp>,
+    /// The same, in order of time.
+    pub expiries: BTreeSet<(Timestamp, LeaseId)>,
+    /// When each unfinished rollout last went on, by number.
+    pub progress: BTreeMap<u64, Timestamp>,
+    /// The next instant at which the clock alone changes something.
+    pub deadline: Timestamp,
+    /// Health checks that machines are still to be asked for.
+    pub checks: BTreeMap<MachineName, CheckWanted>,
+    /// Number of the last health check request.
+    pub last_check: u64,
+}
+
+/// A health check that a machine is to be asked for at its next poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckWanted {
+    /// Number of the request.
+    pub request: u64,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// The fleet.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    facts: Facts,
+    index: Index,
+    pub(crate) hearsay: Hearsay,
+    #[cfg(feature = "seeded-bugs")]
+    pub(crate) bug: Option<crate::bug::Bug>,
+}
+
+impl Fleet {
+    /// The fleet of these facts, at the moment at which the coordinator begins to listen: every
+    /// holder of a lease gets a full term from here, and nobody counts as silent before it.
+    pub fn load(facts: Facts, now: Timestamp) -> Self {
+        let index = Index::of(&facts);
+        let hearsay = Hearsay {
+            now,
+            since: now,
+            lease_until: BTreeMap::new(),
+            expiries: BTreeSet::new(),
+            progress: BTreeMap::new(),
+            deadline: now,
+            checks: BTreeMap::new(),
+            last_check: 0,
+        };
+        let mut fleet = Self {
+            facts,
+            index,
+            hearsay,
+            #[cfg(feature = "seeded-bugs")]
+            bug: None,
+        };
+        let leases: Vec<LeaseId> = fleet.facts.leases.keys().copied().collect();
+        for lease in leases {
+            fleet.extend(lease, now + fleet.lease_term());
+        }
+        for number in fleet.index.unfinished.clone() {
+            fleet.hearsay.progress.insert(number, now);
+        }
+        fleet
+    }
+
+    /// A new fleet, without configuration or machines.
+    pub fn new(now: Timestamp) -> Self {
+        Self::load(Facts::default(), now)
+    }
+
+    /// The same fleet with a known bug; for the simulator.
+    #[cfg(feature = "seeded-bugs")]
+    pub fn with_bug(mut self, bug: Option<crate::bug::Bug>) -> Self {
+        self.bug = bug;
+        self
+    }
+
+    /// Whether a known bug is switched on.
+    #[cfg(feature = "seeded-bugs")]
+    pub(crate) fn has(&self, bug: crate::bug::Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// What is known for certain.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Counters and places derived from the facts.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// What is known from heartbeats.
+    pub fn hearsay(&self) -> &Hearsay {
+        &self.hearsay
+    }
+
+    /// The next instant at which a [`crate::Request::Tick`] has something to do.
+    pub fn next_deadline(&self) -> Timestamp {
+        self.hearsay.deadline
+    }
+
+    /// How long a lease lasts without renewal.
+    pub fn lease_term(&self) -> Duration {
+        self.times().lease
+    }
+
+    /// Times of the fleet, from the configuration in force.
+    pub(crate) fn times(&self) -> crate::policy::Times {
+        self.facts
+            .config
+            .as_ref()
+            .map(|config| config.times)
+            .unwrap_or_default()
+    }
+
+    /// Most machines of the fleet that may be away together.
+    pub fn fleet_limit(&self) -> u32 {
+        self.facts
+            .config
+            .as_ref()
+            .map_or(0, |config| config.max_parallel)
+    }
+
+    /// The machine's group, by the configuration in force.
+    pub fn group_of(&self, machine: &MachineName) -> Option<&GroupName> {
+        self.facts.config.as_ref()?.group_of.get(machine)
+    }
+
+    /// The lease a machine holds, live or overdue.
+    pub fn lease_of(&self, machine: &MachineName) -> Option<&Lease> {
+        self.facts.leases.get(self.index.lease_of.get(machine)?)
+    }
+
+    /// The rollout of that id.
+    pub fn rollout(&self, id: &RolloutId) -> Option<&Rollout> {
+        self.facts.rollouts.get(&number_of(id)?)
+    }
+
+    /// Whether a machine has been silent for so long that it counts as offline.
+    pub fn is_offline(&self, machine: &MachineName, now: Timestamp) -> bool {
+        let heard = self
+            .facts
+            .machines
+            .get(machine)
+            .and_then(|machine| machine.heard.at);
+        let since = heard.unwrap_or(self.hearsay.since);
+        now.since(since) >= self.times().offline_after
+    }
+
+    /// A known machine, to note what was heard of it.
+    pub(crate) fn machine_mut(&mut self, machine: &MachineName) -> Option<&mut Machine> {
+        self.facts.machines.get_mut(machine)
+    }
+
+    /// Moves the end of a lease.
+    pub(crate) fn extend(&mut self, lease: LeaseId, until: Timestamp) {
+        self.drop_expiry(lease);
+        self.hearsay.lease_until.insert(lease, until);
+        self.hearsay.expiries.insert((until, lease));
+        self.hearsay.deadline = self.hearsay.deadline.min(until);
+    }
+
+    /// Forgets the end of a lease that is no more.
+    pub(crate) fn drop_expiry(&mut self, lease: LeaseId) {
+        if let Some(until) = self.hearsay.lease_until.remove(&lease) {
+            self.hearsay.expiries.remove(&(until, lease));
+        }
+    }
+}
+
+/// The id of the rollout with this number.
+pub fn rollout_id(number: u64) -> RolloutId {
+    // `r` and decimal digits are always a name.
+    format!("r{number}")
+        .parse()
+        .unwrap_or_else(|_| unreachable!("r{number} is a name"))
+}
+
+/// The number in a rollout's id.
+pub fn number_of(id: &RolloutId) -> Option<u64> {
+    id.as_str().strip_prefix('r')?.parse().ok()
+}

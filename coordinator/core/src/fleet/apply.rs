@@ -1,0 +1,461 @@
+//! `apply`: one arm per fact, for decisions and for recovery alike. It trusts its input: facts were
+//! decided before they were written.
+
+use common::{Action, LeaseId, MachineName, OutcomeKind, RolloutId, Timestamp};
+
+use super::{ENDED_KEPT, Fleet, Location, Stop, number_of};
+use crate::{
+    change::Change,
+    identity::TokenState,
+    machine::{Failed, Pin},
+    rollout::{Approval, Place, PlaceState, Rollout, RolloutGroup, RolloutState, WaveState},
+};
+
+impl Fleet {
+    /// Makes a fact true in memory.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::ConfigSet {
+                revision, config, ..
+            } => {
+                self.facts.revision = *revision;
+                self.facts.config = Some(config.clone());
+                for machine in self.facts.machines.keys() {
+                    self.index.judge(&self.facts, machine);
+                }
+            }
+            Change::Reported { machine, report } => {
+                let known = self.facts.machines.entry(machine.clone()).or_default();
+                known.learn((**report).clone());
+                self.index.judge(&self.facts, machine);
+            }
+            Change::Pinned { targets, by, at } => {
+                for (machine, target) in targets {
+                    let pin = Pin {
+                        target: target.clone(),
+                        at: *at,
+                        by: by.clone(),
+                    };
+                    self.facts.machines.entry(machine.clone()).or_default().pin = Some(pin);
+                }
+            }
+            Change::RolloutCreated { rollout } => self.created(rollout),
+            Change::ApprovalAsked { rollout, group, at } => {
+                self.with_group(rollout, group, |g| g.approval = Approval::Asked(*at));
+            }
+            Change::Approved {
+                rollout,
+                group,
+                by,
+                at,
+            } => {
+                let given = Approval::Given {
+                    by: by.clone(),
+                    at: *at,
+                };
+                self.with_group(rollout, group, |g| g.approval = given);
+            }
+            Change::WaveOpened {
+                rollout,
+                group,
+                wave,
+                at,
+            } => {
+                self.with_group(rollout, group, |g| {
+                    g.waves[*wave].state = WaveState::Open(*at);
+                });
+            }
+            Change::WaveSoaking {
+                rollout,
+                group,
+                wave,
+                until,
+            } => {
+                self.with_group(rollout, group, |g| {
+                    g.waves[*wave].state = WaveState::Soaking(*until);
+                });
+            }
+            Change::WaveClosed {
+                rollout,
+                group,
+                wave,
+            } => {
+                self.with_group(rollout, group, |g| {
+                    g.waves[*wave].state = WaveState::Closed;
+                    g.current = wave + 1;
+                });
+            }
+            Change::GroupFinished { rollout, group, at } => {
+                self.with_group(rollout, group, |g| g.finished_at = Some(*at));
+                self.facts.finished.insert(group.clone(), *at);
+            }
+            Change::LeaseGranted { lease, closure } => {
+                self.facts.next_lease = lease.id.next();
+                self.index.lease_of.insert(lease.machine.clone(), lease.id);
+                self.index.mark_away(&lease.group, &lease.machine);
+                self.facts.leases.insert(lease.id, lease.clone());
+                self.index.judge(&self.facts, &lease.machine);
+                self.with_place(&lease.machine, |place| {
+                    place.state = PlaceState::Leased(lease.id);
+                    place.closure.clone_from(closure);
+                    place.verdict = None;
+                });
+            }
+            Change::LeaseOverdue { lease, at } => self.overdue(*lease, *at),
+            Change::LeaseRevived { lease } => self.revived(*lease),
+            Change::LeaseEnded {
+                lease,
+                outcome,
+                reason,
+                at,
+            } => {
+                self.ended(*lease, *outcome, reason, *at);
+            }
+            Change::LeaseLost { lease, at } => self.lost(*lease, *at),
+            Change::Recovered { machine } => self.recovered(machine),
+            Change::Arrived { machine, .. } => {
+                self.with_place(machine, |place| place.state = PlaceState::Updated);
+            }
+            Change::Declined {
+                machine, reason, ..
+            } => {
+                self.with_place(machine, |place| {
+                    place.state = PlaceState::Refused;
+                    place.verdict = Some(OutcomeKind::Refused);
+                    place.reason.clone_from(reason);
+                });
+            }
+            Change::Skipped {
+                machine, reason, ..
+            } => {
+                self.with_place(machine, |place| {
+                    place.state = PlaceState::Skipped;
+                    place.reason.clone_from(reason);
+                });
+            }
+            Change::RolloutPaused { rollout, reason } => {
+                self.with_rollout(rollout, |r| r.state = RolloutState::Paused(reason.clone()));
+            }
+            Change::RolloutResumed { rollout, .. } => self.with_rollout(rollout, |r| {
+                r.state = RolloutState::Active;
+                for group in &mut r.groups {
+                    group.forgiven = group.failed;
+                    if matches!(group.approval, Approval::Asked(_)) {
+                        group.approval = Approval::Needed;
+                    }
+                }
+            }),
+            Change::RolloutAborted {
+                rollout,
+                by,
+                reason,
+                at,
+            } => {
+                self.aborted(rollout, by, reason, *at);
+            }
+            Change::RolloutEnded {
+                rollout,
+                succeeded,
+                at,
+            } => {
+                let state = if *succeeded {
+                    RolloutState::Finished
+                } else {
+                    RolloutState::Failed
+                };
+                self.end(rollout, state, *at);
+            }
+            Change::Stopped {
+                epoch,
+                groups,
+                mode,
+                by,
+                reason,
+                at,
+            } => {
+                self.facts.epoch = *epoch;
+                let mut stop = Stop {
+                    groups: groups.iter().cloned().collect(),
+                    mode: *mode,
+                    by: by.clone(),
+                    reason: reason.clone(),
+                    at: *at,
+                };
+                // A second stop widens the first.
+                match &self.facts.stop {
+                    Some(before) if before.groups.is_empty() => stop.groups.clear(),
+                    Some(before) if !stop.groups.is_empty() => {
+                        stop.groups.extend(before.groups.iter().cloned());
+                    }
+                    Some(_) | None => {}
+                }
+                for lease in self.facts.leases.values_mut() {
+                    if !stop.covers(&lease.group) {
+                        lease.epoch = *epoch;
+                    }
+                }
+                self.facts.stop = Some(stop);
+            }
+            Change::StopLifted { .. } => self.facts.stop = None,
+            Change::Restored { epoch, next_lease } => {
+                self.facts.epoch = *epoch;
+                self.facts.next_lease = *next_lease;
+            }
+            Change::Forgotten { machine, at, .. } => self.forgotten(machine, *at),
+            Change::TokenCreated { id, token } => {
+                self.facts.registry.next_token += 1;
+                self.facts.registry.tokens.insert(id.clone(), token.clone());
+            }
+            Change::TokenRevoked { id } => self.token(id, TokenState::Revoked),
+            Change::CertificateIssued {
+                serial,
+                certificate,
+                token,
+            } => {
+                let certificates = &mut self.facts.registry.certificates;
+                certificates.insert(serial.clone(), certificate.clone());
+                if let Some(token) = token {
+                    self.token(token, TokenState::Used);
+                }
+            }
+            Change::CertificateRevoked { serial } => {
+                if let Some(c) = self.facts.registry.certificates.get_mut(serial) {
+                    c.revoked = true;
+                }
+            }
+        }
+    }
+
+    fn token(&mut self, id: &str, state: TokenState) {
+        if let Some(token) = self.facts.registry.tokens.get_mut(id) {
+            token.state = state;
+        }
+    }
+
+    fn created(&mut self, rollout: &Rollout) {
+        let number = self.facts.next_rollout;
+        self.facts.next_rollout += 1;
+        self.facts.rollouts.insert(number, rollout.clone());
+        self.index.enter(number, rollout);
+        self.hearsay.progress.insert(number, rollout.created_at);
+        let ended: Vec<u64> = self
+            .facts
+            .rollouts
+            .iter()
+            .filter(|(_, rollout)| rollout.is_final())
+            .map(|(number, _)| *number)
+            .collect();
+        for old in ended.iter().rev().skip(ENDED_KEPT) {
+            self.facts.rollouts.remove(old);
+        }
+    }
+
+    fn with_rollout(&mut self, id: &RolloutId, change: impl FnOnce(&mut Rollout)) {
+        let rollout = number_of(id).and_then(|number| self.facts.rollouts.get_mut(&number));
+        if let Some(rollout) = rollout {
+            change(rollout);
+        }
+    }
+
+    fn with_group(
+        &mut self,
+        id: &RolloutId,
+        name: &common::GroupName,
+        change: impl FnOnce(&mut RolloutGroup),
+    ) {
+        self.with_rollout(id, |rollout| {
+            if let Some(group) = rollout.groups.iter_mut().find(|group| group.name == *name) {
+                change(group);
+            }
+        });
+    }
+
+    /// Changes the machine's place in its unfinished rollout, and every counter that follows.
+    fn with_place(&mut self, machine: &MachineName, change: impl FnOnce(&mut Place)) {
+        let Some(at) = self.index.place_of.get(machine).copied() else {
+            return;
+        };
+        let Some(rollout) = self.facts.rollouts.get_mut(&at.rollout) else {
+            return;
+        };
+        let group = &mut rollout.groups[at.group];
+        let place = &mut group.waves[at.wave].places[at.place];
+        let before = place.state;
+        change(place);
+        let after = place.state;
+        group.failed += u32::from(after.is_failure());
+        group.failed -= u32::from(before.is_failure());
+        self.index.moved(at, before, after);
+    }
+
+    /// The place's state after a lease came to this end, wherever the rollout stands meanwhile: a
+    /// rollout that was aborted keeps what its holders report.
+    fn end_place(&mut self, lease: &crate::lease::Lease, change: impl FnOnce(&mut Place)) {
+        let number = number_of(&lease.rollout);
+        let here: Option<Location> = self.index.place_of.get(&lease.machine).copied();
+        if here.map(|location| location.rollout) == number {
+            self.with_place(&lease.machine, change);
+            return;
+        }
+        let rollout = number.and_then(|number| self.facts.rollouts.get_mut(&number));
+        let places = rollout
+            .into_iter()
+            .flat_map(|r| &mut r.groups)
+            .flat_map(|g| &mut g.waves);
+        let place = places
+            .flat_map(|wave| &mut wave.places)
+            .find(|p| p.state.lease() == Some(lease.id));
+        if let Some(place) = place {
+            change(place);
+        }
+    }
+
+    fn overdue(&mut self, id: LeaseId, at: Timestamp) {
+        let Some(lease) = self.facts.leases.get_mut(&id) else {
+            return;
+        };
+        lease.overdue_since = Some(at);
+        let lease = lease.clone();
+        self.end_place(&lease, |place| place.state = PlaceState::Overdue(id));
+    }
+
+    fn revived(&mut self, id: LeaseId) {
+        let Some(lease) = self.facts.leases.get_mut(&id) else {
+            return;
+        };
+        lease.overdue_since = None;
+        let lease = lease.clone();
+        self.end_place(&lease, |place| place.state = PlaceState::Leased(id));
+    }
+
+    fn ended(&mut self, id: LeaseId, outcome: OutcomeKind, reason: &str, at: Timestamp) {
+        let Some(lease) = self.facts.leases.remove(&id) else {
+            return;
+        };
+        self.drop_expiry(id);
+        self.index.lease_of.remove(&lease.machine);
+        let mut target = None;
+        self.end_place(&lease, |place| {
+            place.state = PlaceState::after(outcome);
+            place.verdict = Some(outcome);
+            reason.clone_into(&mut place.reason);
+            target = Some(place.target.clone());
+        });
+        let machine = self
+            .facts
+            .machines
+            .entry(lease.machine.clone())
+            .or_default();
+        match (outcome, lease.action) {
+            (OutcomeKind::Stuck, _) => {
+                machine.failed = Some(Failed {
+                    lease: id,
+                    group: lease.group.clone(),
+                    at,
+                    reason: reason.to_owned(),
+                });
+            }
+            (OutcomeKind::Confirmed, Action::Update) => machine.previous = lease.from.clone(),
+            (OutcomeKind::Confirmed, Action::Rollback) => {
+                // What was left behind is not to be gone to unasked, by either way.
+                machine.previous = None;
+                machine.pin = target.map(|target| Pin {
+                    target,
+                    at,
+                    by: String::new(),
+                });
+            }
+            (OutcomeKind::Confirmed, Action::Reboot)
+            | (
+                OutcomeKind::RolledBack
+                | OutcomeKind::RebootRequired
+                | OutcomeKind::Refused
+                | OutcomeKind::Abandoned,
+                _,
+            ) => {}
+        }
+        if self.facts.machines[&lease.machine].failed.is_none() {
+            self.index.mark_back(&lease.group, &lease.machine);
+        }
+        self.index.judge(&self.facts, &lease.machine);
+    }
+
+    fn lost(&mut self, id: LeaseId, at: Timestamp) {
+        let Some(lease) = self.facts.leases.remove(&id) else {
+            return;
+        };
+        self.drop_expiry(id);
+        self.index.lease_of.remove(&lease.machine);
+        let reason = "not heard of again after its lease ran out";
+        self.end_place(&lease, |place| {
+            place.state = PlaceState::Failed;
+            reason.clone_into(&mut place.reason);
+        });
+        let machine = self
+            .facts
+            .machines
+            .entry(lease.machine.clone())
+            .or_default();
+        machine.failed = Some(Failed {
+            lease: id,
+            group: lease.group,
+            at,
+            reason: reason.to_owned(),
+        });
+        self.index.judge(&self.facts, &lease.machine);
+    }
+
+    fn recovered(&mut self, machine: &MachineName) {
+        let Some(known) = self.facts.machines.get_mut(machine) else {
+            return;
+        };
+        if let Some(failed) = known.failed.take() {
+            self.index.mark_back(&failed.group, machine);
+        }
+        self.index.judge(&self.facts, machine);
+    }
+
+    fn forgotten(&mut self, machine: &MachineName, at: Timestamp) {
+        if let Some(id) = self.index.lease_of.get(machine).copied() {
+            self.lost(id, at);
+        }
+        self.recovered(machine);
+        self.facts.machines.remove(machine);
+        self.index.judge(&self.facts, machine);
+    }
+
+    fn aborted(&mut self, id: &RolloutId, by: &str, reason: &str, at: Timestamp) {
+        self.with_rollout(id, |rollout| {
+            for place in rollout
+                .groups
+                .iter_mut()
+                .flat_map(|g| &mut g.waves)
+                .flat_map(|w| &mut w.places)
+            {
+                if place.state == PlaceState::Pending {
+                    place.state = PlaceState::Skipped;
+                    "the rollout was aborted".clone_into(&mut place.reason);
+                }
+            }
+        });
+        self.end(
+            id,
+            RolloutState::Aborted {
+                by: by.to_owned(),
+                reason: reason.to_owned(),
+            },
+            at,
+        );
+    }
+
+    fn end(&mut self, id: &RolloutId, state: RolloutState, at: Timestamp) {
+        self.with_rollout(id, |rollout| {
+            rollout.state = state;
+            rollout.ended_at = Some(at);
+        });
+        if let Some(number) = number_of(id) {
+            self.index.leave(number);
+            self.hearsay.progress.remove(&number);
+        }
+    }
+}

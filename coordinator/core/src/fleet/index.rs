@@ -1,0 +1,215 @@
+//! Counters and places derived from the facts, kept up to date by `apply`, so that no decision
+//! has to scan the fleet. [`Index::of`] derives them anew: after loading, and in the invariants,
+//! which hold both against each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::{GroupName, HealthState, LeaseId, MachineName};
+
+use super::Facts;
+use crate::rollout::PlaceState;
+
+/// Where a machine's part in an unfinished rollout is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// Number of the rollout.
+    pub rollout: u64,
+    /// Index of the group in it.
+    pub group: usize,
+    /// Index of the wave in that.
+    pub wave: usize,
+    /// Index of the place in that.
+    pub place: usize,
+}
+
+/// What is still going on in one wave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WaveCount {
+    /// Places that have not begun, by index.
+    pub pending: BTreeSet<usize>,
+    /// Places that hold a lease, live or overdue.
+    pub live: u32,
+    /// Places that ended as they should.
+    pub updated: u32,
+}
+
+/// Everything derived.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Index {
+    /// Numbers of the rollouts that have not ended.
+    pub unfinished: BTreeSet<u64>,
+    /// Each machine's place in an unfinished rollout.
+    pub place_of: BTreeMap<MachineName, Location>,
+    /// Each machine's lease.
+    pub lease_of: BTreeMap<MachineName, LeaseId>,
+    /// Machines that take a slot, by the group whose limit they count against.
+    pub away: BTreeMap<GroupName, BTreeSet<MachineName>>,
+    /// How many those are.
+    pub away_total: usize,
+    /// Machines that are not healthy by their own word and take no slot otherwise, by group.
+    pub ill: BTreeMap<GroupName, BTreeSet<MachineName>>,
+    /// What goes on in each wave: rollout, group, wave.
+    pub waves: BTreeMap<(u64, usize, usize), WaveCount>,
+    /// Places of each unfinished rollout that have not ended.
+    pub open_places: BTreeMap<u64, usize>,
+}
+
+impl Index {
+    /// Derives everything from the facts.
+    pub fn of(facts: &Facts) -> Self {
+        let mut index = Self::default();
+        for lease in facts.leases.values() {
+            index.lease_of.insert(lease.machine.clone(), lease.id);
+            index.mark_away(&lease.group, &lease.machine);
+        }
+        for (name, machine) in &facts.machines {
+            if let Some(failed) = &machine.failed {
+                index.mark_away(&failed.group, name);
+            }
+        }
+        for name in facts.machines.keys() {
+            index.judge(facts, name);
+        }
+        for (number, rollout) in &facts.rollouts {
+            if rollout.is_final() {
+                continue;
+            }
+            index.enter(*number, rollout);
+        }
+        index
+    }
+
+    /// Takes an unfinished rollout into account.
+    pub(super) fn enter(&mut self, number: u64, rollout: &crate::rollout::Rollout) {
+        self.unfinished.insert(number);
+        let mut open = 0;
+        for (group, g) in rollout.groups.iter().enumerate() {
+            for (wave, w) in g.waves.iter().enumerate() {
+                let count = self.waves.entry((number, group, wave)).or_default();
+                for (place, p) in w.places.iter().enumerate() {
+                    count.add(place, p.state);
+                    open += usize::from(!p.state.is_final());
+                    let location = Location {
+                        rollout: number,
+                        group,
+                        wave,
+                        place,
+                    };
+                    self.place_of.insert(p.machine.clone(), location);
+                }
+            }
+        }
+        self.open_places.insert(number, open);
+    }
+
+    /// Forgets a rollout that has ended.
+    pub(super) fn leave(&mut self, number: u64) {
+        self.unfinished.remove(&number);
+        self.open_places.remove(&number);
+        self.place_of
+            .retain(|_, location| location.rollout != number);
+        self.waves.retain(|(rollout, _, _), _| *rollout != number);
+    }
+
+    /// Takes a change of a place's state into account.
+    pub(super) fn moved(&mut self, at: Location, from: PlaceState, to: PlaceState) {
+        let count = self
+            .waves
+            .entry((at.rollout, at.group, at.wave))
+            .or_default();
+        count.remove(at.place, from);
+        count.add(at.place, to);
+        let open = self.open_places.entry(at.rollout).or_default();
+        *open += usize::from(!to.is_final());
+        *open -= usize::from(!from.is_final());
+    }
+
+    /// The machine takes a slot of this group.
+    pub(super) fn mark_away(&mut self, group: &GroupName, machine: &MachineName) {
+        if self
+            .away
+            .entry(group.clone())
+            .or_default()
+            .insert(machine.clone())
+        {
+            self.away_total += 1;
+        }
+    }
+
+    /// The machine takes no slot of this group any more.
+    pub(super) fn mark_back(&mut self, group: &GroupName, machine: &MachineName) {
+        let Some(away) = self.away.get_mut(group) else {
+            return;
+        };
+        if away.remove(machine) {
+            self.away_total -= 1;
+        }
+        if away.is_empty() {
+            self.away.remove(group);
+        }
+    }
+
+    /// Whether the machine takes a slot anywhere.
+    fn is_away(&self, facts: &Facts, machine: &MachineName) -> bool {
+        self.lease_of.contains_key(machine)
+            || facts
+                .machines
+                .get(machine)
+                .is_some_and(|m| m.failed.is_some())
+    }
+
+    /// Finds out anew whether the machine counts as ill, and where.
+    pub(super) fn judge(&mut self, facts: &Facts, machine: &MachineName) {
+        self.ill.retain(|_, ill| {
+            ill.remove(machine);
+            !ill.is_empty()
+        });
+        let health = facts
+            .machines
+            .get(machine)
+            .map(crate::machine::Machine::health);
+        let group = facts
+            .config
+            .as_ref()
+            .and_then(|config| config.group_of.get(machine));
+        if let Some(group) = group
+            && health == Some(HealthState::Unhealthy)
+            && !self.is_away(facts, machine)
+        {
+            self.ill
+                .entry(group.clone())
+                .or_default()
+                .insert(machine.clone());
+        }
+    }
+}
+
+impl WaveCount {
+    fn add(&mut self, place: usize, state: PlaceState) {
+        match state {
+            PlaceState::Pending => {
+                self.pending.insert(place);
+            }
+            PlaceState::Leased(_) | PlaceState::Overdue(_) => self.live += 1,
+            PlaceState::Updated | PlaceState::RebootRequired => self.updated += 1,
+            PlaceState::RolledBack
+            | PlaceState::Refused
+            | PlaceState::Failed
+            | PlaceState::Skipped => {}
+        }
+    }
+
+    fn remove(&mut self, place: usize, state: PlaceState) {
+        match state {
+            PlaceState::Pending => {
+                self.pending.remove(&place);
+            }
+            PlaceState::Leased(_) | PlaceState::Overdue(_) => self.live -= 1,
+            PlaceState::Updated | PlaceState::RebootRequired => self.updated -= 1,
+            PlaceState::RolledBack
+            | PlaceState::Refused
+            | PlaceState::Failed
+            | PlaceState::Skipped => {}
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! The invariants, as code: one function checks them all. The simulator calls it after every
+//! event, the coordinator after loading.
+//!
+//! What can only be seen between two states (no lease number twice, final states stay final) is in
+//! [`between`]; what can only be seen from outside (nothing told before it is durable, machines
+//! really away) is the simulator's to watch.
+
+use std::fmt;
+
+use common::MachineName;
+
+use crate::{
+    fleet::{Fleet, Index, number_of},
+    rollout::{PlaceState, WaveState},
+};
+
+/// A broken invariant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Number in `ARCHITECTURE.md`.
+    pub invariant: u8,
+    /// What was seen.
+    pub text: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invariant {}: {}", self.invariant, self.text)
+    }
+}
+
+/// Everything wrong with this state.
+pub fn check(fleet: &Fleet) -> Vec<Violation> {
+    let mut found = Vec::new();
+    one_lease_per_machine(fleet, &mut found);
+    leases_and_places_agree(fleet, &mut found);
+    slots(fleet, &mut found);
+    waves_in_order(fleet, &mut found);
+    reasons(fleet, &mut found);
+    index_holds(fleet, &mut found);
+    found
+}
+
+fn violate(found: &mut Vec<Violation>, invariant: u8, text: String) {
+    found.push(Violation { invariant, text });
+}
+
+/// 1: at most one live lease per machine; at most one unfinished rollout touches a machine.
+fn one_lease_per_machine(fleet: &Fleet, found: &mut Vec<Violation>) {
+    let mut holders: Vec<&MachineName> = fleet
+        .facts()
+        .leases
+        .values()
+        .map(|lease| &lease.machine)
+        .collect();
+    let all = holders.len();
+    holders.sort();
+    holders.dedup();
+    if holders.len() != all {
+        violate(
+            found,
+            1,
+            format!("{all} leases are held by {} machines", holders.len()),
+        );
+    }
+    let unfinished = fleet
+        .facts()
+        .rollouts
+        .values()
+        .filter(|rollout| !rollout.is_final());
+    let mut open: Vec<&MachineName> = unfinished
+        .flat_map(|rollout| rollout.places())
+        .filter(|place| !place.state.is_final())
+        .map(|place| &place.machine)
+        .collect();
+    open.sort();
+    for pair in open.windows(2).filter(|pair| pair[0] == pair[1]) {
+        violate(found, 1, format!("{} is open in two rollouts", pair[0]));
+    }
+}
+
+/// 1: a place that holds a lease is the lease's, and the other way round; numbers below the next.
+fn leases_and_places_agree(fleet: &Fleet, found: &mut Vec<Violation>) {
+    let facts = fleet.facts();
+    for lease in facts.leases.values() {
+        if lease.id >= facts.next_lease {
+            violate(
+                found,
+                1,
+                format!("lease {} is not below the next one", lease.id),
+            );
+        }
+        if lease.epoch > facts.epoch {
+            violate(
+                found,
+                3,
+                format!("lease {} is of a later epoch than the fleet", lease.id),
+            );
+        }
+        // The rollout may have ended and been forgotten while its holder was silent.
+        let Some(rollout) = fleet.rollout(&lease.rollout) else {
+            continue;
+        };
+        let expected = match lease.overdue_since {
+            None => PlaceState::Leased(lease.id),
+            Some(_) => PlaceState::Overdue(lease.id),
+        };
+        let place = rollout
+            .places()
+            .find(|place| place.machine == lease.machine);
+        if place.map(|place| place.state) != Some(expected) {
+            violate(
+                found,
+                1,
+                format!("lease {} has no place in {}", lease.id, rollout.id),
+            );
+        }
+    }
+    for place in facts.rollouts.values().flat_map(|rollout| rollout.places()) {
+        let held = place.state.lease();
+        if let Some(id) = held.filter(|id| !facts.leases.contains_key(id)) {
+            violate(
+                found,
+                1,
+                format!("{} holds lease {id}, which is none", place.machine),
+            );
+        }
+    }
+}
+
+/// 2: whoever holds a lease, is overdue or failed takes a slot; what `grant` added stays in the
+/// group's limit. The fleet's limit may be lowered under way, so it is checked at each grant, by
+/// [`between`].
+fn slots(fleet: &Fleet, found: &mut Vec<Violation>) {
+    let facts = fleet.facts();
+    for (number, rollout) in &facts.rollouts {
+        for group in &rollout.groups {
+            let held = group
+                .places()
+                .filter(|place| place.state.lease().is_some())
+                .count();
+            let allowed = usize::try_from(group.policy.max_parallel).unwrap_or(usize::MAX);
+            if held > allowed {
+                let name = &group.name;
+                violate(
+                    found,
+                    2,
+                    format!("r{number}: {held} of {name} away, {allowed} may"),
+                );
+            }
+        }
+    }
+    for (name, machine) in &facts.machines {
+        if machine.failed.is_some() && fleet.lease_of(name).is_some() {
+            violate(found, 2, format!("{name} failed and holds a lease"));
+        }
+    }
+}
+
+/// 5: a wave is open only when every one before it is closed; nothing ran in one that waits.
+fn waves_in_order(fleet: &Fleet, found: &mut Vec<Violation>) {
+    for rollout in fleet.facts().rollouts.values() {
+        for group in &rollout.groups {
+            let begun = |state| match state {
+                WaveState::Waiting => false,
+                WaveState::Open(_) | WaveState::Soaking(_) | WaveState::Closed => true,
+            };
+            for pair in group.waves.windows(2) {
+                if begun(pair[1].state) && pair[0].state != WaveState::Closed {
+                    violate(
+                        found,
+                        5,
+                        format!("{}: a wave of {} jumped", rollout.id, group.name),
+                    );
+                }
+            }
+            let closed = group
+                .waves
+                .iter()
+                .filter(|wave| wave.state != WaveState::Waiting);
+            for wave in closed.filter(|wave| wave.state == WaveState::Closed) {
+                // A late machine may catch up after its wave closed, and is away then.
+                let late = wave
+                    .places
+                    .iter()
+                    .filter(|p| p.state.lease().is_some())
+                    .count();
+                let limit = usize::try_from(group.policy.max_parallel).unwrap_or(usize::MAX);
+                if late > limit {
+                    violate(found, 5, format!("{}: {late} late at once", rollout.id));
+                }
+            }
+            let waiting = group
+                .waves
+                .iter()
+                .filter(|wave| wave.state == WaveState::Waiting);
+            let early = waiting
+                .flat_map(|w| &w.places)
+                .find(|p| p.state.lease().is_some());
+            if let Some(place) = early {
+                violate(
+                    found,
+                    5,
+                    format!("{} went before its wave opened", place.machine),
+                );
+            }
+        }
+    }
+}
+
+/// 7: every machine that does not go has a reason; every paused rollout has a way out.
+fn reasons(fleet: &Fleet, found: &mut Vec<Violation>) {
+    let now = fleet.hearsay().now;
+    for rollout in fleet
+        .facts()
+        .rollouts
+        .values()
+        .filter(|rollout| !rollout.is_final())
+    {
+        let pending = rollout
+            .places()
+            .filter(|place| place.state == PlaceState::Pending);
+        for place in pending {
+            if let Err(reason) = fleet.permission(&place.machine, now)
+                && reason.to_string().is_empty()
+            {
+                violate(found, 7, format!("{} waits without a word", place.machine));
+            }
+        }
+        if let crate::rollout::RolloutState::Paused(reason) = &rollout.state
+            && reason.way_out(&rollout.id).is_empty()
+        {
+            violate(
+                found,
+                7,
+                format!("{} is paused without a way out", rollout.id),
+            );
+        }
+    }
+}
+
+/// 9 (half of it): what `apply` keeps up to date is what the facts say.
+fn index_holds(fleet: &Fleet, found: &mut Vec<Violation>) {
+    if *fleet.index() != Index::of(fleet.facts()) {
+        violate(found, 9, "counters and facts have drifted apart".to_owned());
+    }
+}
+
+/// What must hold from one state to the next: `before` and `after` one request.
+pub fn between(before: &Fleet, after: &Fleet) -> Vec<Violation> {
+    let mut found = Vec::new();
+    if after.facts().epoch < before.facts().epoch {
+        violate(&mut found, 3, "the epoch went back".to_owned());
+    }
+    if after.facts().next_lease < before.facts().next_lease {
+        violate(&mut found, 1, "lease numbers went back".to_owned());
+    }
+    grants(before, after, &mut found);
+    final_stays_final(before, after, &mut found);
+    found
+}
+
+/// 2, 3: each new lease was allowed at that instant.
+fn grants(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
+    let new = after
+        .facts()
+        .leases
+        .values()
+        .filter(|l| l.id >= before.facts().next_lease);
+    for lease in new {
+        let say = |text: &str| format!("lease {} of {}: {text}", lease.id, lease.machine);
+        if after.index().away_total > usize::try_from(after.fleet_limit()).unwrap_or(usize::MAX) {
+            violate(found, 2, say("the fleet's limit is passed"));
+        }
+        if after
+            .facts()
+            .stop
+            .as_ref()
+            .is_some_and(|stop| stop.covers(&lease.group))
+        {
+            violate(found, 3, say("granted under an emergency stop"));
+        }
+        if lease.epoch != after.facts().epoch {
+            violate(found, 3, say("granted under another epoch"));
+        }
+        let rollout = after.rollout(&lease.rollout);
+        let Some(rollout) = rollout.filter(|_| number_of(&lease.rollout).is_some()) else {
+            violate(found, 1, say("granted for no rollout"));
+            continue;
+        };
+        let Some(group) = rollout.group(&lease.group) else {
+            continue;
+        };
+        let spent_before = before
+            .rollout(&lease.rollout)
+            .and_then(|r| r.group(&lease.group));
+        if spent_before.is_some_and(crate::rollout::RolloutGroup::spent) {
+            violate(found, 3, say("granted after the budget was spent"));
+        }
+        if let Err(reason) = after.gate(rollout, group, lease.granted_at) {
+            violate(found, 3, say(&format!("granted although {reason}")));
+        }
+    }
+}
+
+/// 5: what was final is the same still.
+fn final_stays_final(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
+    for (number, old) in &before.facts().rollouts {
+        let Some(new) = after.facts().rollouts.get(number) else {
+            continue;
+        };
+        if old.is_final() && old.state != new.state {
+            violate(found, 5, format!("{} had ended and changed", old.id));
+        }
+        for (was, is) in old.places().zip(new.places()) {
+            if was.state.is_final() && was.state != is.state {
+                let text = format!(
+                    "{} in {}: {} became {}",
+                    was.machine,
+                    old.id,
+                    was.state.word(),
+                    is.state.word()
+                );
+                violate(found, 5, text);
+            }
+        }
+    }
+}
+
+/// 9: these facts, replayed, are the state. `None` when they are.
+pub fn replayed(fleet: &Fleet, replayed: &Fleet) -> Option<Violation> {
+    (fleet.facts() != replayed.facts()).then(|| Violation {
+        invariant: 9,
+        text: "replaying the journal gives another state".to_owned(),
+    })
+}

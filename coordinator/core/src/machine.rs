@@ -1,0 +1,158 @@
+//! What the coordinator believes about one machine.
+
+use std::collections::VecDeque;
+
+use common::{
+    AttemptStatus, BootId, CheckResult, Epoch, HealthState, LeaseId, MachineReport, StorePath,
+    Target, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+/// Boots remembered to tell a late report of an earlier one.
+const PAST_BOOTS: usize = 8;
+
+/// A machine that has reported, or that somebody pinned a target for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Its newest report, without what changes at every heartbeat.
+    pub report: Option<MachineReport>,
+    /// Boots before the present one, newest last.
+    pub past_boots: VecDeque<BootId>,
+    /// What it is to run, from the newest `prepare`.
+    pub pin: Option<Pin>,
+    /// Where it came from in its last confirmed update: what a rollback goes to.
+    pub previous: Option<StorePath>,
+    /// Why it takes a slot although it holds no lease.
+    pub failed: Option<Failed>,
+    /// What is known from heartbeats only; not part of the journal.
+    #[serde(skip)]
+    pub heard: Heard,
+}
+
+/// A target that somebody named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// What to run.
+    pub target: Target,
+    /// When it was named.
+    pub at: Timestamp,
+    /// Who named it.
+    pub by: String,
+}
+
+/// A machine that failed and is not known to be healthy again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// The lease it failed under.
+    pub lease: LeaseId,
+    /// The group whose limit it counts against.
+    pub group: common::GroupName,
+    /// Since when.
+    pub at: Timestamp,
+    /// What happened.
+    pub reason: String,
+}
+
+/// What heartbeats say. Lost at a restart, rebuilt by the next poll.
+#[derive(Clone, Debug, Default)]
+pub struct Heard {
+    /// When it was last heard of; after a restart, when the coordinator began to listen.
+    pub at: Option<Timestamp>,
+    /// Highest sequence number of the present boot.
+    pub sequence: u64,
+    /// Its running attempt.
+    pub attempt: Option<AttemptStatus>,
+    /// Its newest check results, with details.
+    pub checks: Vec<CheckResult>,
+    /// The check request that they answer.
+    pub health_request: u64,
+    /// Free bytes in its store.
+    pub store_free_bytes: u64,
+    /// Highest epoch it has acknowledged.
+    pub epoch: Epoch,
+}
+
+/// Heartbeats are not facts: two states are the same fleet whatever was heard meanwhile.
+impl PartialEq for Heard {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Heard {}
+
+impl Machine {
+    /// What it really runs, as far as it has said.
+    pub fn running(&self) -> Option<&StorePath> {
+        self.report.as_ref()?.running.as_ref()
+    }
+
+    /// What its own checks say.
+    pub fn health(&self) -> HealthState {
+        self.report
+            .as_ref()
+            .map_or(HealthState::Unknown, |report| report.health.state)
+    }
+
+    /// The closure that this target came to on the machine, once it is staged there.
+    pub fn staged(&self, target: &Target) -> Option<&StorePath> {
+        let staged = self.report.as_ref()?.staged.as_ref()?;
+        (staged.target == *target).then_some(&staged.path)
+    }
+
+    /// Whether the machine already runs this target.
+    pub fn runs(&self, target: &Target) -> bool {
+        let path = target.closure().or_else(|| self.staged(target));
+        path.is_some() && path == self.running()
+    }
+
+    /// Whether this report is older than what is known: of an earlier boot, or overtaken.
+    pub fn is_stale(&self, report: &MachineReport) -> bool {
+        let Some(known) = &self.report else {
+            return false;
+        };
+        self.past_boots.contains(&report.boot_id)
+            || (known.boot_id == report.boot_id
+                && report.sequence < known.sequence.max(self.heard.sequence))
+    }
+
+    /// The facts of a report: what is written when it changes. Progress, sizes and the wording of
+    /// checks change all the time and are heartbeats.
+    pub fn facts(report: &MachineReport) -> MachineReport {
+        let mut facts = report.clone();
+        facts.attempt = None;
+        facts.store_free_bytes = 0;
+        facts.health_request = 0;
+        facts.epoch = Epoch::default();
+        for check in &mut facts.health.checks {
+            check.detail.clear();
+        }
+        facts
+    }
+
+    /// Whether a report says something new, apart from its sequence number.
+    pub fn is_news(&self, facts: &MachineReport) -> bool {
+        let Some(known) = &self.report else {
+            return true;
+        };
+        let same = MachineReport {
+            sequence: known.sequence,
+            ..facts.clone()
+        };
+        *known != same
+    }
+
+    /// Takes over the facts of a report.
+    pub fn learn(&mut self, facts: MachineReport) {
+        if let Some(known) = &self.report
+            && known.boot_id != facts.boot_id
+        {
+            if self.past_boots.len() == PAST_BOOTS {
+                self.past_boots.pop_front();
+            }
+            self.past_boots.push_back(known.boot_id.clone());
+            self.heard.sequence = 0;
+        }
+        self.report = Some(facts);
+    }
+}

@@ -1,0 +1,346 @@
+//! May this machine go now? Every rule in one order, every "no" with its reason.
+
+use common::{Action, GroupName, MachineName, Timestamp};
+
+use crate::{
+    fleet::{Fleet, Location, rollout_id},
+    rollout::{Approval, Place, PlaceState, Rollout, RolloutGroup, RolloutState, WaveState},
+    wait::WaitReason,
+    window::{self, WindowState},
+};
+
+impl Fleet {
+    /// Whether a machine without a lease may go now; where its place is, if so.
+    pub fn permission(
+        &self,
+        machine: &MachineName,
+        now: Timestamp,
+    ) -> Result<Location, WaitReason> {
+        let at = self.turn(machine)?;
+        let (rollout, group, place) = self.at(at).ok_or(WaitReason::NoRollout)?;
+        self.gate(rollout, group, now)?;
+        wave_gate(group, at.wave)?;
+        self.health_of(group)?;
+        if self.is_offline(machine, now) {
+            let since = self.facts().machines.get(machine).and_then(|m| m.heard.at);
+            return Err(WaitReason::Offline { since });
+        }
+        self.fit(machine, rollout, place)?;
+        self.limits(machine, group)?;
+        Ok(at)
+    }
+
+    /// The machine's place, when nothing but the rollout's own rules holds it back.
+    fn turn(&self, machine: &MachineName) -> Result<Location, WaitReason> {
+        let Some(group) = self.group_of(machine) else {
+            return Err(WaitReason::UnknownMachine);
+        };
+        self.stop_over(group)?;
+        let Some(at) = self.index().place_of.get(machine).copied() else {
+            return Err(self.idle(machine));
+        };
+        let (rollout, _, place) = self.at(at).ok_or(WaitReason::NoRollout)?;
+        match &rollout.state {
+            RolloutState::Active => {}
+            RolloutState::Paused(reason) => {
+                let (rollout, reason) = (rollout.id.clone(), reason.to_string());
+                return Err(WaitReason::Paused { rollout, reason });
+            }
+            RolloutState::Finished | RolloutState::Failed | RolloutState::Aborted { .. } => {
+                return Err(WaitReason::NoRollout);
+            }
+        }
+        match place.state {
+            PlaceState::Pending => Ok(at),
+            PlaceState::Leased(_)
+            | PlaceState::Overdue(_)
+            | PlaceState::Updated
+            | PlaceState::RolledBack
+            | PlaceState::Refused
+            | PlaceState::Failed
+            | PlaceState::RebootRequired
+            | PlaceState::Skipped => Err(WaitReason::Final {
+                state: place.state.word().to_owned(),
+            }),
+        }
+    }
+
+    /// Why a machine that is in no unfinished rollout has nothing to do.
+    fn idle(&self, machine: &MachineName) -> WaitReason {
+        let known = self.facts().machines.get(machine);
+        match known.and_then(|machine| Some((machine, machine.pin.as_ref()?))) {
+            None => WaitReason::NoTarget,
+            Some((machine, pin)) if machine.runs(&pin.target) => WaitReason::UpToDate,
+            Some(_) => WaitReason::NoRollout,
+        }
+    }
+
+    /// The place, its group and its rollout.
+    pub(crate) fn at(&self, at: Location) -> Option<(&Rollout, &RolloutGroup, &Place)> {
+        let rollout = self.facts().rollouts.get(&at.rollout)?;
+        let group = rollout.groups.get(at.group)?;
+        let place = group.waves.get(at.wave)?.places.get(at.place)?;
+        Some((rollout, group, place))
+    }
+
+    /// Whether an emergency stop holds for the group.
+    pub(crate) fn stop_over(&self, group: &GroupName) -> Result<(), WaitReason> {
+        #[cfg(feature = "seeded-bugs")]
+        if self.has(crate::bug::Bug::StopNotCheckedInGrant) {
+            return Ok(());
+        }
+        match &self.facts().stop {
+            Some(stop) if stop.covers(group) => Err(WaitReason::Stopped {
+                by: stop.by.clone(),
+                reason: stop.reason.clone(),
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether the group's part may go on at all: dependencies, approval, stagger, window.
+    pub(crate) fn gate(
+        &self,
+        rollout: &Rollout,
+        group: &RolloutGroup,
+        now: Timestamp,
+    ) -> Result<(), WaitReason> {
+        self.stop_over(&group.name)?;
+        for dependency in &group.policy.dependencies {
+            self.dependency(rollout, dependency)?;
+        }
+        match group.approval {
+            Approval::NotNeeded | Approval::Given { .. } => {}
+            Approval::Needed | Approval::Asked(_) => {
+                let (group, rollout) = (group.name.clone(), rollout.id.clone());
+                return Err(WaitReason::Approval { group, rollout });
+            }
+        }
+        if rollout.immediate {
+            return Ok(());
+        }
+        for dependency in &group.policy.dependencies {
+            self.stagger(rollout, dependency, now)?;
+        }
+        self.window(group, now)
+    }
+
+    /// Finished in this rollout, or not touched by any other.
+    fn dependency(&self, rollout: &Rollout, name: &GroupName) -> Result<(), WaitReason> {
+        let unfinished = match rollout.group(name) {
+            Some(group) => group.finished_at.is_none(),
+            None => self.index().unfinished.iter().any(|number| {
+                let other = &self.facts().rollouts[number];
+                other
+                    .group(name)
+                    .is_some_and(|group| group.finished_at.is_none())
+            }),
+        };
+        if unfinished {
+            Err(WaitReason::Dependency {
+                group: name.clone(),
+            })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Time enough has passed since the group was last finished.
+    fn stagger(
+        &self,
+        rollout: &Rollout,
+        name: &GroupName,
+        now: Timestamp,
+    ) -> Result<(), WaitReason> {
+        let (finished_at, stagger) = match rollout.group(name) {
+            Some(group) => (group.finished_at, group.policy.stagger),
+            None => {
+                let config = self.facts().config.as_ref();
+                let stagger = config.map_or_else(Default::default, |c| c.stagger_of(name));
+                (self.facts().finished.get(name).copied(), stagger)
+            }
+        };
+        match finished_at.map(|at| at + stagger) {
+            Some(until) if now < until => Err(WaitReason::Stagger {
+                group: name.clone(),
+                until,
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn window(&self, group: &RolloutGroup, now: Timestamp) -> Result<(), WaitReason> {
+        let policy = &group.policy;
+        // The name was checked when the configuration was; the database is built in.
+        let zone = window::zone(&policy.timezone).unwrap_or(jiff::tz::TimeZone::UTC);
+        #[cfg(feature = "seeded-bugs")]
+        let zone = self.zone_with_bug(zone, now);
+        match window::state_of(&policy.windows, now, &zone) {
+            WindowState::Closed { opens_at } => Err(WaitReason::WindowClosed { opens_at }),
+            WindowState::Open { until } => {
+                let (left, needs) = (until.since(now), policy.expected_duration);
+                if left < needs {
+                    Err(WaitReason::WindowTooShort {
+                        needs,
+                        left,
+                        closes_at: until,
+                    })
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    /// The known bug of taking a zone for its offset in January.
+    #[cfg(feature = "seeded-bugs")]
+    fn zone_with_bug(&self, zone: jiff::tz::TimeZone, now: Timestamp) -> jiff::tz::TimeZone {
+        if !self.has(crate::bug::Bug::WindowIgnoresClockChange) {
+            return zone;
+        }
+        let year = jiff::Timestamp::from_millisecond(now.as_millis())
+            .map_or(1970, |now| now.to_zoned(zone.clone()).year());
+        let january = jiff::civil::date(year, 1, 1).at(0, 0, 0, 0);
+        let offset = zone
+            .to_ambiguous_timestamp(january)
+            .compatible()
+            .map(|t| zone.to_offset(t));
+        offset.map_or(zone, jiff::tz::TimeZone::fixed)
+    }
+
+    /// Nobody who was updated in this group is ill.
+    pub(crate) fn health_of(&self, group: &RolloutGroup) -> Result<(), WaitReason> {
+        let Some(ill) = self.index().ill.get(&group.name) else {
+            return Ok(());
+        };
+        let machines: Vec<MachineName> = group
+            .places()
+            .filter(|place| place.state == PlaceState::Updated && ill.contains(&place.machine))
+            .map(|place| place.machine.clone())
+            .collect();
+        if machines.is_empty() {
+            Ok(())
+        } else {
+            Err(WaitReason::GroupUnhealthy { machines })
+        }
+    }
+
+    /// The machine itself is ready: staged, and healthy by its own word.
+    fn fit(
+        &self,
+        machine: &MachineName,
+        rollout: &Rollout,
+        place: &Place,
+    ) -> Result<(), WaitReason> {
+        let Some(known) = self.facts().machines.get(machine) else {
+            return Err(WaitReason::Offline { since: None });
+        };
+        if rollout.action != Action::Reboot && known.staged(&place.target).is_none() {
+            return Err(WaitReason::Staging);
+        }
+        if let Some(failed) = &known.failed {
+            return Err(WaitReason::MachineUnhealthy {
+                checks: vec![failed.reason.clone()],
+            });
+        }
+        // A machine that is ill may still be taken back: that is what a rollback is for.
+        if known.health() == common::HealthState::Unhealthy && rollout.action == Action::Update {
+            let checks = known
+                .report
+                .iter()
+                .flat_map(|r| r.health.failed())
+                .map(str::to_owned);
+            return Err(WaitReason::MachineUnhealthy {
+                checks: checks.collect(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Slots are free, in the group and in the fleet. Machines that are ill take one as well,
+    /// except the one that asks.
+    fn limits(&self, machine: &MachineName, group: &RolloutGroup) -> Result<(), WaitReason> {
+        let index = self.index();
+        let none = std::collections::BTreeSet::new();
+        let away = index.away.get(&group.name).unwrap_or(&none);
+        let ill = index.ill.get(&group.name).unwrap_or(&none);
+        let taken = away.len() + ill.len() - usize::from(ill.contains(machine));
+        let allowed = group.policy.max_parallel;
+        if taken >= to_usize(allowed) {
+            let away = away.union(ill).filter(|m| *m != machine).cloned().collect();
+            return Err(WaitReason::GroupLimit { away, allowed });
+        }
+        let allowed = self.fleet_limit();
+        if index.away_total >= to_usize(allowed) {
+            let away = index.away.values().flatten().cloned().collect();
+            return Err(WaitReason::FleetLimit { away, allowed });
+        }
+        Ok(())
+    }
+
+    /// How many more machines of the group may go now.
+    pub(crate) fn free_slots(&self, group: &RolloutGroup) -> usize {
+        let index = self.index();
+        let count = |map: &std::collections::BTreeMap<GroupName, std::collections::BTreeSet<_>>| {
+            map.get(&group.name)
+                .map_or(0, std::collections::BTreeSet::len)
+        };
+        let group_free = to_usize(group.policy.max_parallel)
+            .saturating_sub(count(&index.away) + count(&index.ill));
+        let fleet_free = to_usize(self.fleet_limit()).saturating_sub(index.away_total);
+        group_free.min(fleet_free)
+    }
+
+    /// Why the group as a whole does not go on; for the status.
+    pub fn group_wait(&self, number: u64, group: usize, now: Timestamp) -> Option<WaitReason> {
+        let rollout = self
+            .facts()
+            .rollouts
+            .get(&number)
+            .filter(|rollout| !rollout.is_final())?;
+        let g = rollout
+            .groups
+            .get(group)
+            .filter(|group| group.finished_at.is_none())?;
+        if let RolloutState::Paused(reason) = &rollout.state {
+            let (rollout, reason) = (rollout_id(number), reason.to_string());
+            return Some(WaitReason::Paused { rollout, reason });
+        }
+        let soaking = match g.waves.get(g.current).map(|wave| wave.state) {
+            Some(WaveState::Soaking(until)) if now < until => Err(WaitReason::Soaking { until }),
+            Some(
+                WaveState::Soaking(_) | WaveState::Waiting | WaveState::Open(_) | WaveState::Closed,
+            )
+            | None => Ok(()),
+        };
+        self.gate(rollout, g, now)
+            .and(soaking)
+            .and_then(|()| self.health_of(g))
+            .err()
+    }
+}
+
+fn to_usize(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// The machine's wave is open, or was left behind by one that closed without it.
+fn wave_gate(group: &RolloutGroup, wave: usize) -> Result<(), WaitReason> {
+    let number = |wave: usize| u32::try_from(wave + 1).unwrap_or(u32::MAX);
+    match group.waves[wave].state {
+        WaveState::Open(_) | WaveState::Soaking(_) | WaveState::Closed => Ok(()),
+        WaveState::Waiting => {
+            let before = wave.checked_sub(1).map(|before| group.waves[before].state);
+            match before {
+                Some(WaveState::Soaking(until)) => Err(WaitReason::Soaking { until }),
+                Some(WaveState::Waiting | WaveState::Open(_) | WaveState::Closed) | None => {
+                    let open = number(group.current.min(group.waves.len() - 1));
+                    Err(WaitReason::WaveNotOpen {
+                        wave: number(wave),
+                        open,
+                    })
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Machines and policy → groups and waves. Pure, and complete: nothing is chosen later.
+
+use std::collections::BTreeSet;
+
+use common::{Action, GroupName, MachineName, StorePath, Target};
+use serde::Serialize;
+
+use crate::{policy::Policy, wait::WaitReason};
+
+/// What a rollout would do: its digest is what `execute --if-plan` checks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Update, rollback or reboot.
+    pub action: Action,
+    /// The groups, each after those it depends on.
+    pub groups: Vec<PlannedGroup>,
+    /// Machines that were asked for and are left out, and why.
+    pub excluded: Vec<(MachineName, WaitReason)>,
+    /// Machines that may be away at once, fleet-wide.
+    pub max_away: u32,
+}
+
+/// One group of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedGroup {
+    /// Which.
+    pub name: GroupName,
+    /// Its rules as they will be frozen.
+    pub policy: Policy,
+    /// Its waves.
+    pub waves: Vec<PlannedWave>,
+}
+
+/// One wave of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedWave {
+    /// Whether it is the canary.
+    pub canary: bool,
+    /// Its machines, in order.
+    pub machines: Vec<PlannedMachine>,
+}
+
+/// One machine of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedMachine {
+    /// Which.
+    pub name: MachineName,
+    /// What it runs now.
+    pub running: Option<StorePath>,
+    /// What it is to run.
+    pub target: Target,
+    /// Whether that is staged already, and if so whether it takes a reboot.
+    pub staged: Option<bool>,
+}
+
+impl Plan {
+    /// A short name for exactly this plan: FNV-1a over its JSON, 64 bits. It guards against
+    /// mistakes, not against forgery.
+    pub fn digest(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        let hash = json.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("p{hash:016x}")
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+}
+
+/// Cuts a group's machines into waves: the canary first, then everybody else.
+pub fn waves(policy: &Policy, machines: Vec<PlannedMachine>) -> Vec<PlannedWave> {
+    let canary = usize::try_from(policy.canary).unwrap_or(usize::MAX);
+    // A canary of everybody would be no canary: a group of one has a single plain wave.
+    if canary == 0 || machines.len() <= canary {
+        return vec![PlannedWave {
+            canary: false,
+            machines,
+        }];
+    }
+    let mut first = machines;
+    let rest = first.split_off(canary);
+    vec![
+        PlannedWave {
+            canary: true,
+            machines: first,
+        },
+        PlannedWave {
+            canary: false,
+            machines: rest,
+        },
+    ]
+}
+
+/// The groups in an order in which each comes after those it depends on; among equals, the given
+/// order. Groups in a cycle, which a valid configuration does not have, are left out.
+pub fn in_dependency_order<'a>(groups: &[(&'a GroupName, &'a [GroupName])]) -> Vec<&'a GroupName> {
+    let mut done: BTreeSet<&GroupName> = BTreeSet::new();
+    let present: BTreeSet<&GroupName> = groups.iter().map(|(name, _)| *name).collect();
+    let mut order = Vec::with_capacity(groups.len());
+    loop {
+        let next = groups.iter().find(|(name, dependencies)| {
+            !done.contains(name)
+                && dependencies
+                    .iter()
+                    .all(|d| done.contains(d) || !present.contains(d))
+        });
+        let Some((name, _)) = next else { return order };
+        done.insert(*name);
+        order.push(*name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> GroupName {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn dependencies_come_first() {
+        let (dev, infra, critical) = (name("dev"), name("infrastructure"), name("critical"));
+        let on_dev = [dev.clone()];
+        let on_infra = [infra.clone()];
+        let groups: [(&GroupName, &[GroupName]); 3] =
+            [(&critical, &on_infra), (&infra, &on_dev), (&dev, &[])];
+        assert_eq!(in_dependency_order(&groups), [&dev, &infra, &critical]);
+        // A dependency outside the selection does not hold the order up.
+        assert_eq!(in_dependency_order(&groups[..1]), [&critical]);
+    }
+
+    proptest::proptest! {
+        /// Against the definition: nobody before a group it depends on, everybody once.
+        #[test]
+        fn order_never_goes_against_the_graph(edges in proptest::collection::vec((0usize..8, 0usize..8), 0..16)) {
+            let names: Vec<GroupName> = (0..8).map(|n| name(&format!("g{n}"))).collect();
+            let mut dependencies: Vec<Vec<GroupName>> = vec![Vec::new(); 8];
+            for (a, b) in edges {
+                if a > b {
+                    dependencies[a].push(names[b].clone());
+                }
+            }
+            let groups: Vec<(&GroupName, &[GroupName])> =
+                names.iter().zip(&dependencies).rev().map(|(n, d)| (n, d.as_slice())).collect();
+            let order = in_dependency_order(&groups);
+            proptest::prop_assert_eq!(order.len(), 8);
+            for (place, group) in order.iter().enumerate() {
+                let index = names.iter().position(|n| n == *group).expect("known");
+                for dependency in &dependencies[index] {
+                    proptest::prop_assert!(order[..place].contains(&dependency));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The rules of one group, frozen into a rollout when it is created, with every number's unit,
+//! range and reason.
+
+use std::time::Duration;
+
+use common::GroupName;
+use serde::{Deserialize, Serialize};
+
+use crate::window::Window;
+
+/// Most machines of a fleet that may be away together, whatever is configured.
+pub const PARALLEL_MAX: u32 = 10_000;
+
+/// Named bundles of defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// No canary, no soak, one failure is taken.
+    Aggressive,
+    /// One canary that soaks, no failure is taken.
+    Conservative,
+    /// Conservative, and a person says yes before the group begins.
+    ManualApproval,
+}
+
+impl Preset {
+    /// Every preset, in the order in which the documentation names them.
+    pub const ALL: [Self; 3] = [Self::Aggressive, Self::Conservative, Self::ManualApproval];
+
+    /// The word in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Aggressive => "aggressive",
+            Self::Conservative => "conservative",
+            Self::ManualApproval => "manual-approval",
+        }
+    }
+
+    /// Machines of the first wave; 0 means no canary.
+    pub fn canary(self) -> u32 {
+        match self {
+            Self::Aggressive => 0,
+            Self::Conservative | Self::ManualApproval => 1,
+        }
+    }
+
+    /// How long a canary must stay healthy. Ten minutes see a crash loop and a filling disk, and
+    /// leave time in an hour's window.
+    pub fn canary_soak(self) -> Duration {
+        match self {
+            Self::Aggressive => Duration::ZERO,
+            Self::Conservative | Self::ManualApproval => Duration::from_secs(600),
+        }
+    }
+
+    /// Machines of the group that may fail before the rollout pauses.
+    pub fn max_failures(self) -> u32 {
+        match self {
+            Self::Aggressive => 1,
+            Self::Conservative | Self::ManualApproval => 0,
+        }
+    }
+
+    /// Whether a person must say yes.
+    pub fn needs_approval(self) -> bool {
+        match self {
+            Self::Aggressive | Self::Conservative => false,
+            Self::ManualApproval => true,
+        }
+    }
+}
+
+/// What one group's part of a rollout obeys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Where the defaults came from.
+    pub preset: Preset,
+    /// Machines of the group that may be away together; at least 1.
+    pub max_parallel: u32,
+    /// Machines of the group that may fail before the rollout pauses itself.
+    pub max_failures: u32,
+    /// Size of the first wave; 0: none.
+    pub canary: u32,
+    /// Healthy time after the canary wave.
+    pub canary_soak: Duration,
+    /// Healthy time after each other wave but the last.
+    pub soak: Duration,
+    /// Healthy time after the group before groups that depend on it begin.
+    pub stagger: Duration,
+    /// When machines may be away; empty: always.
+    pub windows: Vec<Window>,
+    /// IANA name of the zone of the windows.
+    pub timezone: String,
+    /// Whether machines may reboot by themselves.
+    pub allow_reboot: bool,
+    /// Whether a person must say yes before the group begins.
+    pub needs_approval: bool,
+    /// How long an answer to that is waited for.
+    pub approval_expiry: Duration,
+    /// Groups that must be finished first.
+    pub dependencies: Vec<GroupName>,
+    /// How long a machine may take to become healthy.
+    pub health_timeout: Duration,
+    /// Whether a machine that fails goes back by itself.
+    pub rollback_on_failure: bool,
+    /// What an attempt is expected to take: it must fit into what is left of the window.
+    pub expected_duration: Duration,
+}
+
+/// Times of the whole fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times {
+    /// How long a lease lasts without a word from its holder.
+    pub lease: Duration,
+    /// How long an overdue machine may still come back before it counts as failed for good.
+    pub grace: Duration,
+    /// Silence after which a machine counts as offline.
+    pub offline_after: Duration,
+    /// How long a rollout waits for machines that are offline.
+    pub catch_up: Duration,
+    /// How long a machine may take to stage its target.
+    pub stage: Duration,
+    /// A rollout that could go on but does not for this long pauses itself.
+    pub no_progress: Duration,
+}
+
+impl Default for Times {
+    /// Lease: three lost heartbeats and a slow reboot fit into 15 minutes. Grace: as long again.
+    /// Offline: ten missed polls. Catch-up: a day, the longest a laptop sleeps over a workday.
+    /// Staging: a big closure over a slow line. No progress: longer than lease and grace together,
+    /// so that the more exact reasons come first.
+    fn default() -> Self {
+        let minutes = |n: u64| Duration::from_secs(n * 60);
+        Self {
+            lease: minutes(15),
+            grace: minutes(15),
+            offline_after: minutes(10),
+            catch_up: minutes(24 * 60),
+            stage: minutes(60),
+            no_progress: minutes(180),
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! Everything that can be asked, and every answer: closed enums.
+//!
+//! Identity never comes out of a message: `machine` and `actor` are what the TLS connection proved.
+
+use std::time::Duration;
+
+use common::{
+    Action, Epoch, GroupName, LeaseId, MachineName, MachineReport, Outcome, RolloutId, StopMode,
+    Target, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    change::Change,
+    config::{Fault, FleetConfig},
+    history::Entry,
+    identity::{Actor, Holder},
+    plan::Plan,
+    wait::WaitReason,
+};
+
+/// A question to the fleet.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// The clock alone: does what has become due. Has no fields; there is one way to do a thing.
+    Tick,
+    /// Something from an agent, for itself.
+    Agent {
+        /// Who, from its certificate.
+        machine: MachineName,
+        /// What.
+        request: AgentRequest,
+    },
+    /// Something from an operator.
+    Operator {
+        /// Who, from the certificate and the registry.
+        actor: Actor,
+        /// What.
+        request: OperatorRequest,
+    },
+    /// A token is traded for a certificate. The driver has checked the certificate request and
+    /// signs only after this is durable.
+    Enrol {
+        /// SHA-256 of the token's secret, hexadecimal.
+        secret_hash: String,
+        /// Serial number the certificate will have.
+        serial: String,
+        /// When the certificate will end.
+        expires_at: Timestamp,
+    },
+    /// The holder of a good certificate gets a fresh one.
+    RenewCertificate {
+        /// Serial number of the present one.
+        serial: String,
+        /// Serial number the new one will have.
+        new_serial: String,
+        /// When the new one will end.
+        expires_at: Timestamp,
+    },
+    /// The coordinator's own first administrator, made at first start.
+    Bootstrap {
+        /// Whom.
+        holder: Holder,
+        /// Serial number of the certificate.
+        serial: String,
+        /// When it ends.
+        expires_at: Timestamp,
+    },
+}
+
+/// What agents ask.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AgentRequest {
+    /// Is there something to do?
+    Poll {
+        /// What is true of the machine.
+        report: Box<MachineReport>,
+    },
+    /// I am still at it.
+    Renew {
+        /// The lease held.
+        lease: LeaseId,
+        /// The epoch it was issued under, as the agent knows it.
+        epoch: Epoch,
+        /// Where the attempt stands.
+        attempt: Option<common::AttemptStatus>,
+        /// How long the agent will be silent (a reboot); zero otherwise.
+        silence: Duration,
+    },
+    /// An attempt ended.
+    Result {
+        /// The rollout it belonged to.
+        rollout: RolloutId,
+        /// Its lease; 0 when the machine refused before it had one.
+        lease: LeaseId,
+        /// How it ended.
+        outcome: Outcome,
+        /// How long it took, as the agent measured.
+        took: Duration,
+        /// What is true of the machine now.
+        report: Box<MachineReport>,
+    },
+}
+
+/// Which machines: all when both lists are empty, otherwise those of the groups and those named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Whole groups.
+    pub groups: Vec<GroupName>,
+    /// Single machines.
+    pub machines: Vec<MachineName>,
+}
+
+/// What a rollout is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// With which machines.
+    pub selection: Selection,
+    /// Update, rollback or reboot.
+    pub action: Action,
+    /// At most this many away at once in each group.
+    pub parallel: Option<u32>,
+    /// For a rollback: the generation to go to; otherwise what each machine ran before.
+    pub to_generation: Option<u64>,
+    /// Past windows, soak and stagger.
+    pub immediate: bool,
+    /// Why.
+    pub reason: String,
+}
+
+/// What operators ask.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OperatorRequest {
+    /// What would `Execute` do? Changes nothing.
+    Plan(Wish),
+    /// Create a rollout.
+    Execute {
+        /// What it is to do.
+        wish: Wish,
+        /// Refuse unless the plan still comes out with this digest.
+        if_plan: Option<String>,
+    },
+    /// Name what machines are to run.
+    PinTargets {
+        /// Machine and target.
+        targets: Vec<(MachineName, Target)>,
+        /// Why.
+        reason: String,
+    },
+    /// Say yes, or no, to a group of a rollout.
+    Approve {
+        /// Which rollout; the only one that waits when not given.
+        rollout: Option<RolloutId>,
+        /// Which group; every one that waits when not given.
+        group: Option<GroupName>,
+        /// No instead of yes.
+        reject: bool,
+        /// Why.
+        comment: String,
+    },
+    /// Grant nothing more in a rollout until it is resumed.
+    Pause {
+        /// Which; the only active one when not given.
+        rollout: Option<RolloutId>,
+        /// Why.
+        reason: String,
+    },
+    /// Go on with a paused rollout, accepting its failures so far.
+    ResumeRollout {
+        /// Which; the only paused one when not given.
+        rollout: Option<RolloutId>,
+        /// Why.
+        reason: String,
+    },
+    /// End a rollout. Holders finish; nobody else begins.
+    Abort {
+        /// Which; the only unfinished one when not given.
+        rollout: Option<RolloutId>,
+        /// Why.
+        reason: String,
+    },
+    /// Stop everything, or some groups. Never refused for anything but the right to.
+    EmergencyStop {
+        /// Which groups; empty: the whole fleet.
+        groups: Vec<GroupName>,
+        /// What machines past the point of no return do.
+        mode: StopMode,
+        /// Why.
+        reason: String,
+    },
+    /// Lift the emergency stop.
+    Resume {
+        /// Why; not empty.
+        reason: String,
+    },
+    /// Ask machines for their health, now.
+    RequestHealthCheck {
+        /// Which machines.
+        selection: Selection,
+        /// How long each may take.
+        timeout: Option<Duration>,
+    },
+    /// Free what a machine holds and forget its failure.
+    ForgetMachine {
+        /// Which.
+        machine: MachineName,
+        /// Why.
+        reason: String,
+    },
+    /// Replace the fleet configuration.
+    SetConfig {
+        /// The validated configuration.
+        config: Box<FleetConfig>,
+        /// Refuse unless this revision is in force.
+        if_revision: Option<u64>,
+        /// Why.
+        reason: String,
+    },
+    /// Make an enrolment token.
+    CreateToken {
+        /// SHA-256 of its secret, hexadecimal.
+        secret_hash: String,
+        /// Whom it makes.
+        holder: Holder,
+        /// When it ends.
+        expires_at: Timestamp,
+    },
+    /// Take a token back.
+    RevokeToken {
+        /// Which.
+        id: String,
+        /// Why.
+        reason: String,
+    },
+    /// Take certificates back.
+    RevokeIdentity {
+        /// One certificate, by serial number, or all of a name.
+        which: Which,
+        /// Why.
+        reason: String,
+    },
+    /// Tell people something.
+    Notify {
+        /// debug, info, warning, error.
+        level: String,
+        /// What.
+        message: String,
+        /// Where to; every channel when empty.
+        channel: String,
+    },
+}
+
+/// Certificates to revoke.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one with this serial number.
+    Serial(String),
+    /// Every one of this name.
+    Name(String),
+}
+
+/// What comes of a request. Nothing of it may leave the process before the changes are durable.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "changes must be made durable before the reply leaves"]
+pub struct Decision {
+    /// Facts, already applied in memory.
+    pub changes: Vec<Change>,
+    /// The answer.
+    pub reply: Reply,
+    /// Machines whose waiting poll is to be decided again, in the order of their turn.
+    pub wake: Vec<MachineName>,
+    /// Whether every connected agent is to be told at once (a stop or its end).
+    pub broadcast: bool,
+    /// What the history keeps of it.
+    pub history: Vec<Entry>,
+    /// What the audit log keeps of it.
+    pub audit: Option<AuditEntry>,
+}
+
+/// Who asked for what, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// Who.
+    pub actor: Actor,
+    /// What was asked, one word.
+    pub action: String,
+    /// Of what.
+    pub object: String,
+    /// Why.
+    pub reason: String,
+    /// `done`, or why not.
+    pub result: String,
+}
+
+/// Answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// Done; where there is something to say, a sentence.
+    Done(String),
+    /// To a poll.
+    Directive(Directive),
+    /// To a renewal.
+    Renewal(Renewal),
+    /// To a result.
+    Acknowledged,
+    /// To `Plan`.
+    Plan(Box<Plan>),
+    /// To `Execute`: the rollout, unless there was nothing to do.
+    Executed {
+        /// Its id.
+        rollout: Option<RolloutId>,
+        /// What was planned.
+        plan: Box<Plan>,
+    },
+    /// To `PinTargets`.
+    Pinned(Vec<MachineName>),
+    /// To `EmergencyStop`.
+    Stopped(Epoch),
+    /// To `RequestHealthCheck`.
+    HealthCheck {
+        /// Number of the request.
+        request: u64,
+        /// Machines asked.
+        machines: Vec<MachineName>,
+    },
+    /// To `SetConfig`.
+    Config {
+        /// The revision now in force.
+        revision: u64,
+    },
+    /// To `CreateToken`: its id.
+    Token(String),
+    /// To `Enrol`, `RenewCertificate` and `Bootstrap`: whom to name in the certificate.
+    Certify(Holder),
+    /// To `Notify`: the channels it goes to.
+    Notify(Vec<String>),
+    /// No.
+    Refused(Refusal),
+}
+
+/// What a machine is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Directive {
+    /// Nothing to do now.
+    Wait(WaitReason),
+    /// Obtain this; no lease needed.
+    Stage {
+        /// For which rollout; none when prepared ahead.
+        rollout: Option<RolloutId>,
+        /// What.
+        target: Target,
+    },
+    /// It is the machine's turn.
+    Proceed(Grant),
+    /// Run the health checks.
+    Check {
+        /// Number of the request.
+        request: u64,
+        /// How long they may take.
+        timeout: Duration,
+    },
+    /// An emergency stop holds.
+    StandDown(StandDown),
+}
+
+/// The right to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The rollout.
+    pub rollout: RolloutId,
+    /// The lease.
+    pub lease: LeaseId,
+    /// The epoch it is issued under.
+    pub epoch: Epoch,
+    /// How long it lasts without renewal, from when the agent asked.
+    pub valid_for: Duration,
+    /// What to do.
+    pub action: Action,
+    /// What to run.
+    pub target: Target,
+    /// Whether the machine may reboot by itself.
+    pub allow_reboot: bool,
+    /// Whether it goes back by itself when it is not healthy.
+    pub rollback_on_failure: bool,
+    /// How long it may take to become healthy.
+    pub health_timeout: Duration,
+}
+
+/// What a stop asks of a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandDown {
+    /// What to do past the point of no return.
+    pub mode: StopMode,
+    /// Why.
+    pub reason: String,
+}
+
+/// The answer to a heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// The lease goes on.
+    Valid(Duration),
+    /// Stop.
+    StandDown(StandDown),
+    /// This lease is not live: finish or undo, and report.
+    NotHeld(String),
+}
+
+/// Why a request is refused. Each kind has an exit status in `lab`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such machine, group, rollout, token or certificate.
+    #[error("no {what} {name:?}")]
+    NotFound {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The fleet is not in a state in which that can be done.
+    #[error("{0}")]
+    NotNow(String),
+    /// It changed meanwhile.
+    #[error("{0}")]
+    Changed(String),
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// Policy, token or stop forbids it.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The configuration has faults.
+    #[error("the configuration has {} faults", .0.len())]
+    Faults(Vec<Fault>),
+}

@@ -1,0 +1,384 @@
+//! One execution: targets, groups, waves and policy, all frozen when it is created, and the state
+//! machines of rollout, group, wave and place (a machine's part in it).
+
+use std::fmt;
+
+use common::{
+    Action, GroupName, LeaseId, MachineName, OutcomeKind, RolloutId, StorePath, Target, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::policy::Policy;
+
+/// One rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// `r1`, `r2`, …
+    pub id: RolloutId,
+    /// Update, rollback or reboot.
+    pub action: Action,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// By whom.
+    pub created_by: String,
+    /// Why, as the operator said; may be empty.
+    pub reason: String,
+    /// Past windows, soak and stagger; never past limits, budget or health.
+    pub immediate: bool,
+    /// Where it stands.
+    pub state: RolloutState,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// Its groups, each after those it depends on.
+    pub groups: Vec<RolloutGroup>,
+}
+
+/// Where a rollout stands. The last three are final.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RolloutState {
+    /// Goes on as its rules allow.
+    Active,
+    /// Grants nothing until somebody resumes or aborts it; holders finish.
+    Paused(PauseReason),
+    /// Every machine has ended its part, at least one as it should.
+    Finished,
+    /// Every machine has ended its part, none as it should.
+    Failed,
+    /// Somebody ended it.
+    Aborted {
+        /// Who.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why a rollout is paused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum PauseReason {
+    /// Somebody said so.
+    Operator {
+        /// Who.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// More machines failed than the policy takes.
+    BudgetSpent {
+        /// In which group.
+        group: GroupName,
+        /// How many failed.
+        failed: u32,
+        /// How many may.
+        allowed: u32,
+    },
+    /// It could go on and did not.
+    NoProgress {
+        /// Since when.
+        since: Timestamp,
+        /// What it waited for.
+        waited_for: String,
+    },
+    /// An approval was refused.
+    Rejected {
+        /// For which group.
+        group: GroupName,
+        /// By whom.
+        by: String,
+        /// Why.
+        comment: String,
+    },
+    /// Nobody approved in time.
+    ApprovalExpired {
+        /// Which group.
+        group: GroupName,
+    },
+}
+
+impl PauseReason {
+    /// The kind, as in JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Operator { .. } => "operator",
+            Self::BudgetSpent { .. } => "budget-spent",
+            Self::NoProgress { .. } => "no-progress",
+            Self::Rejected { .. } => "rejected",
+            Self::ApprovalExpired { .. } => "approval-expired",
+        }
+    }
+
+    /// What an operator can do, in a sentence with commands.
+    pub fn way_out(&self, rollout: &RolloutId) -> String {
+        let go_on = match self {
+            Self::BudgetSpent { .. } => "accepts these failures and goes on",
+            Self::Operator { .. }
+            | Self::NoProgress { .. }
+            | Self::Rejected { .. }
+            | Self::ApprovalExpired { .. } => "goes on",
+        };
+        format!(
+            "`lab update resume {rollout}` {go_on}, `lab update abort {rollout}` ends it, \
+             `lab update rollback` takes machines back"
+        )
+    }
+}
+
+impl fmt::Display for PauseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator { by, reason } if reason.is_empty() => write!(f, "paused by {by}"),
+            Self::Operator { by, reason } => write!(f, "paused by {by}: {reason}"),
+            Self::BudgetSpent {
+                group,
+                failed,
+                allowed,
+            } => {
+                write!(
+                    f,
+                    "{failed} machines of group {group} failed, {allowed} may"
+                )
+            }
+            Self::NoProgress { waited_for, .. } => {
+                write!(
+                    f,
+                    "nothing went on for too long; it waited for: {waited_for}"
+                )
+            }
+            Self::Rejected { group, by, comment } if comment.is_empty() => {
+                write!(f, "{by} rejected group {group}")
+            }
+            Self::Rejected { group, by, comment } => {
+                write!(f, "{by} rejected group {group}: {comment}")
+            }
+            Self::ApprovalExpired { group } => {
+                write!(f, "nobody approved group {group} in time")
+            }
+        }
+    }
+}
+
+/// A group's part in a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutGroup {
+    /// Which group.
+    pub name: GroupName,
+    /// Its rules, frozen.
+    pub policy: Policy,
+    /// Its waves, in order; never empty.
+    pub waves: Vec<Wave>,
+    /// Index of the wave that is open, soaking, or next to open; the number of waves at the end.
+    pub current: usize,
+    /// Whether a person said yes.
+    pub approval: Approval,
+    /// When it was finished; dependents wait for the stagger from here.
+    pub finished_at: Option<Timestamp>,
+    /// Machines that failed.
+    pub failed: u32,
+    /// Failures that somebody accepted by resuming.
+    pub forgiven: u32,
+}
+
+/// Whether a person must say yes, and has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Approval {
+    /// No need.
+    NotNeeded,
+    /// Not asked yet: something else holds the group back.
+    Needed,
+    /// Asked for, since then.
+    Asked(Timestamp),
+    /// Given.
+    Given {
+        /// By whom.
+        by: String,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// Machines that may be away in the same span.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wave {
+    /// Where it stands.
+    pub state: WaveState,
+    /// Whether it is the canary.
+    pub canary: bool,
+    /// Its machines, in order.
+    pub places: Vec<Place>,
+}
+
+/// Where a wave stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaveState {
+    /// Its turn has not come.
+    Waiting,
+    /// Machines may go, since then.
+    Open(Timestamp),
+    /// Everybody is back; healthy time must pass until then.
+    Soaking(Timestamp),
+    /// Done.
+    Closed,
+}
+
+/// One machine's part in a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Which machine.
+    pub machine: MachineName,
+    /// What it is to run.
+    pub target: Target,
+    /// Where it stands.
+    pub state: PlaceState,
+    /// The machine's last word about it.
+    pub reason: String,
+    /// How its last attempt ended.
+    pub verdict: Option<OutcomeKind>,
+    /// The closure that the target came to.
+    pub closure: Option<StorePath>,
+}
+
+/// Where a machine's part stands. From `Updated` on, states are final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlaceState {
+    /// Not begun.
+    Pending,
+    /// Holds this lease.
+    Leased(LeaseId),
+    /// Its lease ran out without a result.
+    Overdue(LeaseId),
+    /// Runs the target, as it says itself after the (re)boot.
+    Updated,
+    /// Went back, healthy.
+    RolledBack,
+    /// Said no before anything was changed.
+    Refused,
+    /// Stuck, or not heard of again.
+    Failed,
+    /// Staged; somebody must let it reboot.
+    RebootRequired,
+    /// Left out on purpose, or not there in time.
+    Skipped,
+}
+
+impl PlaceState {
+    /// Whether nothing more happens here.
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Pending | Self::Leased(_) | Self::Overdue(_) => false,
+            Self::Updated
+            | Self::RolledBack
+            | Self::Refused
+            | Self::Failed
+            | Self::RebootRequired
+            | Self::Skipped => true,
+        }
+    }
+
+    /// Whether this end counts against the failure budget.
+    pub fn is_failure(self) -> bool {
+        match self {
+            Self::RolledBack | Self::Refused | Self::Failed => true,
+            // An overdue machine counts already; see `RolloutGroup::spent`.
+            Self::Overdue(_) => true,
+            Self::Pending
+            | Self::Leased(_)
+            | Self::Updated
+            | Self::RebootRequired
+            | Self::Skipped => false,
+        }
+    }
+
+    /// The lease held here, live or overdue.
+    pub fn lease(self) -> Option<LeaseId> {
+        match self {
+            Self::Leased(id) | Self::Overdue(id) => Some(id),
+            Self::Pending
+            | Self::Updated
+            | Self::RolledBack
+            | Self::Refused
+            | Self::Failed
+            | Self::RebootRequired
+            | Self::Skipped => None,
+        }
+    }
+
+    /// The word in the status.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Leased(_) => "leased",
+            Self::Overdue(_) => "overdue",
+            Self::Updated => "updated",
+            Self::RolledBack => "rolled-back",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::RebootRequired => "reboot-required",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    /// The state an attempt's outcome leads to. `Abandoned` gives the turn back.
+    pub fn after(outcome: OutcomeKind) -> Self {
+        match outcome {
+            OutcomeKind::Confirmed => Self::Updated,
+            OutcomeKind::RolledBack => Self::RolledBack,
+            OutcomeKind::Stuck => Self::Failed,
+            OutcomeKind::RebootRequired => Self::RebootRequired,
+            OutcomeKind::Refused => Self::Refused,
+            OutcomeKind::Abandoned => Self::Pending,
+        }
+    }
+}
+
+impl Rollout {
+    /// Whether it has ended.
+    pub fn is_final(&self) -> bool {
+        match self.state {
+            RolloutState::Active | RolloutState::Paused(_) => false,
+            RolloutState::Finished | RolloutState::Failed | RolloutState::Aborted { .. } => true,
+        }
+    }
+
+    /// Its group of that name.
+    pub fn group(&self, name: &GroupName) -> Option<&RolloutGroup> {
+        self.groups.iter().find(|group| group.name == *name)
+    }
+
+    /// Every place in it.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        self.groups.iter().flat_map(RolloutGroup::places)
+    }
+}
+
+impl RolloutGroup {
+    /// Every place in it.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        self.waves.iter().flat_map(|wave| &wave.places)
+    }
+
+    /// Failures that count.
+    pub fn counted(&self) -> u32 {
+        self.failed.saturating_sub(self.forgiven)
+    }
+
+    /// Whether more failed than may.
+    pub fn spent(&self) -> bool {
+        self.counted() > self.policy.max_failures
+    }
+
+    /// The soak that follows this wave; none after the last, where the stagger follows.
+    pub fn soak_after(&self, wave: usize) -> std::time::Duration {
+        if wave + 1 == self.waves.len() {
+            std::time::Duration::ZERO
+        } else if self.waves[wave].canary {
+            self.policy.canary_soak
+        } else {
+            self.policy.soak
+        }
+    }
+}

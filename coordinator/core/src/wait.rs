@@ -1,0 +1,348 @@
+//! Why something does not go now: one variant per rule, with its numbers.
+//!
+//! The same value goes to the agent's status line, `lab why` and `lab update status`.
+
+use std::{fmt, time::Duration};
+
+use common::{GroupName, MachineName, RolloutId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// Why a machine, or a group of a rollout, does not go now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum WaitReason {
+    /// An emergency stop holds.
+    Stopped {
+        /// Who stopped.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// The rollout is paused.
+    Paused {
+        /// Which.
+        rollout: RolloutId,
+        /// Why, in a sentence.
+        reason: String,
+    },
+    /// No rollout has work for the machine.
+    NoRollout,
+    /// The machine runs its target.
+    UpToDate,
+    /// Nobody said what the machine is to run.
+    NoTarget,
+    /// The machine is in no group of the configuration.
+    UnknownMachine,
+    /// The target failed on this machine before and was not asked for again.
+    BadTarget {
+        /// What went wrong then.
+        reason: String,
+    },
+    /// The machine has ended its part of the rollout.
+    Final {
+        /// How, as in the status.
+        state: String,
+    },
+    /// The machine has not been heard of for a while.
+    Offline {
+        /// Since when, if it was ever heard of.
+        since: Option<Timestamp>,
+    },
+    /// The machine is still obtaining its target.
+    Staging,
+    /// A group that must be finished first is not.
+    Dependency {
+        /// Which.
+        group: GroupName,
+    },
+    /// Time must pass after a group that had to be finished first.
+    Stagger {
+        /// Which.
+        group: GroupName,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// Somebody must say yes.
+    Approval {
+        /// To which group.
+        group: GroupName,
+        /// In which rollout.
+        rollout: RolloutId,
+    },
+    /// The maintenance window is shut.
+    WindowClosed {
+        /// When it opens.
+        opens_at: Option<Timestamp>,
+    },
+    /// Too little of the window is left.
+    WindowTooShort {
+        /// What an attempt is expected to take.
+        needs: Duration,
+        /// What is left.
+        left: Duration,
+        /// When the window shuts; it can open again only after that.
+        closes_at: Timestamp,
+    },
+    /// An earlier wave has not closed.
+    WaveNotOpen {
+        /// The machine's wave, from 1.
+        wave: u32,
+        /// The wave that is open, from 1.
+        open: u32,
+    },
+    /// Healthy time must pass after an earlier wave.
+    Soaking {
+        /// Until when.
+        until: Timestamp,
+    },
+    /// Machines that were updated here are not healthy.
+    GroupUnhealthy {
+        /// Which.
+        machines: Vec<MachineName>,
+    },
+    /// The machine itself is not healthy.
+    MachineUnhealthy {
+        /// Names of its failing checks.
+        checks: Vec<String>,
+    },
+    /// As many machines of the group are away as may be.
+    GroupLimit {
+        /// Machines away.
+        away: Vec<MachineName>,
+        /// How many may be.
+        allowed: u32,
+    },
+    /// As many machines of the fleet are away as may be.
+    FleetLimit {
+        /// Machines away.
+        away: Vec<MachineName>,
+        /// How many may be.
+        allowed: u32,
+    },
+}
+
+impl WaitReason {
+    /// The kind, as in JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Stopped { .. } => "stopped",
+            Self::Paused { .. } => "paused",
+            Self::NoRollout => "no-rollout",
+            Self::UpToDate => "up-to-date",
+            Self::NoTarget => "no-target",
+            Self::UnknownMachine => "unknown-machine",
+            Self::BadTarget { .. } => "bad-target",
+            Self::Final { .. } => "final",
+            Self::Offline { .. } => "offline",
+            Self::Staging => "staging",
+            Self::Dependency { .. } => "dependency",
+            Self::Stagger { .. } => "stagger",
+            Self::Approval { .. } => "approval",
+            Self::WindowClosed { .. } => "window-closed",
+            Self::WindowTooShort { .. } => "window-too-short",
+            Self::WaveNotOpen { .. } => "wave-not-open",
+            Self::Soaking { .. } => "soaking",
+            Self::GroupUnhealthy { .. } => "group-unhealthy",
+            Self::MachineUnhealthy { .. } => "machine-unhealthy",
+            Self::GroupLimit { .. } => "group-limit",
+            Self::FleetLimit { .. } => "fleet-limit",
+        }
+    }
+
+    /// The instant at which this reason ends by itself, where it does.
+    pub fn until(&self) -> Option<Timestamp> {
+        match self {
+            Self::Stagger { until, .. } | Self::Soaking { until } => Some(*until),
+            Self::WindowClosed { opens_at } => *opens_at,
+            Self::WindowTooShort { closes_at, .. } => Some(*closes_at),
+            Self::Stopped { .. }
+            | Self::Paused { .. }
+            | Self::NoRollout
+            | Self::UpToDate
+            | Self::NoTarget
+            | Self::UnknownMachine
+            | Self::BadTarget { .. }
+            | Self::Final { .. }
+            | Self::Offline { .. }
+            | Self::Staging
+            | Self::Dependency { .. }
+            | Self::Approval { .. }
+            | Self::WaveNotOpen { .. }
+            | Self::GroupUnhealthy { .. }
+            | Self::MachineUnhealthy { .. }
+            | Self::GroupLimit { .. }
+            | Self::FleetLimit { .. } => None,
+        }
+    }
+
+    /// Whether only time, a person or another group can change it: a rollout that waits for these
+    /// is not stalled.
+    pub fn is_orderly(&self) -> bool {
+        match self {
+            Self::Stopped { .. }
+            | Self::Paused { .. }
+            | Self::Dependency { .. }
+            | Self::Stagger { .. }
+            | Self::Approval { .. }
+            | Self::WindowClosed { .. }
+            | Self::WindowTooShort { .. }
+            | Self::Soaking { .. } => true,
+            Self::NoRollout
+            | Self::UpToDate
+            | Self::NoTarget
+            | Self::UnknownMachine
+            | Self::BadTarget { .. }
+            | Self::Final { .. }
+            | Self::Offline { .. }
+            | Self::Staging
+            | Self::WaveNotOpen { .. }
+            | Self::GroupUnhealthy { .. }
+            | Self::MachineUnhealthy { .. }
+            | Self::GroupLimit { .. }
+            | Self::FleetLimit { .. } => false,
+        }
+    }
+
+    /// The command that would change it, where there is one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Stopped { .. } => Some("lab resume --reason …".to_owned()),
+            Self::Paused { rollout, .. } => Some(format!("lab update resume {rollout}")),
+            Self::NoTarget => Some("lab update prepare".to_owned()),
+            Self::UnknownMachine => Some("lab update-config show".to_owned()),
+            Self::Approval { group, rollout } => {
+                Some(format!("lab update approve {rollout} --group={group}"))
+            }
+            Self::GroupUnhealthy { machines } => machines
+                .first()
+                .map(|machine| format!("lab machines show {machine}")),
+            Self::GroupLimit { away, .. } | Self::FleetLimit { away, .. } => away
+                .first()
+                .map(|machine| format!("lab machines show {machine}")),
+            Self::NoRollout => Some("lab update execute".to_owned()),
+            Self::UpToDate
+            | Self::BadTarget { .. }
+            | Self::Final { .. }
+            | Self::Offline { .. }
+            | Self::Staging
+            | Self::Dependency { .. }
+            | Self::Stagger { .. }
+            | Self::WindowClosed { .. }
+            | Self::WindowTooShort { .. }
+            | Self::WaveNotOpen { .. }
+            | Self::Soaking { .. }
+            | Self::MachineUnhealthy { .. } => None,
+        }
+    }
+}
+
+/// `a, b and 3 more`.
+fn list<T: fmt::Display>(items: &[T]) -> String {
+    const SHOWN: usize = 4;
+    let mut text = items
+        .iter()
+        .take(SHOWN)
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if items.len() > SHOWN {
+        text.push_str(&format!(" and {} more", items.len() - SHOWN));
+    }
+    text
+}
+
+/// `1 h 30 min`, `45 s`.
+fn span(duration: Duration) -> String {
+    let secs = duration.as_secs();
+    match (secs / 3600, secs % 3600 / 60, secs % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, 0) => format!("{m} min"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, 0, _) => format!("{h} h"),
+        (h, m, _) => format!("{h} h {m} min"),
+    }
+}
+
+/// `2026-11-22T04:00:00Z`.
+fn instant(time: Timestamp) -> String {
+    jiff::Timestamp::from_millisecond(time.as_millis())
+        .map_or_else(|_| "the end of time".to_owned(), |time| time.to_string())
+}
+
+impl fmt::Display for WaitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopped { by, reason } => write!(f, "emergency stop by {by}: {reason}"),
+            Self::Paused { rollout, reason } => write!(f, "rollout {rollout} is paused: {reason}"),
+            Self::NoRollout => f.write_str("no rollout has work for this machine"),
+            Self::UpToDate => f.write_str("already runs its target"),
+            Self::NoTarget => f.write_str("nobody has said yet what this machine is to run"),
+            Self::UnknownMachine => f.write_str("in no group of the fleet configuration"),
+            Self::BadTarget { reason } => write!(f, "this target failed here before: {reason}"),
+            Self::Final { state } => write!(f, "has ended its part of the rollout: {state}"),
+            Self::Offline { since: Some(since) } => {
+                write!(f, "not heard of since {}", instant(*since))
+            }
+            Self::Offline { since: None } => f.write_str("never heard of"),
+            Self::Staging => f.write_str("still obtaining and checking its target"),
+            Self::Dependency { group } => write!(f, "group {group} must be finished first"),
+            Self::Stagger { group, until } => {
+                write!(
+                    f,
+                    "time must pass after group {group}, until {}",
+                    instant(*until)
+                )
+            }
+            Self::Approval { group, .. } => write!(f, "group {group} waits for approval"),
+            Self::WindowClosed {
+                opens_at: Some(opens_at),
+            } => {
+                write!(f, "the maintenance window opens at {}", instant(*opens_at))
+            }
+            Self::WindowClosed { opens_at: None } => {
+                f.write_str("the maintenance window never opens")
+            }
+            Self::WindowTooShort { needs, left, .. } => write!(
+                f,
+                "{} of the maintenance window are left, an update is expected to take {}",
+                span(*left),
+                span(*needs)
+            ),
+            Self::WaveNotOpen { wave, open } => {
+                write!(f, "in wave {wave}; wave {open} has not closed yet")
+            }
+            Self::Soaking { until } => {
+                write!(
+                    f,
+                    "the wave before must stay healthy until {}",
+                    instant(*until)
+                )
+            }
+            Self::GroupUnhealthy { machines } => {
+                write!(
+                    f,
+                    "updated in this group and not healthy: {}",
+                    list(machines)
+                )
+            }
+            Self::MachineUnhealthy { checks } if checks.is_empty() => {
+                f.write_str("not healthy itself")
+            }
+            Self::MachineUnhealthy { checks } => write!(f, "not healthy itself: {}", list(checks)),
+            Self::GroupLimit { away, allowed } => {
+                write!(
+                    f,
+                    "{allowed} of the group may be away at once; away now: {}",
+                    list(away)
+                )
+            }
+            Self::FleetLimit { away, allowed } => {
+                write!(
+                    f,
+                    "{allowed} of the fleet may be away at once; away now: {}",
+                    list(away)
+                )
+            }
+        }
+    }
+}
