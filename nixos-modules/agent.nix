@@ -7,6 +7,7 @@
 }:
 let
   inherit (lib)
+    concatStringsSep
     filterAttrs
     getExe'
     literalExpression
@@ -312,6 +313,10 @@ in
           HOME = "/var/lib/lab-updater";
           # Downloads and builds are the daemon's work, in its cgroup and its sandbox.
           NIX_REMOTE = "daemon";
+        }
+        // optionalAttrs (config.nix.nixPath != [ ]) {
+          # Where a target that is a channel finds the machine's configuration.
+          NIX_PATH = concatStringsSep ":" config.nix.nixPath;
         };
 
       serviceConfig = import ./hardening.nix // {

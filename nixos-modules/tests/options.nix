@@ -51,6 +51,7 @@ in
       enable = option types.bool true;
       package = option types.package pkgs.nix;
       envVars = option (types.attrsOf types.str) { };
+      nixPath = option texts [ "nixos-config=/etc/nixos/configuration.nix" ];
     };
     programs.ssh.package = option types.package pkgs.openssh;
     system.autoUpgrade.enable = option types.bool false;
