@@ -32,8 +32,16 @@ let
       kernelParams ? "",
       failure ? "none",
       inhibitors ? { },
+      files ? { },
       units ? { },
     }:
+    let
+      # `@file:NAME@` in a unit is the store path of that file, as configuration is on NixOS.
+      names = builtins.attrNames files;
+      placeholders = map (name: "@file:${name}@") names;
+      paths = map (name: builtins.toFile name files.${name}) names;
+      unitFile = name: builtins.toFile name (builtins.replaceStrings placeholders paths units.${name});
+    in
     builder "nixos-system-${host}-${version}" {
       inherit version failure;
       kernel_path = single "linux-${kernel}" "bzImage" "kernel ${kernel}";
@@ -42,7 +50,7 @@ let
       kernel_params = kernelParams;
       inhibitors = builtins.toJSON inhibitors;
       unit_files = builtins.concatStringsSep " " (
-        map (name: "${name}=${builtins.toFile name units.${name}}") (builtins.attrNames units)
+        map (name: "${name}=${unitFile name}") (builtins.attrNames units)
       );
       stc_script = ./switch-to-configuration.sh;
       activate_script = ./activate.sh;

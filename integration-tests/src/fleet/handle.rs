@@ -15,7 +15,9 @@ use common::id::{BootId, MachineName};
 use super::{
     FleetError, MachineStatus, Power,
     command::{self, Finished},
-    host, image, network,
+    host, image,
+    install::AGENT_UNIT,
+    network,
     protocol::{Reply, Request},
     provision,
     run_dir::{self, ProcessStamp, RunDir, RunRecord},
@@ -361,7 +363,7 @@ impl Fleet {
             Damage::Health => &["rm", "-f", "/run/toy/www/health"],
             Damage::Unit => &["systemctl", "kill", "--signal=SEGV", "web.service"],
             Damage::Network => &["ip", "link", "set", network::CARD, "down"],
-            Damage::Agent => &["systemctl", "kill", "--signal=KILL", "lab-agent.service"],
+            Damage::Agent => &["systemctl", "kill", "--signal=KILL", AGENT_UNIT],
             Damage::Freeze => return self.set_frozen(machine, true),
         };
         self.run(machine, words).map(drop)

@@ -37,6 +37,25 @@ ExecStart=/usr/local/bin/fleet serve-files --listen 0.0.0.0:8088 --root /srv/cac
 Restart=always
 ";
 
+/// Debian's package has the daemon and no units for it.
+const NIX_DAEMON_UNIT: &str = "\
+[Unit]
+Description=Nix daemon
+Requires=nix-daemon.socket
+
+[Service]
+ExecStart=/usr/bin/nix-daemon
+KillMode=process
+";
+
+const NIX_DAEMON_SOCKET: &str = "\
+[Unit]
+Description=Nix daemon socket
+
+[Socket]
+ListenStream=/nix/var/nix/daemon-socket/socket
+";
+
 /// Timers of the image that have nothing to do with what is tested.
 const MASKED: &[&str] = &[
     "apt-daily.timer",
@@ -62,6 +81,21 @@ const FILES: &[(&str, u32, &str)] = &[
         "[Journal]\nStorage=persistent\nSystemMaxUse=48M\nRateLimitIntervalSec=0\n",
     ),
     ("etc/systemd/system/lab-cache.service", 0o444, CACHE_UNIT),
+    (
+        "etc/systemd/system/nix-daemon.service",
+        0o444,
+        NIX_DAEMON_UNIT,
+    ),
+    (
+        "etc/systemd/system/nix-daemon.socket",
+        0o444,
+        NIX_DAEMON_SOCKET,
+    ),
+    (
+        "usr/local/share/lab-toy/hardening.nix",
+        0o444,
+        include_str!("../../../nixos-modules/hardening.nix"),
+    ),
     (
         "usr/local/share/lab-toy/system.nix",
         0o444,
@@ -119,6 +153,10 @@ pub(super) fn write_layer(run: &RunDir, program: &Path) -> Result<(), FleetError
         let dir = layer.join(dir);
         fs::create_dir_all(&dir).map_err(FleetError::file("create", &dir))?;
     }
+    let sockets = layer.join("etc/systemd/system/sockets.target.wants");
+    fs::create_dir_all(&sockets).map_err(FleetError::file("create", &sockets))?;
+    let link = sockets.join("nix-daemon.socket");
+    symlink("../nix-daemon.socket", &link).map_err(FleetError::file("link", &link))?;
     // The roots that NixOS has: what runs, and what was booted, is never collected.
     for name in ["current-system", "booted-system"] {
         let link = layer.join("nix/var/nix/gcroots").join(name);

@@ -83,7 +83,10 @@ pub struct SystemSpec {
     pub failure: Failure,
     /// Switch inhibitors: when the running system has others, only a reboot may activate this one.
     pub inhibitors: BTreeMap<String, String>,
-    /// Unit files besides those of `/etc/systemd/system` in the image, by name.
+    /// Files in store paths of their own, by name.
+    pub files: BTreeMap<String, String>,
+    /// Unit files besides those of `/etc/systemd/system` in the image, by name; `@file:NAME@` in
+    /// them is the store path of that file.
     pub units: BTreeMap<String, String>,
 }
 
@@ -97,6 +100,7 @@ impl SystemSpec {
             kernel: "6.12.1".to_owned(),
             failure: Failure::None,
             inhibitors: BTreeMap::from([("dbus-implementation".to_owned(), "broker".to_owned())]),
+            files: BTreeMap::new(),
             units: BTreeMap::from([("web.service".to_owned(), web)]),
         }
     }

@@ -1,0 +1,314 @@
+//! Our own daemons on the machines: binaries of this build, configuration, systemd units with the
+//! settings of the NixOS modules, enrolment.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use common::{error_chain::Chain, id::MachineName};
+use serde_json::Value;
+
+use super::{
+    CONTROL, Fleet, FleetError, SystemSpec,
+    command::{self, Finished},
+    system::EXPRESSIONS,
+};
+
+/// The agent's service, named as in `nixos-modules/agent.nix`.
+pub const AGENT_UNIT: &str = "lab-updater.service";
+
+/// The coordinator's service, named as in `nixos-modules/coordinator.nix`.
+pub const COORDINATOR_UNIT: &str = "lab-coordinator.service";
+
+/// Where the coordinator keeps its store and the first operator's identity.
+const COORDINATOR_STATE: &str = "/var/lib/lab-coordinator";
+
+/// Where binaries go.
+const BIN: &str = "/usr/local/bin";
+
+/// The token of a machine that is not enrolled yet.
+const TOKEN: &str = "/etc/lab-updater/token";
+
+/// Our programs, built.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    dir: PathBuf,
+}
+
+impl Programs {
+    /// Builds the three programs as `cargo build` does, with the features that users get, beside
+    /// the `fleet` program.
+    ///
+    /// # Errors
+    /// When they do not compile.
+    pub fn build(fleet_program: &Path) -> Result<Self, FleetError> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let dir = fleet_program.parent().unwrap_or(Path::new("/")).to_owned();
+        let mut build = Command::new(cargo);
+        build
+            .args(["build", "--quiet", "--locked", "--bins"])
+            .args(["-p", "agent", "-p", "coordinator", "-p", "cli"])
+            .arg("--manifest-path")
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
+            .arg("--target-dir")
+            .arg(dir.parent().unwrap_or(&dir));
+        command::run(&mut build)?;
+        Ok(Self { dir })
+    }
+
+    fn install(&self, fleet: &Fleet, machine: &MachineName, name: &str) -> Result<(), FleetError> {
+        let to = fleet.path(machine, &format!("{BIN}/{name}"));
+        // Beside it first: a program that runs cannot be written to.
+        let beside = to.with_extension("new");
+        fs::copy(self.dir.join(name), &beside).map_err(FleetError::file("write", &beside))?;
+        fs::rename(&beside, &to).map_err(FleetError::file("rename", to))
+    }
+}
+
+impl SystemSpec {
+    /// The same with our agent as a service of the system, as `services.lab-updater` adds it.
+    /// `hardening`: see [`Fleet::hardening`]. `more` is added to the agent's configuration.
+    #[must_use]
+    pub fn agent(mut self, hardening: &str, more: &str) -> Self {
+        let machine = &self.host;
+        let config = format!(
+            "machine = \"{machine}\"\n\
+             coordinator = \"{CONTROL}:7443\"\n\
+             token_file = \"/run/credentials/{AGENT_UNIT}/token\"\n\
+             state_dir = \"/var/lib/lab-updater\"\n\
+             poll_hold = \"10s\"\n\
+             {more}\n\
+             [limits]\n\
+             stage_timeout = \"60s\"\n\
+             switch_timeout = \"40s\"\n\
+             boot_timeout = \"60s\"\n\
+             settle = \"1s\"\n\
+             store_reserve_bytes = 1048576\n\
+             boot_reserve_bytes = 1048576\n\
+             [[checks]]\n\
+             name = \"web\"\n\
+             kind = \"http\"\n\
+             url = \"http://localhost:8080/health\"\n\
+             timeout = \"2s\"\n\
+             [[checks]]\n\
+             name = \"network\"\n\
+             kind = \"network\"\n\
+             addresses = [\"{CONTROL}:8088\"]\n\
+             timeout = \"2s\"\n"
+        );
+        self.files.insert("lab-agent.toml".to_owned(), config);
+        let unit = format!(
+            "[Unit]\n\
+             Description=lab-updater agent\n\
+             After=dbus.socket nix-daemon.socket\n\
+             StartLimitIntervalSec=0\n\
+             X-StopOnRemoval=false\n\
+             \n\
+             [Service]\n\
+             X-RestartIfChanged=false\n\
+             Type=notify\n\
+             ExecStart={BIN}/lab-agent --config @file:lab-agent.toml@\n\
+             Restart=always\n\
+             RestartSec=1\n\
+             Environment=HOME=/var/lib/lab-updater\n\
+             Environment=NIX_REMOTE=daemon\n\
+             Environment=PATH={BIN}:/usr/sbin:/usr/bin:/sbin:/bin\n\
+             {hardening}\
+             StateDirectory=lab-updater\n\
+             StateDirectoryMode=0700\n\
+             ProtectHome=read-only\n\
+             ReadWritePaths=-/nix/var/nix/gcroots\n\
+             LoadCredential=token:{TOKEN}\n\
+             SetCredential=token:\\n\n\
+             \n\
+             [Install]\n\
+             WantedBy=multi-user.target\n"
+        );
+        self.unit(AGENT_UNIT, &unit)
+    }
+}
+
+impl Fleet {
+    /// The sandbox settings of both services, as lines of a unit: `nixos-modules/hardening.nix`
+    /// itself, read by Nix.
+    ///
+    /// # Errors
+    /// When Nix cannot read it.
+    pub fn hardening(&self) -> Result<String, FleetError> {
+        let file = format!("{EXPRESSIONS}/hardening.nix");
+        let words = ["nix-instantiate", "--eval", "--strict", "--json", &file];
+        let json = self.run(&self.control(), &words)?;
+        let settings: BTreeMap<String, Value> =
+            serde_json::from_str(&json).map_err(FleetError::Answer)?;
+        let lines = settings.iter().map(|(key, value)| setting(key, value));
+        Ok(lines.collect())
+    }
+
+    /// Starts the coordinator on `control` as a service, with the modules' settings, and `lab`.
+    ///
+    /// # Errors
+    /// When it does not start; its journal is in the error.
+    pub fn install_coordinator(&self, programs: &Programs) -> Result<(), FleetError> {
+        let control = self.control();
+        programs.install(self, &control, "lab-coordinator")?;
+        programs.install(self, &control, "lab")?;
+        let config = format!(
+            "state_dir = \"{COORDINATOR_STATE}\"\nlisten = \"[::]:7443\"\nenrol_listen = \"[::]:7444\"\n"
+        );
+        self.write_file(&control, "/etc/lab-coordinator.toml", &config)?;
+        let hardening = self.hardening()?;
+        let unit = format!(
+            "[Unit]\n\
+             Description=lab-updater coordinator\n\
+             StartLimitIntervalSec=0\n\
+             \n\
+             [Service]\n\
+             Type=notify\n\
+             ExecStart={BIN}/lab-coordinator --config /etc/lab-coordinator.toml\n\
+             Restart=always\n\
+             RestartSec=1\n\
+             WatchdogSec=30\n\
+             LimitNOFILE=65536\n\
+             {hardening}\
+             DynamicUser=yes\n\
+             User=lab-coordinator\n\
+             StateDirectory=lab-coordinator\n\
+             StateDirectoryMode=0700\n\
+             PrivateUsers=yes\n\
+             ProcSubset=pid\n"
+        );
+        self.write_file(
+            &control,
+            &format!("/etc/systemd/system/{COORDINATOR_UNIT}"),
+            &unit,
+        )?;
+        self.run(&control, &["systemctl", "daemon-reload"])?;
+        self.start(&control, COORDINATOR_UNIT)
+    }
+
+    /// Makes the document (JSON) the fleet configuration.
+    ///
+    /// # Errors
+    /// When the coordinator refuses it.
+    pub fn import_config(&self, document: &Value) -> Result<(), FleetError> {
+        self.write_file(&self.control(), "/etc/fleet.json", &document.to_string())?;
+        self.lab_done(&["update-config", "import", "--yes", "/etc/fleet.json"])?;
+        Ok(())
+    }
+
+    /// Puts the agent on the machines: binary, a token of its own, a first system with the agent as
+    /// a service. `more` is added to each agent's configuration.
+    ///
+    /// # Errors
+    /// When an agent does not start; its journal is in the error.
+    pub fn install_agents(
+        &self,
+        programs: &Programs,
+        machines: &[MachineName],
+        more: &str,
+    ) -> Result<(), FleetError> {
+        let hardening = self.hardening()?;
+        let mut specs = Vec::new();
+        for machine in machines {
+            programs.install(self, machine, "lab-agent")?;
+            let printed = self.lab_done(&[
+                "token",
+                "create",
+                "--machine",
+                machine.as_str(),
+                "--output=json",
+            ])?;
+            let token: Value = serde_json::from_str(&printed).map_err(FleetError::Answer)?;
+            let token = token["token"].as_str().unwrap_or_default();
+            self.write_file(machine, TOKEN, &format!("{token}\n"))?;
+            specs.push(SystemSpec::new(machine, "1").agent(&hardening, more));
+        }
+        self.deploy(&specs)?;
+        for machine in machines {
+            self.start(machine, AGENT_UNIT)?;
+        }
+        Ok(())
+    }
+
+    /// Runs `lab` on `control` as the first operator.
+    ///
+    /// # Errors
+    /// When `control` is off.
+    pub fn lab(&self, words: &[&str]) -> Result<Finished, FleetError> {
+        command::finish(&mut self.lab_command(words)?)
+    }
+
+    /// `lab` on `control`, to be run as the caller likes.
+    ///
+    /// # Errors
+    /// When `control` is off.
+    pub fn lab_command(&self, words: &[&str]) -> Result<Command, FleetError> {
+        let identity = format!("LAB_IDENTITY={COORDINATOR_STATE}/admin.pem");
+        let mut all = vec!["env", "LAB_COORDINATOR=localhost:7443", &identity, "lab"];
+        all.extend(words);
+        self.command(&self.control(), &all)
+    }
+
+    /// Runs `lab`, which must succeed; returns what it printed.
+    fn lab_done(&self, words: &[&str]) -> Result<String, FleetError> {
+        command::run(&mut self.lab_command(words)?)
+    }
+
+    /// The last lines of a unit's journal.
+    pub fn journal(&self, machine: &MachineName, unit: &str) -> String {
+        let words = [
+            "journalctl",
+            "--no-pager",
+            "--output=short",
+            "--lines=80",
+            "--unit",
+            unit,
+        ];
+        match self.exec(machine, &words) {
+            Ok(finished) => finished.stdout,
+            Err(error) => Chain(&error).to_string(),
+        }
+    }
+
+    fn start(&self, machine: &MachineName, unit: &str) -> Result<(), FleetError> {
+        let started = self.run(machine, &["systemctl", "start", unit]);
+        started.map(drop).map_err(|_| {
+            let journal = self.journal(machine, unit);
+            FleetError::Refused(format!("{unit} does not start on {machine}:\n{journal}"))
+        })
+    }
+}
+
+/// One setting of a NixOS service as lines of a unit.
+fn setting(key: &str, value: &Value) -> String {
+    match value {
+        Value::Array(items) => items.iter().map(|item| setting(key, item)).collect(),
+        Value::Bool(yes) => format!("{key}={}\n", if *yes { "true" } else { "false" }),
+        Value::String(text) => format!("{key}={text}\n"),
+        Value::Null | Value::Number(_) | Value::Object(_) => format!("{key}={value}\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn settings_become_lines_as_nixos_writes_them() {
+        assert_eq!(
+            setting("CapabilityBoundingSet", &json!([""])),
+            "CapabilityBoundingSet=\n"
+        );
+        assert_eq!(setting("PrivateTmp", &json!(true)), "PrivateTmp=true\n");
+        let families = setting("RestrictAddressFamilies", &json!(["AF_UNIX", "AF_INET"]));
+        assert_eq!(
+            families,
+            "RestrictAddressFamilies=AF_UNIX\nRestrictAddressFamilies=AF_INET\n"
+        );
+    }
+}
