@@ -80,7 +80,9 @@
               result = import ./nixos-modules/tests { nixpkgs = pkgs.path; };
             in
             pkgs.writeText "lab-updater-modules.json" (builtins.toJSON result);
-          rollout = pkgs.testers.runNixOSTest (import ./integration-tests/nixos/rollout.nix { inherit self; });
+          rollout = pkgs.testers.runNixOSTest (
+            import ./integration-tests/nixos/rollout.nix { inherit self; }
+          );
         }
       );
 

@@ -3,7 +3,8 @@
 # specification are the arguments of `toplevel`.
 { spec }:
 let
-  builder = name: env: text:
+  builder =
+    name: env: text:
     derivation (
       {
         inherit name;
@@ -15,7 +16,8 @@ let
     );
 
   # One file in a store path of its own: kernel, initrd and modules are that on NixOS too.
-  single = name: file: content:
+  single =
+    name: file: content:
     builder name { inherit file content; } (
       builtins.toFile "single.sh" ''
         PATH=/usr/bin:/bin

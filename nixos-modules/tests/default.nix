@@ -54,12 +54,7 @@ let
   unitText =
     service:
     let
-      text =
-        value:
-        if lib.isBool value then
-          (if value then "true" else "false")
-        else
-          toString value;
+      text = value: if lib.isBool value then (if value then "true" else "false") else toString value;
       line = name: value: "${name}=${text value}";
       lines =
         set:
@@ -100,17 +95,19 @@ let
 
   units =
     config:
-    lib.genAttrs (lib.filter (name: config.systemd.services ? ${name}) [
-      "lab-updater"
-      "lab-coordinator"
-      "lab-coordinator-fleet"
-    ]) (
-      name:
-      if real then
-        builtins.unsafeDiscardStringContext config.systemd.units."${name}.service".text
-      else
-        unitText config.systemd.services.${name}
-    );
+    lib.genAttrs
+      (lib.filter (name: config.systemd.services ? ${name}) [
+        "lab-updater"
+        "lab-coordinator"
+        "lab-coordinator-fleet"
+      ])
+      (
+        name:
+        if real then
+          builtins.unsafeDiscardStringContext config.systemd.units."${name}.service".text
+        else
+          unitText config.systemd.services.${name}
+      );
 
   # What a case came to. Everything in here is forced by the caller.
   result =

@@ -44,37 +44,66 @@ let
   filterAttrs =
     keep: set:
     listToAttrs (
-      concatMap (name: optional (keep name set.${name}) { inherit name; value = set.${name}; }) (
-        attrNames set
-      )
+      concatMap (
+        name:
+        optional (keep name set.${name}) {
+          inherit name;
+          value = set.${name};
+        }
+      ) (attrNames set)
     );
   filterAttrsRecursive =
     keep: set:
-    mapAttrs (_: value: if isAttrs value && !isDerivation value then filterAttrsRecursive keep value else value) (
-      filterAttrs keep set
+    mapAttrs (
+      _: value: if isAttrs value && !isDerivation value then filterAttrsRecursive keep value else value
+    ) (filterAttrs keep set);
+  genAttrs =
+    names: make:
+    listToAttrs (
+      map (name: {
+        inherit name;
+        value = make name;
+      }) names
     );
-  genAttrs = names: make: listToAttrs (map (name: { inherit name; value = make name; }) names);
   isDerivation = value: isAttrs value && value.type or null == "derivation";
   splitString = separator: text: filter isString (builtins.split (escape separator) text);
-  escape = builtins.replaceStrings [ "." "[" "]" "*" "+" "?" "(" ")" "|" "^" "$" ] [
-    "\\."
-    "\\["
-    "\\]"
-    "\\*"
-    "\\+"
-    "\\?"
-    "\\("
-    "\\)"
-    "\\|"
-    "\\^"
-    "\\$"
-  ];
+  escape =
+    builtins.replaceStrings
+      [
+        "."
+        "["
+        "]"
+        "*"
+        "+"
+        "?"
+        "("
+        ")"
+        "|"
+        "^"
+        "$"
+      ]
+      [
+        "\\."
+        "\\["
+        "\\]"
+        "\\*"
+        "\\+"
+        "\\?"
+        "\\("
+        "\\)"
+        "\\|"
+        "\\^"
+        "\\$"
+      ];
   removeSuffix =
     suffix: text:
     let
       kept = stringLength text - stringLength suffix;
     in
-    if kept >= 0 && substring kept (stringLength suffix) text == suffix then substring 0 kept text else text;
+    if kept >= 0 && substring kept (stringLength suffix) text == suffix then
+      substring 0 kept text
+    else
+      text;
   toInt =
     text: if match "[0-9]+" text == null then throw "not a number: ${text}" else builtins.fromJSON text;
   makeBinPath = packages: concatStringsSep ":" (map (package: "${package}/bin") packages);
@@ -83,9 +112,18 @@ let
   # --- Definitions ------------------------------------------------------------------------------
 
   defaultPriority = 100;
-  mkOverride = priority: content: { _type = "override"; inherit priority content; };
-  mkIf = condition: content: { _type = "if"; inherit condition content; };
-  mkMerge = contents: { _type = "merge"; inherit contents; };
+  mkOverride = priority: content: {
+    _type = "override";
+    inherit priority content;
+  };
+  mkIf = condition: content: {
+    _type = "if";
+    inherit condition content;
+  };
+  mkMerge = contents: {
+    _type = "merge";
+    inherit contents;
+  };
 
   # Takes a definition apart into plain values with their priorities.
   discharge =
@@ -260,7 +298,13 @@ let
           body = if isPath module || isString module then import module else module;
           content = if isFunction body then body arguments else body;
           explicit = content ? options || content ? config;
-          allowed = [ "config" "freeformType" "imports" "meta" "options" ];
+          allowed = [
+            "config"
+            "freeformType"
+            "imports"
+            "meta"
+            "options"
+          ];
           unknown = filter (name: !elem name allowed) (attrNames content);
         in
         if explicit && unknown != [ ] then
@@ -277,7 +321,10 @@ let
                     (optionalAttrs (content ? meta) { inherit (content) meta; })
                   ]
                 else
-                  removeAttrs content [ "freeformType" "imports" ];
+                  removeAttrs content [
+                    "freeformType"
+                    "imports"
+                  ];
             }
           ]
           ++ concatMap collect (content.imports or [ ]);

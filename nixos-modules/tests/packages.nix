@@ -49,9 +49,14 @@ genAttrs [
 // {
   formats = {
     toml = _: format scalars;
-    json = _: { inherit (format scalars) generate; type = types.nullOr (format scalars).type; };
+    json = _: {
+      inherit (format scalars) generate;
+      type = types.nullOr (format scalars).type;
+    };
   };
-  runCommand = name: _: _: package name;
+  runCommand =
+    name: _: _:
+    package name;
   writeShellScript = name: _: package name;
   writeShellScriptBin = name: _: package name;
   stdenv = {
