@@ -2,15 +2,20 @@
 # types, priorities, conditions, submodules and free forms. Where nixpkgs is more lenient, this is
 # strict, so what passes here has no excuse there.
 let
+  lists = import ./lists.nix;
+  inherit (lists)
+    genAttrs
+    isDerivation
+    optional
+    optionalAttrs
+    ;
   inherit (builtins)
     all
     attrNames
-    attrValues
     concatLists
     concatMap
     concatStringsSep
     elem
-    elemAt
     filter
     foldl'
     head
@@ -23,91 +28,13 @@ let
     isPath
     isString
     length
-    listToAttrs
     map
     mapAttrs
-    match
     partition
-    stringLength
     substring
     tail
     typeOf
     ;
-
-  # --- Lists, sets, text ------------------------------------------------------------------------
-
-  optional = condition: value: if condition then [ value ] else [ ];
-  optionals = condition: values: if condition then values else [ ];
-  optionalAttrs = condition: set: if condition then set else { };
-  optionalString = condition: text: if condition then text else "";
-  last = list: elemAt list (length list - 1);
-  filterAttrs =
-    keep: set:
-    listToAttrs (
-      concatMap (
-        name:
-        optional (keep name set.${name}) {
-          inherit name;
-          value = set.${name};
-        }
-      ) (attrNames set)
-    );
-  filterAttrsRecursive =
-    keep: set:
-    mapAttrs (
-      _: value: if isAttrs value && !isDerivation value then filterAttrsRecursive keep value else value
-    ) (filterAttrs keep set);
-  genAttrs =
-    names: make:
-    listToAttrs (
-      map (name: {
-        inherit name;
-        value = make name;
-      }) names
-    );
-  isDerivation = value: isAttrs value && value.type or null == "derivation";
-  splitString = separator: text: filter isString (builtins.split (escape separator) text);
-  escape =
-    builtins.replaceStrings
-      [
-        "."
-        "["
-        "]"
-        "*"
-        "+"
-        "?"
-        "("
-        ")"
-        "|"
-        "^"
-        "$"
-      ]
-      [
-        "\\."
-        "\\["
-        "\\]"
-        "\\*"
-        "\\+"
-        "\\?"
-        "\\("
-        "\\)"
-        "\\|"
-        "\\^"
-        "\\$"
-      ];
-  removeSuffix =
-    suffix: text:
-    let
-      kept = stringLength text - stringLength suffix;
-    in
-    if kept >= 0 && substring kept (stringLength suffix) text == suffix then
-      substring 0 kept text
-    else
-      text;
-  toInt =
-    text: if match "[0-9]+" text == null then throw "not a number: ${text}" else builtins.fromJSON text;
-  makeBinPath = packages: concatStringsSep ":" (map (package: "${package}/bin") packages);
-  getExe' = package: name: "${package}/bin/${name}";
 
   # --- Definitions ------------------------------------------------------------------------------
 
@@ -393,37 +320,15 @@ let
       inherit config;
     };
 
-  lib = {
+  lib = lists // {
     inherit
-      attrNames
-      attrValues
-      concatMap
-      concatStringsSep
-      elem
       evalModules
-      filter
-      filterAttrs
-      filterAttrsRecursive
-      genAttrs
-      getExe'
-      isBool
-      isList
-      last
-      makeBinPath
-      mapAttrs
       mkEnableOption
       mkIf
       mkMerge
       mkOption
       mkOverride
       mkPackageOption
-      optional
-      optionalAttrs
-      optionalString
-      optionals
-      removeSuffix
-      splitString
-      toInt
       types
       ;
     mkDefault = mkOverride 1000;
