@@ -60,7 +60,6 @@ in
           updateGroups.web = {
             inherit machines;
             updatePolicy = "aggressive";
-            maintenanceWindow = "00:00-23:59";
             allowReboot = false;
           };
           updateSettings.maxParallel = 1;

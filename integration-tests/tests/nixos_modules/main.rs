@@ -17,6 +17,7 @@ mod tests {
         process::Command,
     };
 
+    use coordinator_core::config::FleetConfig;
     use serde_json::{Value, json};
 
     use crate::evaluation::{self, evaluated, required, say};
@@ -143,6 +144,17 @@ mod tests {
             let json = fs::read(file.with_extension("json")).expect("the example");
             let json: Value = serde_json::from_slice(&json).expect("JSON");
             assert_eq!(nix.expect("evaluates"), json, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_examples_are_fleets_without_a_fault() {
+        for (name, groups) in [("update-config", 3), ("four-groups", 4)] {
+            let file = evaluation::root().join(format!("docs/examples/{name}.json"));
+            let document = fs::read(file).expect("the example");
+            let document = serde_json::from_slice(&document).expect("JSON");
+            let fleet = FleetConfig::parse(&document).expect("no fault");
+            assert_eq!(fleet.groups.len(), groups, "{name}");
         }
     }
 
