@@ -19,7 +19,7 @@ impl Fleet {
         let at = self.turn(machine)?;
         let (rollout, group, place) = self.at(at).ok_or(WaitReason::NoRollout)?;
         self.gate(rollout, group, now)?;
-        wave_gate(group, at.wave)?;
+        self.wave_gate(group, at.wave, now)?;
         self.health_of(group)?;
         if self.is_offline(machine, now) {
             let since = self.facts().machines.get(machine).and_then(|m| m.heard.at);
@@ -208,6 +208,32 @@ impl Fleet {
         offset.map_or(zone, jiff::tz::TimeZone::fixed)
     }
 
+    /// The machine's wave is open, or was left behind by one that closed without it.
+    fn wave_gate(
+        &self,
+        group: &RolloutGroup,
+        wave: usize,
+        now: Timestamp,
+    ) -> Result<(), WaitReason> {
+        match group.waves[wave].state {
+            WaveState::Open(_) | WaveState::Soaking(_) | WaveState::Closed => return Ok(()),
+            WaveState::Waiting => {}
+        }
+        match wave.checked_sub(1).map(|before| group.waves[before].state) {
+            Some(WaveState::Soaking(until)) if now < until => {
+                return Err(WaitReason::Soaking { until });
+            }
+            Some(WaveState::Soaking(_)) => self.health_of(group)?,
+            Some(WaveState::Waiting | WaveState::Open(_) | WaveState::Closed) | None => {}
+        }
+        let number = |wave: usize| u32::try_from(wave + 1).unwrap_or(u32::MAX);
+        let open = number(group.current.min(group.waves.len() - 1));
+        Err(WaitReason::WaveNotOpen {
+            wave: number(wave),
+            open,
+        })
+    }
+
     /// Nobody who was updated in this group is ill.
     pub(crate) fn health_of(&self, group: &RolloutGroup) -> Result<(), WaitReason> {
         let Some(ill) = self.index().ill.get(&group.name) else {
@@ -322,25 +348,4 @@ impl Fleet {
 
 fn to_usize(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-/// The machine's wave is open, or was left behind by one that closed without it.
-fn wave_gate(group: &RolloutGroup, wave: usize) -> Result<(), WaitReason> {
-    let number = |wave: usize| u32::try_from(wave + 1).unwrap_or(u32::MAX);
-    match group.waves[wave].state {
-        WaveState::Open(_) | WaveState::Soaking(_) | WaveState::Closed => Ok(()),
-        WaveState::Waiting => {
-            let before = wave.checked_sub(1).map(|before| group.waves[before].state);
-            match before {
-                Some(WaveState::Soaking(until)) => Err(WaitReason::Soaking { until }),
-                Some(WaveState::Waiting | WaveState::Open(_) | WaveState::Closed) | None => {
-                    let open = number(group.current.min(group.waves.len() - 1));
-                    Err(WaitReason::WaveNotOpen {
-                        wave: number(wave),
-                        open,
-                    })
-                }
-            }
-        }
-    }
 }

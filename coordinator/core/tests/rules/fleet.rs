@@ -1,0 +1,347 @@
+//! A small fleet for the rules: a clock that is moved by hand, and machines that answer.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use common::{
+    Action, AttemptStatus, BootId, Epoch, Health, HealthState, LeaseId, MachineName, MachineReport,
+    Outcome, OutcomeKind, RolloutId, Staged, StopMode, StorePath, Target, Timestamp,
+};
+use coordinator_core::{
+    Decision, Fleet, FleetConfig, Reply, Request, WaitReason,
+    identity::{Actor, Role},
+    invariants,
+    request::{AgentRequest, Directive, Grant, OperatorRequest, Refusal, Renewal, Selection, Wish},
+    rollout::RolloutState,
+};
+use serde_json::{Value, json};
+
+/// 2026-03-02T00:00:00Z, a Monday.
+pub(crate) const MONDAY: Timestamp = Timestamp(1_772_409_600_000);
+
+pub(crate) fn name(text: &str) -> MachineName {
+    text.parse().expect(text)
+}
+
+pub(crate) fn path(version: &str) -> StorePath {
+    format!("/nix/store/{}-nixos-{version}", "0".repeat(32))
+        .parse()
+        .expect(version)
+}
+
+pub(crate) fn minutes(n: u64) -> Duration {
+    Duration::from_secs(n * 60)
+}
+
+pub(crate) struct World {
+    pub(crate) fleet: Fleet,
+    pub(crate) now: Timestamp,
+    pub(crate) reports: BTreeMap<MachineName, MachineReport>,
+    journal: Vec<coordinator_core::Change>,
+}
+
+impl World {
+    /// Machines of these groups, all heard of, all on version 1, all told to run version 2.
+    pub(crate) fn new(groups: Value, settings: Value) -> Self {
+        let document = json!({ "updateGroups": groups, "updateSettings": settings });
+        let config = FleetConfig::parse(&document).expect("a valid configuration");
+        let machines: Vec<MachineName> = config.group_of.keys().cloned().collect();
+        let mut world = Self {
+            fleet: Fleet::new(MONDAY),
+            now: MONDAY,
+            reports: BTreeMap::new(),
+            journal: Vec::new(),
+        };
+        let config = Box::new(config);
+        world.ask(OperatorRequest::SetConfig {
+            config,
+            if_revision: None,
+            reason: String::new(),
+        });
+        for machine in machines {
+            world.reports.insert(machine.clone(), report());
+            world.poll(machine.as_str());
+        }
+        let targets = world
+            .reports
+            .keys()
+            .map(|m| (m.clone(), Target::Closure(path("2"))));
+        let targets = targets.collect();
+        world.ask(OperatorRequest::PinTargets {
+            targets,
+            reason: String::new(),
+        });
+        world
+    }
+
+    pub(crate) fn handle(&mut self, request: Request) -> Decision {
+        let before = self.fleet.clone();
+        let decision = self.fleet.handle(self.now, request);
+        self.journal.extend(decision.changes.iter().cloned());
+        let mut wrong = invariants::check(&self.fleet);
+        wrong.extend(invariants::between(&before, &self.fleet));
+        let mut replayed = Fleet::new(self.now);
+        self.journal
+            .iter()
+            .for_each(|change| replayed.apply(change));
+        wrong.extend(invariants::replayed(&self.fleet, &replayed));
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        decision
+    }
+
+    pub(crate) fn ask(&mut self, request: OperatorRequest) -> Reply {
+        let actor = Actor {
+            name: "ada".parse().expect("name"),
+            role: Role::Admin,
+            serial: "1".to_owned(),
+        };
+        self.handle(Request::Operator { actor, request }).reply
+    }
+
+    #[track_caller]
+    pub(crate) fn done(&mut self, request: OperatorRequest) {
+        let reply = self.ask(request);
+        assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
+    }
+
+    #[track_caller]
+    pub(crate) fn refused(&mut self, request: OperatorRequest) -> Refusal {
+        match self.ask(request) {
+            Reply::Refused(refusal) => refusal,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    pub(crate) fn execute(&mut self) -> RolloutId {
+        self.execute_some(&[])
+    }
+
+    pub(crate) fn execute_some(&mut self, groups: &[&str]) -> RolloutId {
+        match self.ask(OperatorRequest::Execute {
+            wish: wish(groups),
+            if_plan: None,
+        }) {
+            Reply::Executed {
+                rollout: Some(rollout),
+                ..
+            } => rollout,
+            other => panic!("not executed: {other:?}"),
+        }
+    }
+
+    pub(crate) fn agent(&mut self, machine: &str, request: AgentRequest) -> Decision {
+        self.handle(Request::Agent {
+            machine: name(machine),
+            request,
+        })
+    }
+
+    /// Polls as the machine would, and stages when told to.
+    pub(crate) fn poll(&mut self, machine: &str) -> Directive {
+        for _ in 0..3 {
+            let known = self.reports.get_mut(&name(machine)).expect(machine);
+            known.sequence += 1;
+            let report = Box::new(known.clone());
+            match self.agent(machine, AgentRequest::Poll { report }).reply {
+                Reply::Directive(Directive::Stage { target, .. }) => {
+                    let path = target.closure().expect("a closure").clone();
+                    let known = self.reports.get_mut(&name(machine)).expect(machine);
+                    known.staged = Some(Staged {
+                        target,
+                        path,
+                        needs_reboot: false,
+                        reboot_reasons: Vec::new(),
+                    });
+                }
+                Reply::Directive(directive) => return directive,
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("{machine} is told to stage again and again")
+    }
+
+    #[track_caller]
+    pub(crate) fn go(&mut self, machine: &str) -> Grant {
+        match self.poll(machine) {
+            Directive::Proceed(grant) => grant,
+            other => panic!("{machine} does not go: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn wait(&mut self, machine: &str) -> WaitReason {
+        match self.poll(machine) {
+            Directive::Wait(reason) => reason,
+            other => panic!("{machine} does not wait: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn waits_for(&mut self, machine: &str, kind: &str) {
+        assert_eq!(self.wait(machine).kind(), kind);
+    }
+
+    pub(crate) fn renew(&mut self, machine: &str, grant: &Grant) -> Renewal {
+        let attempt = Some(AttemptStatus {
+            rollout: Some(grant.rollout.clone()),
+            lease: grant.lease,
+            step: "activating".to_owned(),
+            past_no_return: true,
+        });
+        let (lease, epoch) = (grant.lease, grant.epoch);
+        let silence = Duration::ZERO;
+        match self
+            .agent(
+                machine,
+                AgentRequest::Renew {
+                    lease,
+                    epoch,
+                    attempt,
+                    silence,
+                },
+            )
+            .reply
+        {
+            Reply::Renewal(renewal) => renewal,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Ends the attempt in this way.
+    pub(crate) fn end(&mut self, machine: &str, grant: &Grant, kind: OutcomeKind) {
+        let report = self.reports.get_mut(&name(machine)).expect(machine);
+        report.sequence += 1;
+        report.last_lease = grant.lease;
+        if kind == OutcomeKind::Confirmed {
+            report.running = grant.target.closure().cloned();
+        }
+        if kind == OutcomeKind::Stuck {
+            report.health.state = HealthState::Unhealthy;
+        }
+        let report = Box::new(report.clone());
+        let outcome = Outcome {
+            kind,
+            reason: "as told".to_owned(),
+        };
+        let (rollout, lease) = (grant.rollout.clone(), grant.lease);
+        let took = minutes(1);
+        let _ended = self.agent(
+            machine,
+            AgentRequest::Result {
+                rollout,
+                lease,
+                outcome,
+                took,
+                report,
+            },
+        );
+    }
+
+    /// Takes its turn and comes out well.
+    #[track_caller]
+    pub(crate) fn update(&mut self, machine: &str) {
+        let grant = self.go(machine);
+        self.end(machine, &grant, OutcomeKind::Confirmed);
+    }
+
+    /// Time passes, and the machines keep polling every five minutes as they do.
+    pub(crate) fn pass(&mut self, duration: Duration) {
+        self.pass_without(duration, &[]);
+    }
+
+    /// Time passes; these machines are silent.
+    pub(crate) fn pass_without(&mut self, duration: Duration, silent: &[&str]) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.now = (self.now + minutes(5)).min(end);
+            let _ticked = self.handle(Request::Tick);
+            for machine in self.reports.keys().cloned().collect::<Vec<_>>() {
+                if silent.contains(&machine.as_str()) || self.fleet.lease_of(&machine).is_some() {
+                    continue;
+                }
+                // A poll would be a grant: only a sign of life, which asks for nothing.
+                let sign = AgentRequest::Renew {
+                    lease: LeaseId::default(),
+                    epoch: Epoch::FIRST,
+                    attempt: None,
+                    silence: Duration::ZERO,
+                };
+                let _heard = self.agent(machine.as_str(), sign);
+                if self.fleet.permission(&machine, self.now).is_err() {
+                    self.poll(machine.as_str());
+                }
+            }
+        }
+    }
+
+    pub(crate) fn health(&mut self, machine: &str, state: HealthState) {
+        self.reports
+            .get_mut(&name(machine))
+            .expect(machine)
+            .health
+            .state = state;
+        self.poll(machine);
+    }
+
+    pub(crate) fn state(&self, rollout: &RolloutId) -> &RolloutState {
+        &self.fleet.rollout(rollout).expect("kept").state
+    }
+
+    pub(crate) fn place(&self, rollout: &RolloutId, machine: &str) -> &'static str {
+        let rollout = self.fleet.rollout(rollout).expect("kept");
+        let place = rollout
+            .places()
+            .find(|place| place.machine.as_str() == machine);
+        place.expect(machine).state.word()
+    }
+}
+
+fn report() -> MachineReport {
+    MachineReport {
+        agent_version: "1".to_owned(),
+        boot_id: "boot-1".parse::<BootId>().expect("boot"),
+        sequence: 0,
+        running: Some(path("1")),
+        booted: Some(path("1")),
+        profile: Some(path("1")),
+        generation: 1,
+        generations: Vec::new(),
+        health: Health {
+            state: HealthState::Healthy,
+            checks: Vec::new(),
+        },
+        health_request: 0,
+        epoch: Epoch::FIRST,
+        staged: None,
+        attempt: None,
+        store_free_bytes: 1 << 30,
+        last_lease: LeaseId::default(),
+    }
+}
+
+pub(crate) fn wish(groups: &[&str]) -> Wish {
+    Wish {
+        selection: Selection {
+            groups: groups
+                .iter()
+                .map(|group| group.parse().expect(group))
+                .collect(),
+            machines: Vec::new(),
+        },
+        action: Action::Update,
+        parallel: None,
+        to_generation: None,
+        immediate: false,
+        reason: "test".to_owned(),
+    }
+}
+
+pub(crate) fn stop(groups: &[&str]) -> OperatorRequest {
+    OperatorRequest::EmergencyStop {
+        groups: groups
+            .iter()
+            .map(|group| group.parse().expect(group))
+            .collect(),
+        mode: StopMode::Finish,
+        reason: "smoke".to_owned(),
+    }
+}

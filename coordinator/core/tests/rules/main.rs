@@ -1,0 +1,11 @@
+//! The rules, one by one, on small fleets with machines that do as they are told.
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "in a test, any other answer is the failure"
+)]
+
+mod budget;
+mod fleet;
+mod leases;
+mod order;
+mod stop;

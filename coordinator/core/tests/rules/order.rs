@@ -1,0 +1,241 @@
+//! Order: dependencies, stagger, waves, canary, soak, approval, windows, late machines.
+
+use common::{HealthState, OutcomeKind};
+use coordinator_core::{
+    request::{OperatorRequest, Refusal},
+    rollout::{PauseReason, RolloutState},
+};
+use serde_json::json;
+
+use crate::fleet::{World, minutes, wish};
+
+fn chain() -> World {
+    let groups = json!({
+        "dev": { "machines": ["d1", "d2"], "updatePolicy": "aggressive" },
+        "prod": { "machines": ["p1"], "updatePolicy": "aggressive", "dependencies": ["dev"] },
+    });
+    World::new(groups, json!({ "maxParallel": 2, "staggerDelay": "30m" }))
+}
+
+#[test]
+fn a_group_waits_for_those_it_depends_on_and_then_some() {
+    let mut world = chain();
+    let rollout = world.execute();
+    world.waits_for("p1", "dependency");
+    world.update("d1");
+    world.waits_for("p1", "dependency");
+    world.update("d2");
+    world.waits_for("p1", "stagger");
+    world.pass(minutes(29));
+    world.waits_for("p1", "stagger");
+    world.pass(minutes(1));
+    world.update("p1");
+    assert_eq!(*world.state(&rollout), RolloutState::Finished);
+}
+
+#[test]
+fn dependencies_hold_between_rollouts_too() {
+    let mut world = chain();
+    world.execute_some(&["dev"]);
+    world.execute_some(&["prod"]);
+    world.waits_for("p1", "dependency");
+    world.update("d1");
+    world.update("d2");
+    world.waits_for("p1", "stagger");
+    world.pass(minutes(30));
+    world.go("p1");
+}
+
+#[test]
+fn the_canary_goes_first_and_soaks() {
+    let groups = json!({ "web": {
+        "machines": ["a", "b", "c"], "updatePolicy": "conservative", "canarySoak": "10m" } });
+    let mut world = World::new(groups, json!({ "maxParallel": 3 }));
+    let rollout = world.execute();
+    world.waits_for("b", "wave-not-open");
+    world.update("a");
+    world.waits_for("b", "soaking");
+    world.pass(minutes(9));
+    world.waits_for("b", "soaking");
+    world.pass(minutes(1));
+    world.update("b");
+    world.update("c");
+    assert_eq!(*world.state(&rollout), RolloutState::Finished);
+}
+
+#[test]
+fn an_ill_canary_holds_the_wave_and_then_pauses_the_rollout() {
+    let groups = json!({ "web": { "machines": ["a", "b"], "updatePolicy": "conservative" } });
+    let mut world = World::new(groups, json!({ "maxParallel": 2 }));
+    let rollout = world.execute();
+    world.update("a");
+    world.health("a", HealthState::Unhealthy);
+    world.pass(minutes(60));
+    world.waits_for("b", "group-unhealthy");
+    world.pass(minutes(180));
+    let state = world.state(&rollout).clone();
+    assert!(
+        matches!(&state, RolloutState::Paused(PauseReason::NoProgress { .. })),
+        "{state:?}"
+    );
+}
+
+#[test]
+fn a_group_may_wait_for_a_person() {
+    let groups = json!({ "db": { "machines": ["a"], "updatePolicy": "manual-approval" } });
+    let mut world = World::new(groups, json!({}));
+    let rollout = world.execute();
+    world.waits_for("a", "approval");
+    world.pass(minutes(24 * 60));
+    assert_eq!(*world.state(&rollout), RolloutState::Active);
+    world.done(OperatorRequest::Approve {
+        rollout: None,
+        group: None,
+        reject: false,
+        comment: String::new(),
+    });
+    world.update("a");
+}
+
+#[test]
+fn an_approval_that_nobody_gives_pauses_and_can_be_asked_again() {
+    let groups = json!({ "db": { "machines": ["a"], "updatePolicy": "manual-approval" } });
+    let mut world = World::new(groups, json!({ "approvalExpiry": "2h" }));
+    let rollout = world.execute();
+    world.pass(minutes(121));
+    let state = world.state(&rollout).clone();
+    assert!(matches!(
+        state,
+        RolloutState::Paused(PauseReason::ApprovalExpired { .. })
+    ));
+    world.done(OperatorRequest::ResumeRollout {
+        rollout: None,
+        reason: String::new(),
+    });
+    world.pass(minutes(60));
+    assert_eq!(*world.state(&rollout), RolloutState::Active);
+}
+
+#[test]
+fn a_rejection_pauses() {
+    let groups = json!({ "db": { "machines": ["a"], "updatePolicy": "manual-approval" } });
+    let mut world = World::new(groups, json!({}));
+    let rollout = world.execute();
+    world.done(OperatorRequest::Approve {
+        rollout: Some(rollout.clone()),
+        group: None,
+        reject: true,
+        comment: "not today".to_owned(),
+    });
+    world.waits_for("a", "paused");
+}
+
+#[test]
+fn nobody_goes_outside_the_window_or_too_late_in_it() {
+    let groups = json!({ "web": { "machines": ["a", "b"], "updatePolicy": "aggressive",
+        "maintenanceWindow": "02:00-03:00", "expectedDuration": "20m" } });
+    let mut world = World::new(groups, json!({ "maxParallel": 1 }));
+    let rollout = world.execute();
+    world.waits_for("a", "window-closed");
+    world.pass(minutes(120));
+    world.update("a");
+    world.pass(minutes(41));
+    world.waits_for("b", "window-too-short");
+    world.pass(minutes(24 * 60 - 41));
+    world.update("b");
+    assert_eq!(*world.state(&rollout), RolloutState::Finished);
+}
+
+#[test]
+fn offline_machines_do_not_hold_the_others_and_catch_up() {
+    let mut world = chain();
+    let rollout = world.execute();
+    world.update("d1");
+    world.pass_without(minutes(12), &["d2"]);
+    world.waits_for("p1", "stagger");
+    world.pass_without(minutes(31), &["d2"]);
+    world.update("p1");
+    assert_eq!(*world.state(&rollout), RolloutState::Active);
+    world.update("d2");
+    assert_eq!(*world.state(&rollout), RolloutState::Finished);
+}
+
+#[test]
+fn who_never_comes_is_left_out_in_the_end() {
+    let mut world = chain();
+    let rollout = world.execute_some(&["dev"]);
+    world.update("d1");
+    world.pass_without(minutes(25 * 60), &["d2"]);
+    assert_eq!(world.place(&rollout, "d2"), "skipped");
+    assert_eq!(*world.state(&rollout), RolloutState::Finished);
+}
+
+#[test]
+fn a_canary_that_is_offline_proves_nothing() {
+    let groups = json!({ "web": { "machines": ["a", "b"], "updatePolicy": "conservative" } });
+    let mut world = World::new(groups, json!({}));
+    world.execute();
+    world.pass_without(minutes(60), &["a"]);
+    world.waits_for("b", "wave-not-open");
+}
+
+#[test]
+fn one_rollout_at_a_time_touches_a_machine() {
+    let mut world = chain();
+    let first = world.execute_some(&["dev"]);
+    let request = OperatorRequest::Execute {
+        wish: wish(&["dev"]),
+        if_plan: None,
+    };
+    assert!(matches!(world.refused(request.clone()), Refusal::NotNow(_)));
+    world.done(OperatorRequest::Pause {
+        rollout: None,
+        reason: String::new(),
+    });
+    world.done(request);
+    assert!(matches!(world.state(&first), RolloutState::Finished));
+}
+
+#[test]
+fn a_plan_that_no_longer_holds_is_refused() {
+    let mut world = chain();
+    let coordinator_core::Reply::Plan(plan) = world.ask(OperatorRequest::Plan(wish(&[]))) else {
+        panic!("no plan")
+    };
+    world.execute_some(&["dev"]);
+    world.update("d1");
+    let if_plan = Some(plan.digest());
+    let refusal = world.refused(OperatorRequest::Execute {
+        wish: wish(&[]),
+        if_plan,
+    });
+    assert!(matches!(refusal, Refusal::Changed(_)), "{refusal:?}");
+}
+
+#[test]
+fn a_rollback_goes_to_where_each_machine_came_from() {
+    let mut world = chain();
+    world.execute_some(&["dev"]);
+    world.update("d1");
+    world.update("d2");
+    let mut back = wish(&["dev"]);
+    back.action = common::Action::Rollback;
+    world.done(OperatorRequest::Execute {
+        wish: back.clone(),
+        if_plan: None,
+    });
+    for machine in ["d1", "d2"] {
+        let grant = world.go(machine);
+        assert_eq!(grant.target.closure(), Some(&crate::fleet::path("1")));
+        world.end(machine, &grant, OutcomeKind::Confirmed);
+    }
+    // Back is back: a second one has nowhere to go.
+    let reply = world.ask(OperatorRequest::Execute {
+        wish: back,
+        if_plan: None,
+    });
+    assert!(matches!(
+        reply,
+        coordinator_core::Reply::Executed { rollout: None, .. }
+    ));
+}

@@ -1,0 +1,111 @@
+//! The emergency stop.
+
+use common::{Epoch, OutcomeKind};
+use coordinator_core::{
+    Reply,
+    request::{Directive, OperatorRequest, Refusal, Renewal},
+};
+use serde_json::json;
+
+use crate::fleet::{World, minutes, stop, wish};
+
+fn two_groups() -> World {
+    let groups = json!({
+        "one": { "machines": ["a", "b"], "updatePolicy": "aggressive" },
+        "two": { "machines": ["c", "d"], "updatePolicy": "aggressive" },
+    });
+    World::new(groups, json!({ "maxParallel": 4 }))
+}
+
+fn resume(reason: &str) -> OperatorRequest {
+    OperatorRequest::Resume {
+        reason: reason.to_owned(),
+    }
+}
+
+#[test]
+fn nothing_is_granted_and_everybody_stands_down() {
+    let mut world = two_groups();
+    world.execute();
+    let grant = world.go("a");
+    assert_eq!(world.ask(stop(&[])), Reply::Stopped(Epoch(2)));
+    assert!(matches!(world.poll("b"), Directive::StandDown(_)));
+    assert!(matches!(world.renew("a", &grant), Renewal::StandDown(_)));
+    let execute = OperatorRequest::Execute {
+        wish: wish(&[]),
+        if_plan: None,
+    };
+    assert!(matches!(world.refused(execute), Refusal::Forbidden(_)));
+}
+
+#[test]
+fn what_was_granted_before_is_void_after() {
+    let mut world = two_groups();
+    let rollout = world.execute();
+    let grant = world.go("a");
+    world.done(stop(&[]));
+    world.done(resume("found it"));
+    assert!(matches!(world.renew("a", &grant), Renewal::NotHeld(_)));
+    world.end("a", &grant, OutcomeKind::Abandoned);
+    assert_eq!(world.place(&rollout, "a"), "pending");
+    let anew = world.go("a");
+    assert!(anew.lease > grant.lease && anew.epoch > grant.epoch);
+}
+
+#[test]
+fn a_holder_that_had_not_begun_is_granted_anew_after_the_stop() {
+    let mut world = two_groups();
+    world.execute();
+    let grant = world.go("a");
+    world.done(stop(&[]));
+    world.done(resume("false alarm"));
+    let anew = world.go("a");
+    assert!(anew.lease > grant.lease);
+}
+
+#[test]
+fn other_groups_go_on_when_only_some_are_stopped() {
+    let mut world = two_groups();
+    world.execute();
+    let stopped = world.go("a");
+    let going = world.go("c");
+    world.done(stop(&["one"]));
+    assert!(matches!(world.renew("a", &stopped), Renewal::StandDown(_)));
+    assert!(matches!(world.renew("c", &going), Renewal::Valid(_)));
+    assert!(matches!(world.poll("b"), Directive::StandDown(_)));
+    world.go("d");
+}
+
+#[test]
+fn a_stop_can_be_widened_and_outlasts_a_restart() {
+    let mut world = two_groups();
+    world.execute();
+    world.done(stop(&["one"]));
+    world.done(stop(&[]));
+    let restarted = coordinator_core::Fleet::load(world.fleet.facts().clone(), world.now);
+    world.fleet = restarted;
+    assert!(matches!(world.poll("c"), Directive::StandDown(_)));
+}
+
+#[test]
+fn lifting_takes_a_reason() {
+    let mut world = two_groups();
+    assert!(matches!(world.refused(resume("why")), Refusal::NotNow(_)));
+    world.done(stop(&[]));
+    assert!(matches!(world.refused(resume(" ")), Refusal::Invalid(_)));
+    world.done(resume("all is well"));
+}
+
+#[test]
+fn a_holder_that_finishes_under_a_stop_is_not_lost() {
+    let mut world = two_groups();
+    let rollout = world.execute();
+    let grant = world.go("a");
+    world.done(stop(&[]));
+    for _ in 0..6 {
+        world.now = world.now + minutes(10);
+        assert!(matches!(world.renew("a", &grant), Renewal::StandDown(_)));
+    }
+    world.end("a", &grant, OutcomeKind::Confirmed);
+    assert_eq!(world.place(&rollout, "a"), "updated");
+}
