@@ -1,18 +1,19 @@
 //! The agent: one machine's life. Here is what it is made of and the one way in; what it does is
-//! in `directive` (what the coordinator says), `staging`, `attempt` and `way_back` (the steps), and
-//! `restart`.
+//! in `directive` (what the coordinator says), `staging`, `attempt` and `way_back` (the steps),
+//! `restart`, and `health` (the checks between attempts).
 
 use std::{collections::BTreeSet, time::Duration};
 
-use common::{Epoch, Health, MachineReport, RolloutId, StorePath, Target, report, text};
+use common::{Epoch, Health, MachineReport, RolloutId, StorePath, Target, report};
 
 use crate::{
     calls::{Calls, Kind},
     effect::{CallId, Effect, Job, Note, Output, Work},
     facts::{Facts, Found},
-    input::{Answer, Done, Failure, Input},
+    input::{Answer, Failure, Input},
     limits::Limits,
     moment::Moment,
+    reading::line,
     state::{Durable, StepId},
 };
 
@@ -23,10 +24,10 @@ pub struct Agent {
     pub(crate) durable: Durable,
     /// As last measured; `None` before the start, and then nothing happens.
     pub(crate) facts: Option<Facts>,
-    health: Health,
-    health_request: u64,
+    pub(crate) health: Health,
+    pub(crate) health_request: u64,
     pub(crate) health_due: Moment,
-    check: Option<(Running, u64)>,
+    pub(crate) check: Option<(Running, u64)>,
     pub(crate) calls: Calls,
     /// The job of the attempt or of the staging: there is only ever one of the two.
     pub(crate) job: Option<Running>,
@@ -350,7 +351,7 @@ impl Agent {
 
     /// During an attempt every answer brings the facts that belong to it; a measurement begun
     /// before could only bring older ones.
-    fn on_measured(&mut self, now: Moment, facts: Facts) {
+    pub(crate) fn on_measured(&mut self, now: Moment, facts: Facts) {
         if self.durable.attempt.is_some() {
             return;
         }
@@ -363,80 +364,6 @@ impl Agent {
         if changed {
             self.poll_now(now);
         }
-    }
-
-    /// Runs the health checks beside whatever else goes on; not during an attempt, which has its
-    /// own judgement.
-    pub(crate) fn check_health(
-        &mut self,
-        now: Moment,
-        request: u64,
-        timeout: Duration,
-        out: &mut Output,
-    ) {
-        let work = Work::CheckHealth { request, timeout };
-        let within = timeout + self.limits.short_step;
-        let job = self.new_job(within, work);
-        self.check = Some((self.running(now, &job), request));
-        out.effects.push(Effect::Begin(job));
-    }
-
-    /// Whether this request is being answered, or has been.
-    pub(crate) fn check_is_known(&self, request: u64) -> bool {
-        self.health_request == request || self.check.is_some_and(|(_, known)| known == request)
-    }
-
-    fn checked(
-        &mut self,
-        now: Moment,
-        running: Running,
-        request: u64,
-        answer: Answer,
-        out: &mut Output,
-    ) {
-        let (health, facts) = match answer.result {
-            Ok(Done::Checked { health, facts }) => (health, Some(facts)),
-            Ok(
-                Done::Staged(_)
-                | Done::Snapshot { .. }
-                | Done::Armed
-                | Done::Disarmed { .. }
-                | Done::Hook(_)
-                | Done::Activated { .. }
-                | Done::RebootAsked
-                | Done::Judged(_)
-                | Done::Restored { .. },
-            ) => (
-                unanswered(&Failure::Unfitting, now.since(running.began)),
-                None,
-            ),
-            Err(failure) => (unanswered(&failure, now.since(running.began)), None),
-        };
-        let before = self.health.state;
-        self.set_health(health, request);
-        if let Some(facts) = facts {
-            self.on_measured(now, facts);
-        }
-        if before != self.health.state {
-            out.effects.push(Effect::Note(Note::Health {
-                health: self.health.clone(),
-            }));
-            self.poll_now(now);
-        }
-        if request != 0 {
-            self.poll_now(now);
-        }
-    }
-
-    /// What the machine's checks say from now on.
-    pub(crate) fn set_health(&mut self, health: Health, request: u64) {
-        let mut health = health;
-        for check in &mut health.checks {
-            check.name = line(&check.name);
-            check.detail = line(&check.detail);
-        }
-        self.health = health;
-        self.health_request = request;
     }
 
     /// The job under way is of no more use. If it was to be begun by this very output it is not.
@@ -527,23 +454,9 @@ impl Agent {
     }
 }
 
-/// Foreign text as one bounded line.
-pub(crate) fn line(foreign: &str) -> String {
-    text::tame_line(foreign, text::DETAIL_MAX)
-}
-
 fn timed_out() -> Answer {
     Answer {
         result: Err(Failure::TimedOut),
         output: String::new(),
     }
-}
-
-/// Health checks that gave no answer: that alone makes a machine unhealthy.
-fn unanswered(failure: &Failure, after: Duration) -> Health {
-    Health::of(vec![common::CheckResult {
-        name: "health-checks".to_owned(),
-        passed: false,
-        detail: line(&format!("after {} s: {failure}", after.as_secs())),
-    }])
 }

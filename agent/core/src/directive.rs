@@ -5,11 +5,12 @@ use std::time::Duration;
 use common::{Action, Epoch, LeaseId, StopMode};
 
 use crate::{
-    agent::{Agent, line},
+    agent::Agent,
     effect::{CallId, Effect, NotFollowed, Note, Output},
     input::{Directive, Proceed, Renewal, Signal, StandDown},
     limits::HEALTH_TIMEOUT_MAX,
     moment::Moment,
+    reading::line,
     state::{Attempt, Baseline, BootMoment, Hooks, Mode, Step},
 };
 

@@ -14,14 +14,17 @@ pub mod cause;
 mod directive;
 pub mod effect;
 pub mod facts;
+mod health;
 pub mod input;
 pub mod invariants;
 pub mod limits;
 pub mod moment;
+mod reading;
 mod restart;
 mod staging;
 pub mod state;
 mod way_back;
+mod work;
 
 pub use agent::Agent;
 #[cfg(feature = "seeded-bugs")]

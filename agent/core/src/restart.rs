@@ -32,6 +32,10 @@ impl Agent {
             self.calls.report.set_due(now);
         }
         if self.durable.attempt.is_none() {
+            if !same_boot {
+                // Whether it takes a reboot was decided against another booted system.
+                self.durable.staged = None;
+            }
             self.calls.poll.set_due(now);
             self.staging_after_restart(now, unit, out);
             return;

@@ -3,17 +3,15 @@
 use common::{LeaseId, Outcome, OutcomeKind, RolloutId, Staged, StorePath, Target};
 
 use crate::{
-    agent::{Agent, line},
+    agent::Agent,
     cause::Cause,
     effect::{Effect, NotFollowed, Note, Output, Work},
     facts::UnitState,
-    input::{Answer, Done, Failure},
+    input::{Answer, Failure},
     moment::Moment,
+    reading::{line, staged_of},
     state::{Staging, StepId, Unreported},
 };
-
-/// Most reasons for a reboot that are kept and reported.
-const REBOOT_REASONS_MAX: usize = 16;
 
 impl Agent {
     pub(crate) fn on_stage(
@@ -176,16 +174,4 @@ impl Agent {
             })),
         }
     }
-}
-
-/// The staged target in an answer, its words tamed.
-pub(crate) fn staged_of(result: Result<Done, Failure>) -> Result<Staged, Failure> {
-    let Done::Staged(mut staged) = result? else {
-        return Err(Failure::Unfitting);
-    };
-    staged.reboot_reasons.truncate(REBOOT_REASONS_MAX);
-    for reason in &mut staged.reboot_reasons {
-        *reason = line(reason);
-    }
-    Ok(staged)
 }

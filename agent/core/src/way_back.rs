@@ -5,12 +5,12 @@
 use common::{Outcome, OutcomeKind, text};
 
 use crate::{
-    agent::{Agent, line},
-    attempt::{listed, words},
+    agent::Agent,
     cause::Cause,
     effect::{Effect, Output},
     input::{ActivationEnd, Done, Failure, Judgement},
     moment::Moment,
+    reading::{line, listed, words},
     state::{Attempt, BAD_TARGETS_MAX, BadTarget, HookState, Mode, Step, Unreported},
 };
 
@@ -331,6 +331,10 @@ impl Agent {
             let blamed = attempt.cause.as_ref().is_some_and(Cause::blames_target);
             if confirmed || blamed {
                 self.durable.bad_targets.retain(|bad| bad.path != path);
+            }
+            // What could not even be noted may not be complete in the store any more.
+            let doubtful = matches!(attempt.cause, Some(Cause::Snapshot(_)));
+            if confirmed || blamed || doubtful {
                 self.durable.staged.take_if(|staged| staged.path == path);
             }
             if blamed && !confirmed && elsewhere {

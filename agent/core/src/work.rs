@@ -1,0 +1,129 @@
+//! What there is to do in each step, complete: the journal in, a job out.
+
+use std::time::Duration;
+
+use crate::{
+    agent::Agent,
+    cause::Cause,
+    effect::{HookContext, Job, Work},
+    input::Hook,
+    state::{Attempt, Mode, Previous, Step},
+};
+
+impl Agent {
+    /// The work of the present step, under a new name; `None` where the step has none.
+    pub(crate) fn job_of_step(&mut self) -> Option<Job> {
+        let (within, work) = self.work_of_step()?;
+        Some(self.new_job(within, work))
+    }
+
+    /// The work of the present step and its time limit.
+    pub(crate) fn work_of_step(&self) -> Option<(Duration, Work)> {
+        let attempt = self.durable.attempt.as_ref()?;
+        let limits = &self.limits;
+        let lease = attempt.lease;
+        let hook = |hook| {
+            let context = self.hook_context(attempt)?;
+            Some((limits.hook_timeout, Work::RunHook { hook, context }))
+        };
+        let judge = || {
+            let timeout = attempt.health_timeout();
+            let baseline = attempt.baseline.clone();
+            (
+                timeout + limits.short_step,
+                Work::Judge { baseline, timeout },
+            )
+        };
+        match &attempt.step {
+            Step::Staging => {
+                let work = Work::Stage {
+                    target: attempt.target.clone()?,
+                    rollout: Some(attempt.rollout.clone()),
+                };
+                Some((limits.stage_timeout, work))
+            }
+            Step::Snapshot => {
+                let target = attempt.path.clone()?;
+                Some((limits.short_step, Work::Snapshot { target }))
+            }
+            Step::Arming | Step::Rearming => {
+                let work = Work::ArmDeadMan {
+                    lease,
+                    previous: self.previous(attempt)?,
+                    after: self.longest_attempt(attempt),
+                };
+                Some((limits.short_step, work))
+            }
+            Step::PreHook => hook(Hook::Pre),
+            Step::Activating => {
+                let work = Work::Activate {
+                    path: attempt.path.clone()?,
+                    mode: attempt.mode,
+                };
+                Some((limits.switch_timeout, work))
+            }
+            Step::Announcing => None,
+            Step::Rebooting | Step::RebootingBack => {
+                Some((limits.short_step, Work::Reboot { lease }))
+            }
+            Step::PostHook => hook(Hook::Post),
+            Step::Judging | Step::JudgingRollback => Some(judge()),
+            Step::RollingBack => {
+                let work = Work::Restore {
+                    previous: self.previous(attempt)?,
+                    mode: self.restore_mode(attempt),
+                };
+                Some((limits.switch_timeout, work))
+            }
+            Step::RollbackHook => hook(Hook::Rollback),
+            Step::Closing { .. } if !attempt.armed => None,
+            Step::Closing { .. } => Some((limits.short_step, Work::DisarmDeadMan { lease })),
+        }
+    }
+
+    /// Where the attempt came from.
+    pub(crate) fn previous(&self, attempt: &Attempt) -> Option<Previous> {
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): what runs now is taken for what ran before.
+        if self.has_bug(crate::bug::Bug::PreviousNotRecorded) {
+            let running = self.facts.as_ref()?.running.clone()?;
+            return Some(Previous {
+                boot_default: running.clone(),
+                running,
+            });
+        }
+        attempt.previous.clone()
+    }
+
+    fn hook_context(&self, attempt: &Attempt) -> Option<HookContext> {
+        Some(HookContext {
+            rollout: attempt.rollout.clone(),
+            lease: attempt.lease,
+            target: attempt.path.clone()?,
+            previous: self.previous(attempt)?.running,
+            reboot: attempt.mode == Mode::Boot,
+            reason: attempt
+                .cause
+                .as_ref()
+                .map(Cause::reason)
+                .unwrap_or_default(),
+        })
+    }
+
+    /// Longer than everything that can still happen in this boot, going back included: the
+    /// dead-man timer is for an agent that is dead, not for one that is slow.
+    fn longest_attempt(&self, attempt: &Attempt) -> Duration {
+        let limits = &self.limits;
+        let health = attempt.health_timeout() + limits.short_step + limits.grace;
+        let hook = limits.hook_timeout + limits.grace;
+        let switch = (limits.switch_timeout + limits.grace + limits.busy_pause)
+            .saturating_mul(limits.switch_tries);
+        let reboot = (limits.short_step + limits.grace + limits.reboot_timeout)
+            .saturating_mul(limits.reboot_tries);
+        let reboots = match attempt.mode {
+            Mode::Switch => Duration::ZERO,
+            Mode::Boot => limits.announce_timeout + reboot * 2,
+        };
+        hook * 3 + switch * 2 + health * 2 + reboots + limits.short_step * 2
+    }
+}

@@ -1,0 +1,519 @@
+//! One machine for tests: what runs, what boots next, its hooks, and a coordinator that answers.
+//! It does what the agent's shell does, and checks after every output that the invariants hold,
+//! that nothing durable changed without being saved, and that no hook is begun twice.
+
+#![allow(dead_code)] // Each test program uses its own part.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use agent_core::{
+    ActivationEnd, Agent, Answer, Baseline, CallId, Directive, Done, Durable, Effect, Facts,
+    Failure, Found, Hook, HookEnd, Input, Job, Judgement, Limits, Mode, Moment, Note, Output,
+    Proceed, Renewal, Step, UnitState, Work, invariants, state::Unreported,
+};
+use common::{
+    Action, BootId, Epoch, Health, LeaseId, OutcomeKind, RolloutId, Staged, StorePath, Target,
+};
+
+pub(crate) const LEASE: Duration = Duration::from_secs(120);
+
+pub(crate) fn path(name: &str) -> StorePath {
+    format!("/nix/store/0c5y5y5y5y5y5y5y5y5y5y5y5y5y5y5y-{name}")
+        .parse()
+        .expect("a store path")
+}
+
+pub(crate) fn target(name: &str) -> Target {
+    Target::Closure(path(name))
+}
+
+pub(crate) fn rollout(name: &str) -> RolloutId {
+    name.parse().expect("a rollout name")
+}
+
+/// A lease for an update to `new`.
+pub(crate) fn proceed(lease: u64) -> Proceed {
+    Proceed {
+        rollout: rollout("r1"),
+        lease: LeaseId(lease),
+        epoch: Epoch(1),
+        valid_for: LEASE,
+        action: Action::Update,
+        target: Some(target("new")),
+        allow_reboot: true,
+        rollback_on_failure: true,
+        health_timeout: Duration::from_secs(60),
+        force: false,
+    }
+}
+
+pub(crate) fn answer(result: Result<Done, Failure>) -> Answer {
+    Answer {
+        result,
+        output: String::new(),
+    }
+}
+
+/// What the machine does when it is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Script {
+    pub(crate) pre: Result<HookEnd, Failure>,
+    pub(crate) post: Result<HookEnd, Failure>,
+    pub(crate) rollback: Result<HookEnd, Failure>,
+    pub(crate) activation: Result<ActivationEnd, Failure>,
+    pub(crate) restore: Result<ActivationEnd, Failure>,
+    pub(crate) snapshot: Result<(), Failure>,
+    pub(crate) arming: Result<(), Failure>,
+    pub(crate) stage: Result<(), Failure>,
+    /// How the judgements go, the first one first; healthy when there are no more.
+    pub(crate) healthy: Vec<bool>,
+    /// The target needs a reboot.
+    pub(crate) needs_reboot: bool,
+    /// A reboot that is asked for happens.
+    pub(crate) reboots: bool,
+    /// What the next boots bring up, the first one first; the profile when there are no more.
+    pub(crate) boots: Vec<&'static str>,
+    /// The coordinator answers.
+    pub(crate) connected: bool,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            pre: Ok(HookEnd::Succeeded),
+            post: Ok(HookEnd::Succeeded),
+            rollback: Ok(HookEnd::Succeeded),
+            activation: Ok(ActivationEnd::Done),
+            restore: Ok(ActivationEnd::Done),
+            snapshot: Ok(()),
+            arming: Ok(()),
+            stage: Ok(()),
+            healthy: Vec::new(),
+            needs_reboot: false,
+            reboots: true,
+            boots: Vec::new(),
+            connected: true,
+        }
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) agent: Agent,
+    pub(crate) disk: Durable,
+    pub(crate) limits: Limits,
+    pub(crate) now: Moment,
+    pub(crate) script: Script,
+    pub(crate) boot: u32,
+    pub(crate) running: StorePath,
+    pub(crate) booted: StorePath,
+    pub(crate) profile: StorePath,
+    pub(crate) dead_man_fired: bool,
+    pub(crate) epoch: Epoch,
+    /// Begun and not ended.
+    pub(crate) open: Vec<Job>,
+    /// Every hook that was begun.
+    pub(crate) hooks: Vec<(LeaseId, Hook)>,
+    /// Every result that was handed in, repetitions included.
+    pub(crate) reports: Vec<Unreported>,
+    pub(crate) notes: Vec<Note>,
+    pub(crate) polls: Vec<CallId>,
+    pub(crate) silences: Vec<Duration>,
+    /// Words of the steps that were begun, in order.
+    pub(crate) steps: Vec<String>,
+    pub(crate) activations: u32,
+    bug: Bug,
+}
+
+#[cfg(feature = "seeded-bugs")]
+pub(crate) type Bug = Option<agent_core::Bug>;
+#[cfg(not(feature = "seeded-bugs"))]
+pub(crate) type Bug = Option<()>;
+
+impl World {
+    pub(crate) fn new(script: Script) -> Self {
+        Self::with_bug(script, None)
+    }
+
+    pub(crate) fn with_bug(script: Script, bug: Bug) -> Self {
+        let limits = Limits::default();
+        let mut world = Self {
+            agent: Agent::restore(limits.clone(), Durable::new()),
+            disk: Durable::new(),
+            limits,
+            now: Moment(1_000_000),
+            script,
+            boot: 1,
+            running: path("old"),
+            booted: path("old"),
+            profile: path("old"),
+            dead_man_fired: false,
+            epoch: Epoch(1),
+            open: Vec::new(),
+            hooks: Vec::new(),
+            reports: Vec::new(),
+            notes: Vec::new(),
+            polls: Vec::new(),
+            silences: Vec::new(),
+            steps: Vec::new(),
+            activations: 0,
+            bug,
+        };
+        world.restart(UnitState::Absent);
+        world
+    }
+
+    /// A machine on which `new` is staged.
+    pub(crate) fn staged(script: Script) -> Self {
+        Self::staged_with_bug(script, None)
+    }
+
+    pub(crate) fn staged_with_bug(script: Script, bug: Bug) -> Self {
+        let mut world = Self::with_bug(script, bug);
+        world.say(Directive::Stage {
+            rollout: Some(rollout("r1")),
+            target: target("new"),
+            force: false,
+        });
+        world.work_all();
+        assert_eq!(
+            world.disk.staged.as_ref().map(|s| &s.path),
+            Some(&path("new"))
+        );
+        world
+    }
+
+    pub(crate) fn facts(&self) -> Facts {
+        Facts {
+            boot_id: self.boot_id(),
+            running: Some(self.running.clone()),
+            booted: Some(self.booted.clone()),
+            profile: Some(self.profile.clone()),
+            generation: 1,
+            generations: Vec::new(),
+            store_free_bytes: 1 << 30,
+        }
+    }
+
+    pub(crate) fn boot_id(&self) -> BootId {
+        format!("boot-{}", self.boot).parse().expect("a boot id")
+    }
+
+    pub(crate) fn feed(&mut self, input: Input) {
+        let out = self.agent.handle(self.now, input);
+        self.absorb(out);
+    }
+
+    /// The coordinator answers a poll sent just now.
+    pub(crate) fn say(&mut self, directive: Directive) {
+        let call = self.polls.last().copied().unwrap_or(CallId(0));
+        let (sent, epoch) = (self.now, self.epoch);
+        self.feed(Input::Directive {
+            call,
+            sent,
+            epoch,
+            directive,
+        });
+    }
+
+    pub(crate) fn absorb(&mut self, out: Output) {
+        let durable = self.agent.durable().clone();
+        let mut wrong = invariants::violations(&durable);
+        wrong.extend(invariants::output_violations(
+            self.now,
+            &self.limits,
+            &durable,
+            &out,
+        ));
+        assert_eq!(wrong, [], "{out:#?}");
+        if out.persist {
+            let text = serde_json::to_string(&durable).expect("a state that can be written");
+            let read: Durable = serde_json::from_str(&text).expect("a state that can be read");
+            self.disk = read.checked().expect("a sound state");
+        }
+        assert_eq!(self.disk, durable, "changed without being saved");
+        for effect in out.effects {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Begin(job) => {
+                if let Work::RunHook { hook, context } = &job.work {
+                    let once = (context.lease, *hook);
+                    assert!(!self.hooks.contains(&once), "{once:?} is begun twice");
+                    self.hooks.push(once);
+                }
+                if let Work::Activate { .. } = &job.work {
+                    self.activations += 1;
+                }
+                if let Some(attempt) = &self.disk.attempt
+                    && attempt.job == Some(job.step)
+                {
+                    self.steps.push(attempt.step.word().to_owned());
+                }
+                self.open.push(job);
+            }
+            Effect::Attach(job) => self.open.push(job),
+            Effect::Poll { call, .. } => self.polls.push(call),
+            Effect::Renew {
+                call,
+                lease,
+                silence,
+                ..
+            } => {
+                self.silences.push(silence);
+                let (sent, epoch) = (self.now, self.epoch);
+                if self.script.connected {
+                    self.feed(Input::Renewed {
+                        call,
+                        sent,
+                        lease,
+                        epoch,
+                        renewal: Renewal::Valid { valid_for: LEASE },
+                    });
+                } else {
+                    self.feed(Input::CallFailed {
+                        call,
+                        reason: "no route to host".to_owned(),
+                    });
+                }
+            }
+            Effect::Report { call, result, .. } => {
+                let earlier = self
+                    .reports
+                    .iter()
+                    .find(|r| r.lease == result.lease && r.lease != LeaseId(0));
+                if let Some(earlier) = earlier {
+                    assert_eq!(earlier, result.as_ref(), "two results for one lease");
+                }
+                let (rollout, lease) = (result.rollout.clone(), result.lease);
+                self.reports.push(*result);
+                let epoch = self.epoch;
+                if self.script.connected {
+                    self.feed(Input::ReportAcknowledged {
+                        call,
+                        rollout,
+                        lease,
+                        epoch,
+                    });
+                }
+            }
+            Effect::Measure => {
+                let facts = self.facts();
+                self.feed(Input::Measured(facts));
+            }
+            Effect::Note(note) => self.notes.push(note),
+            Effect::KeepRoots { .. } => {}
+        }
+    }
+
+    /// What the work does to the machine, and what it answers.
+    pub(crate) fn perform(&mut self, job: &Job) -> Answer {
+        let failed = |failure: &Failure| Err(failure.clone());
+        let result = match &job.work {
+            Work::Stage { target, .. } => match &self.script.stage {
+                Ok(()) => Ok(Done::Staged(Staged {
+                    target: target.clone(),
+                    path: target.closure().cloned().expect("tests stage closures"),
+                    needs_reboot: self.script.needs_reboot,
+                    reboot_reasons: Vec::new(),
+                })),
+                Err(failure) => failed(failure),
+            },
+            Work::Snapshot { .. } => match &self.script.snapshot {
+                Ok(()) => Ok(Done::Snapshot {
+                    facts: self.facts(),
+                    baseline: Baseline::default(),
+                }),
+                Err(failure) => failed(failure),
+            },
+            Work::ArmDeadMan { .. } => match &self.script.arming {
+                Ok(()) => Ok(Done::Armed),
+                Err(failure) => failed(failure),
+            },
+            Work::DisarmDeadMan { .. } => Ok(Done::Disarmed {
+                fired: self.dead_man_fired,
+            }),
+            Work::RunHook { hook, .. } => match hook {
+                Hook::Pre => self.script.pre.clone().map(Done::Hook),
+                Hook::Post => self.script.post.clone().map(Done::Hook),
+                Hook::Rollback => self.script.rollback.clone().map(Done::Hook),
+            },
+            Work::Activate { path, mode } => {
+                let end = self.script.activation.clone();
+                if end != Ok(ActivationEnd::Busy) {
+                    self.profile = path.clone();
+                }
+                let live = matches!(end, Ok(ActivationEnd::Done | ActivationEnd::Degraded));
+                if live && *mode == Mode::Switch {
+                    self.running = path.clone();
+                }
+                let facts = self.facts();
+                end.map(|end| Done::Activated { end, facts })
+            }
+            Work::Reboot { .. } => Ok(Done::RebootAsked),
+            Work::Judge { .. } => {
+                let healthy = if self.script.healthy.is_empty() {
+                    true
+                } else {
+                    self.script.healthy.remove(0)
+                };
+                Ok(Done::Judged(Judgement {
+                    healthy,
+                    findings: vec!["unit web.service failed".to_owned()],
+                    health: Health::default(),
+                    facts: self.facts(),
+                }))
+            }
+            Work::Restore { previous, mode } => {
+                let end = self.script.restore.clone();
+                if matches!(end, Ok(ActivationEnd::Done | ActivationEnd::Degraded)) {
+                    self.profile = previous.boot_default.clone();
+                    if *mode == Mode::Switch {
+                        self.running = previous.running.clone();
+                    }
+                }
+                let facts = self.facts();
+                end.map(|end| Done::Restored { end, facts })
+            }
+            Work::CheckHealth { .. } => Ok(Done::Checked {
+                health: Health::of(Vec::new()),
+                facts: self.facts(),
+            }),
+        };
+        answer(result)
+    }
+
+    /// Ends the oldest job under way; `false` when there is none.
+    pub(crate) fn work_one(&mut self) -> bool {
+        if self.open.is_empty() {
+            return false;
+        }
+        let job = self.open.remove(0);
+        let current = self.agent.durable().open_step() == Some(job.step);
+        let is_check = matches!(job.work, Work::CheckHealth { .. });
+        if !current && !is_check {
+            // Left by the agent: the shell has stopped it.
+            return true;
+        }
+        let answer = self.perform(&job);
+        let step = job.step;
+        self.feed(Input::StepDone { step, answer });
+        let still = self.agent.durable().attempt.as_ref().map(|a| &a.step);
+        let asked = matches!(still, Some(Step::Rebooting | Step::RebootingBack));
+        if matches!(job.work, Work::Reboot { .. }) && asked && self.script.reboots {
+            self.reboot();
+        }
+        true
+    }
+
+    pub(crate) fn work_all(&mut self) {
+        for _ in 0..1000 {
+            if !self.work_one() {
+                return;
+            }
+        }
+        panic!("the work never ends: {:?}", self.steps);
+    }
+
+    /// Until this step has been begun and not ended; `false` when the attempt ends first.
+    pub(crate) fn work_until(&mut self, wanted: &Step) -> bool {
+        for _ in 0..1000 {
+            let attempt = self.agent.durable().attempt.as_ref();
+            match attempt {
+                Some(attempt) if attempt.step == *wanted => return true,
+                Some(_) => {}
+                None => return false,
+            }
+            if !self.work_one() {
+                self.pass_time();
+            }
+        }
+        panic!("neither {wanted:?} nor an end: {:?}", self.steps);
+    }
+
+    /// To the next moment at which the agent wants to be called.
+    pub(crate) fn pass_time(&mut self) {
+        let next = self
+            .agent
+            .next_deadline()
+            .expect("a started agent has a deadline");
+        self.now = self.now.max(next);
+        self.feed(Input::Tick);
+    }
+
+    /// The agent's process starts anew, and finds this of its open step.
+    pub(crate) fn restart(&mut self, unit: UnitState) {
+        self.open.retain(|_| false);
+        self.agent = Agent::restore(self.limits.clone(), self.disk.clone());
+        #[cfg(feature = "seeded-bugs")]
+        if let Some(bug) = self.bug {
+            self.agent = self.agent.clone().with_bug(bug);
+        }
+        let found = Found {
+            facts: self.facts(),
+            unit,
+            dead_man_fired: self.dead_man_fired,
+        };
+        let out = self.agent.start(self.now, found);
+        self.absorb(out);
+    }
+
+    /// The machine boots, asked to or not.
+    pub(crate) fn reboot(&mut self) {
+        self.boot += 1;
+        self.now = Moment(20_000);
+        let up = if self.script.boots.is_empty() {
+            self.profile.clone()
+        } else {
+            path(self.script.boots.remove(0))
+        };
+        self.running = up.clone();
+        self.booted = up;
+        self.dead_man_fired = false;
+        self.restart(UnitState::Absent);
+    }
+
+    /// Until the attempt is over and its result is with the coordinator. Everything works from
+    /// here on as the script says.
+    pub(crate) fn finish(&mut self) -> Unreported {
+        for _ in 0..2000 {
+            if self.disk.attempt.is_none() && !self.reports.is_empty() {
+                return self.check_end();
+            }
+            if !self.work_one() {
+                self.pass_time();
+            }
+        }
+        panic!("no end: {:#?} {:?}", self.disk.attempt, self.steps);
+    }
+
+    /// The result fits the machine as it is.
+    fn check_end(&self) -> Unreported {
+        let results: BTreeSet<LeaseId> = self.reports.iter().map(|r| r.lease).collect();
+        assert_eq!(results.len(), 1, "one attempt, one result");
+        let result = self.reports[0].clone();
+        let (old, new) = (path("old"), path("new"));
+        match result.outcome.kind {
+            OutcomeKind::Confirmed => assert_eq!(self.running, new, "{result:?}"),
+            OutcomeKind::RolledBack => {
+                assert_eq!((&self.running, &self.profile), (&old, &old), "{result:?}");
+            }
+            OutcomeKind::RebootRequired => {
+                assert_eq!((&self.running, &self.profile), (&old, &new), "{result:?}");
+            }
+            OutcomeKind::Refused | OutcomeKind::Abandoned => {
+                if self.activations > 0 {
+                    assert_eq!((&self.running, &self.profile), (&old, &old), "{result:?}");
+                }
+            }
+            OutcomeKind::Stuck => {}
+        }
+        result
+    }
+
+    pub(crate) fn ran(&self, hook: Hook) -> bool {
+        self.hooks.iter().any(|(_, ran)| *ran == hook)
+    }
+}
