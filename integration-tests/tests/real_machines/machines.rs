@@ -1,6 +1,11 @@
 //! The fleet itself: machines boot, reboot, lose power and network, and leave nothing behind.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use integration_tests::fleet::{Damage, Fleet, FleetError, FleetOptions, Power, SystemSpec};
 
@@ -154,6 +159,12 @@ fn a_killed_fleet_leaves_nothing_and_its_name_is_free() {
     );
     nix::sys::signal::kill(pid, signal).expect("the supervisor runs");
     drop(first);
+    // The kernel takes the machines' processes down before their supervisor is gone.
+    let gone = Instant::now() + Duration::from_secs(30);
+    while Path::new("/proc").join(supervisor.to_string()).exists() {
+        assert!(Instant::now() < gone, "the supervisor does not end");
+        thread::sleep(Duration::from_millis(20));
+    }
 
     let second = Fleet::up(&options, &|_| ()).expect("the name is free again");
     second.down().expect("down");
