@@ -15,6 +15,8 @@
 #   stc_script activate_script init_script  the scripts beside this one
 set -eu
 PATH=/usr/bin:/bin
+: "${out:?}" "${version:?}" "${kernel_path:?}" "${initrd_path:?}" "${modules_path:?}" "${kernel_params=}"
+: "${failure:?}" "${inhibitors:?}" "${unit_files=}" "${stc_script:?}" "${activate_script:?}" "${init_script:?}"
 
 mkdir -p "$out/bin" "$out/etc/systemd/system" "$out/toy"
 printf '%s\n' "$version" >"$out/nixos-version"
@@ -44,6 +46,7 @@ for unit in $unit_files; do
     name=${unit%%=*}
     cp "${unit#*=}" "$out/etc/systemd/system/$name"
     chmod 444 "$out/etc/systemd/system/$name"
+    # shellcheck disable=SC2013 # a line may name several targets
     for target in $(sed -n 's/^WantedBy=//p' "$out/etc/systemd/system/$name"); do
         mkdir -p "$out/etc/systemd/system/$target.wants"
         ln -s "../$name" "$out/etc/systemd/system/$target.wants/$name"

@@ -41,12 +41,8 @@ log() {
 
 # systemctl without the lock's descriptor; only recorded in a directory machine.
 systemctl_() {
-    if [ -n "$root" ]; then
-        log "systemctl $*"
-    else
-        log "systemctl $*"
-        systemctl --no-ask-password "$@" 9>&-
-    fi
+    log "systemctl $*"
+    [ -n "$root" ] || systemctl --no-ask-password "$@" 9>&-
 }
 
 is_active() {
@@ -163,6 +159,7 @@ done
 status=0
 if [ -n "$stop" ]; then
     echo "stopping the following units:$stop"
+    # shellcheck disable=SC2086 # names of units, several
     systemctl_ stop $stop || status=4
 fi
 [ -z "$skipped" ] || echo "NOT restarting the following changed units:$skipped"
@@ -178,6 +175,7 @@ for verb in reload restart start; do
     eval "wanted=\$$verb"
     if [ -n "$wanted" ]; then
         echo "${verb}ing the following units:$wanted"
+        # shellcheck disable=SC2086 # names of units, several
         systemctl_ "$verb" $wanted || status=4
     fi
     rm -f "$state/$verb-list"

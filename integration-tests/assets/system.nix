@@ -1,14 +1,16 @@
 # A system closure of NixOS shape by plain derivations: real Nix, no nixpkgs, no network.
 # `nix-build system.nix --argstr spec '{"host":"web-01","version":"1",…}'`; the keys of the
 # specification are the arguments of `toplevel`.
-{ spec }:
+{
+  spec,
+  system ? builtins.currentSystem,
+}:
 let
   builder =
     name: env: text:
     derivation (
       {
-        inherit name;
-        system = builtins.currentSystem;
+        inherit name system;
         builder = "/bin/sh";
         args = [ text ];
       }

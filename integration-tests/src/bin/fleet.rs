@@ -105,8 +105,6 @@ struct Supervise {
     image: PathBuf,
     #[arg(long = "machine")]
     machines: Vec<MachineName>,
-    #[arg(long)]
-    lifeline: bool,
 }
 
 fn main() -> ExitCode {
@@ -164,7 +162,7 @@ fn act(cli: &Cli) -> Result<ExitCode, FleetError> {
         }
         Command::Host => return Ok(cli.host()),
         Command::Supervise(with) => {
-            fleet::supervise(&cli.fleet, &with.image, &with.machines, with.lifeline)?;
+            fleet::supervise(&cli.fleet, &with.image, &with.machines)?;
         }
         Command::ServeFiles { listen, root } => {
             fleet::file_server::serve(*listen, root.clone()).map_err(|source| {
@@ -235,22 +233,23 @@ impl Cli {
         words: &[String],
     ) -> Result<ExitCode, FleetError> {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let finished = fleet.exec(machine, &words)?;
-        if self.json {
-            self.print(
-                &json!({
-                    "machine": machine,
-                    "status": finished.code(),
-                    "stdout": finished.stdout,
-                    "stderr": finished.stderr,
-                }),
-                "",
-            );
-        } else {
-            io::stdout().write_all(finished.stdout.as_bytes()).ok();
-            io::stderr().write_all(finished.stderr.as_bytes()).ok();
+        if !self.json {
+            let mut command = fleet.command(machine, &words)?;
+            let status = command.status().map_err(|source| FleetError::Start {
+                program: "nsenter".to_owned(),
+                source,
+            })?;
+            return Ok(exit_code(status.code()));
         }
-        Ok(u8::try_from(finished.code()).map_or(ExitCode::FAILURE, ExitCode::from))
+        let finished = fleet.exec(machine, &words)?;
+        let answer = json!({
+            "machine": machine,
+            "status": finished.code(),
+            "stdout": finished.stdout,
+            "stderr": finished.stderr,
+        });
+        self.print(&answer, "");
+        Ok(exit_code(finished.status.code()))
     }
 
     fn publish(&self, fleet: &Fleet, publish: &Publish) -> Result<(), FleetError> {
@@ -294,4 +293,12 @@ impl Cli {
             writeln!(out, "{text}").ok();
         }
     }
+}
+
+/// The exit status of a program as ours; 255 when a signal ended it.
+fn exit_code(code: Option<i32>) -> ExitCode {
+    ExitCode::from(
+        code.and_then(|code| u8::try_from(code).ok())
+            .unwrap_or(u8::MAX),
+    )
 }

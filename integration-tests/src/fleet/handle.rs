@@ -21,6 +21,7 @@ use super::{
     protocol::{Reply, Request},
     provision,
     run_dir::{self, ProcessStamp, RunDir, RunRecord},
+    supervisor,
 };
 
 /// The machine that the coordinator and the cache are on. It is not one of those that are updated.
@@ -76,8 +77,8 @@ pub struct Fleet {
     record: RunRecord,
     control: MachineName,
     machines: Vec<MachineName>,
-    /// Closed when this process ends; the supervisor then ends too.
-    _lifeline: Option<ChildStdin>,
+    /// Closed when this process ends; the supervisor then ends too, unless it was told to stay.
+    lifeline: Option<ChildStdin>,
 }
 
 impl Fleet {
@@ -109,16 +110,22 @@ impl Fleet {
             }
         };
         run.save(record)?;
-        let fleet = Self {
+        let mut fleet = Self {
             run,
             record,
             control: CONTROL.parse()?,
             machines: options.machines.clone(),
-            _lifeline: guard.stdin.take(),
+            lifeline: guard.stdin.take(),
         };
         if let Err(error) = fleet.boot_and_provision(progress) {
             fleet.down()?;
             return Err(error);
+        }
+        if !options.ends_with_us
+            && let Some(mut lifeline) = fleet.lifeline.take()
+        {
+            let stay = lifeline.write_all(supervisor::STAY.as_bytes());
+            stay.map_err(FleetError::file("write to", fleet.run.path()))?;
         }
         Ok(fleet)
     }
@@ -146,7 +153,7 @@ impl Fleet {
             record,
             control: CONTROL.parse()?,
             machines: Vec::new(),
-            _lifeline: None,
+            lifeline: None,
         };
         let names = fleet.status()?.into_iter().map(|status| status.name);
         fleet.machines = names.filter(|name| name.as_str() != CONTROL).collect();
@@ -185,7 +192,7 @@ impl Fleet {
             .ok_or_else(|| FleetError::Unknown(machine.clone()))
     }
 
-    /// A command that runs `words` as root inside the machine. It is ended after two minutes.
+    /// A command that runs `words` as root inside the machine, for as long as they take.
     ///
     /// # Errors
     /// When the machine is off.
@@ -199,17 +206,28 @@ impl Fleet {
             .arg(format!("--target={leader}"))
             .args(["--all", "--", "env", "-i", "HOME=/root", "LANG=C.UTF-8"])
             .arg("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .args(["timeout", "--kill-after=5", &EXEC_MAX.as_secs().to_string()])
             .args(words);
         Ok(command)
     }
 
-    /// Runs `words` inside the machine to their end; any exit status is an answer.
+    fn bounded_command(
+        &self,
+        machine: &MachineName,
+        words: &[&str],
+    ) -> Result<Command, FleetError> {
+        let limit = EXEC_MAX.as_secs().to_string();
+        let mut all = vec!["timeout", "--kill-after=5", &limit];
+        all.extend(words);
+        self.command(machine, &all)
+    }
+
+    /// Runs `words` inside the machine to their end, for two minutes at most (exit status 124); any
+    /// exit status is an answer.
     ///
     /// # Errors
     /// When the machine is off.
     pub fn exec(&self, machine: &MachineName, words: &[&str]) -> Result<Finished, FleetError> {
-        command::finish(&mut self.command(machine, words)?)
+        command::finish(&mut self.bounded_command(machine, words)?)
     }
 
     /// Runs `words` inside the machine; they must succeed. Returns what they printed.
@@ -217,7 +235,7 @@ impl Fleet {
     /// # Errors
     /// When the machine is off, or the command ends with another status than 0.
     pub fn run(&self, machine: &MachineName, words: &[&str]) -> Result<String, FleetError> {
-        command::run(&mut self.command(machine, words)?)
+        command::run(&mut self.bounded_command(machine, words)?)
     }
 
     /// Where a file of the machine is seen from this process; the machine may be off. Not for what
@@ -483,12 +501,8 @@ fn start_supervisor(
     for machine in &options.machines {
         command.args(["--machine", machine.as_str()]);
     }
-    if options.ends_with_us {
-        command.arg("--lifeline").stdin(Stdio::piped());
-    } else {
-        command.stdin(Stdio::null());
-    }
     command
+        .stdin(Stdio::piped())
         .stdout(log)
         .stderr(errors)
         // Not of the terminal's group: an interrupt there is not for the fleet.

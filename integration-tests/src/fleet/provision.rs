@@ -102,6 +102,11 @@ const FILES: &[(&str, u32, &str)] = &[
         include_str!("../../assets/system.nix"),
     ),
     (
+        "usr/local/share/lab-toy/flake.nix",
+        0o444,
+        include_str!("../../assets/flake.nix"),
+    ),
+    (
         "usr/local/share/lab-toy/build-toplevel.sh",
         0o555,
         include_str!("../../assets/build-toplevel.sh"),

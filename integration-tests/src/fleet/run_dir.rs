@@ -74,8 +74,10 @@ impl RunDir {
 
     /// Makes the directory; the run must not be alive.
     pub(super) fn create(&self) -> Result<(), FleetError> {
+        fs::create_dir_all(RUNS).map_err(FleetError::file("create", RUNS))?;
         let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
+        builder.mode(0o700);
+        // Must not be there: of two that start a fleet of one name together, one gets an error.
         for dir in [self.0.clone(), self.layer(), self.file_systems()] {
             builder
                 .create(&dir)

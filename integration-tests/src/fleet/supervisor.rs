@@ -24,20 +24,18 @@ use super::{
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
+/// What the supervisor reads when the fleet is to outlive the process that started it.
+pub(super) const STAY: &str = "stay";
+
 /// Runs a fleet until it is told to end. Called by the `fleet` program inside new PID and mount
 /// namespaces; nobody else should.
 ///
-/// `lifeline`: end too when standard input is closed, that is when the process that started the fleet
-/// is gone.
+/// It ends when it is told to, and when standard input ends (whoever started the fleet is gone) before
+/// [`STAY`] was read there.
 ///
 /// # Errors
 /// When the namespaces, the network or a machine cannot be set up.
-pub fn supervise(
-    name: &str,
-    image: &Path,
-    machines: &[MachineName],
-    lifeline: bool,
-) -> Result<(), FleetError> {
+pub fn supervise(name: &str, image: &Path, machines: &[MachineName]) -> Result<(), FleetError> {
     let run = RunDir::named(name);
     let cgroups = Path::new(CGROUPS).join(run.cgroup());
     private_mounts(&run)?;
@@ -58,14 +56,14 @@ pub fn supervise(
             }
         });
     }
-    if lifeline {
-        let end = end.clone();
-        thread::spawn(move || {
-            let mut rest = Vec::new();
-            std::io::stdin().read_to_end(&mut rest).ok();
-            end.send(Ok(())).ok();
-        });
-    }
+    let starter = end.clone();
+    thread::spawn(move || {
+        let mut said = String::new();
+        std::io::stdin().read_to_string(&mut said).ok();
+        if said != STAY {
+            starter.send(Ok(())).ok();
+        }
+    });
     let listener =
         UnixListener::bind(run.socket()).map_err(FleetError::file("listen on", run.socket()))?;
     let answering = fleet.clone();
