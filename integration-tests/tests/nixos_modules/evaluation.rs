@@ -11,10 +11,16 @@ use std::{
     sync::OnceLock,
 };
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// The oldest Nix that today's nixpkgs accepts.
 const NIX_FOR_NIXPKGS: (u32, u32) = (2, 18);
+
+/// NixOS' modules copy files into the store as they are evaluated; ours do without, so that nobody
+/// needs to own one.
+const IN_STORE: &[&str] = &["--read-write-mode"];
+const NO_STORE: &[&str] = &["--store", "dummy://"];
 
 /// Seconds for fetching the flake's nixpkgs before we go on without it.
 const FETCH_SECONDS: &str = "300";
@@ -58,12 +64,15 @@ pub(crate) fn evaluated() -> Option<&'static Value> {
                 return None;
             }
             let tests = path(&root().join("nixos-modules/tests"));
-            let arguments = match against() {
-                Against::Nixpkgs(nixpkgs) => format!("{{ nixpkgs = {}; }}", path(&nixpkgs)),
-                Against::Lib(lib) => format!("{{ nixpkgsLib = {}; }}", path(&lib)),
-                Against::StandIns => "{ }".to_owned(),
+            let (store, arguments) = match against() {
+                Against::Nixpkgs(nixpkgs) => {
+                    (IN_STORE, format!("{{ nixpkgs = {}; }}", path(&nixpkgs)))
+                }
+                Against::Lib(lib) => (NO_STORE, format!("{{ nixpkgsLib = {}; }}", path(&lib))),
+                Against::StandIns => (NO_STORE, "{ }".to_owned()),
             };
-            let cases = evaluate(&format!("import {tests} {arguments}"))
+            let cases: Value = nix(store, &format!("import {tests} {arguments}"))
+                .and_then(|text| from_json(&text))
                 .unwrap_or_else(|error| panic!("the modules do not evaluate:\n{error}"));
             say(&format!(
                 "evaluated against {}",
@@ -74,20 +83,25 @@ pub(crate) fn evaluated() -> Option<&'static Value> {
         .as_ref()
 }
 
-/// The value of a Nix expression, or what Nix said.
+/// The value of a Nix expression that needs no store, or what Nix said.
 pub(crate) fn evaluate(expression: &str) -> Result<Value, String> {
-    let output = nix(&[], expression);
-    match output {
-        Ok(text) => serde_json::from_str(&text).map_err(|error| error.to_string()),
-        Err(said) => Err(said),
-    }
+    nix(NO_STORE, expression).and_then(|text| from_json(&text))
+}
+
+fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 fn nix(options: &[&str], expression: &str) -> Result<String, String> {
     let output = Command::new("timeout")
         .arg(FETCH_SECONDS)
-        .args(["nix-instantiate", "--eval", "--strict", "--json"])
-        .args(["--read-write-mode", "--show-trace"])
+        .args([
+            "nix-instantiate",
+            "--eval",
+            "--strict",
+            "--json",
+            "--show-trace",
+        ])
         .args(options)
         .args(["--expr", expression])
         .current_dir(root())
@@ -126,8 +140,8 @@ fn flake_input() -> Result<PathBuf, String> {
             version.0, version.1
         ));
     }
-    let lock = fs::read(root().join("flake.lock")).map_err(|error| error.to_string())?;
-    let lock: Value = serde_json::from_slice(&lock).map_err(|error| error.to_string())?;
+    let lock = fs::read_to_string(root().join("flake.lock")).map_err(|error| error.to_string())?;
+    let lock: Value = from_json(&lock)?;
     let locked = &lock["nodes"]["nixpkgs"]["locked"];
     let mut url = "https://github.com".to_owned();
     for part in [&locked["owner"], &locked["repo"]] {
@@ -151,8 +165,7 @@ fn flake_input() -> Result<PathBuf, String> {
         let last = said.lines().rfind(|line| line.contains("error"));
         last.unwrap_or("it took too long").trim().to_owned()
     })?;
-    let found: String = serde_json::from_str(&found).map_err(|error| error.to_string())?;
-    Ok(found.into())
+    from_json::<PathBuf>(&found)
 }
 
 fn nix_version() -> Option<(u32, u32)> {

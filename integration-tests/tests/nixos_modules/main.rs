@@ -232,7 +232,9 @@ mod tests {
                 let Some((accepted, said)) = systemd_analyze(dir.path(), &verify, &file) else {
                     return;
                 };
-                assert!(accepted && said.is_empty(), "{}: {said}", file.display());
+                // What it says about other units of this host is not about ours.
+                let about_ours = said.lines().any(|line| line.contains("lab-"));
+                assert!(accepted && !about_ours, "{}: {said}", file.display());
                 let threshold = format!("--threshold={threshold}");
                 let security = ["security", "--offline=true", "--no-pager", &threshold];
                 let Some((confined, said)) = systemd_analyze(dir.path(), &security, &file) else {
