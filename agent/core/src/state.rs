@@ -140,6 +140,18 @@ impl Durable {
             }),
         }
     }
+
+    /// The lease of an attempt that this boot has left without an agent: the machine was disturbed
+    /// under it, has been booted since, and the agent has not come up. For a dead-man program that
+    /// the service manager starts some time after every boot: the agent's own timer, a transient
+    /// one, did not outlive the boot, and a target may boot and yet have an agent that does not
+    /// start. An agent that came up has armed its timer again, and nothing is left to do here.
+    pub fn left_without_agent(&self, boot: &BootId) -> Option<LeaseId> {
+        let came_up = self.boot_id.as_ref() == Some(boot);
+        let attempt = self.attempt.as_ref().filter(|_| !came_up)?;
+        let disturbed = self.dead_man_order(attempt.lease).is_some();
+        disturbed.then_some(attempt.lease)
+    }
 }
 
 impl Default for Durable {

@@ -464,6 +464,30 @@ fn the_dead_man_s_order_follows_the_journal() {
 }
 
 #[test]
+fn a_boot_in_which_no_agent_came_up_is_left_to_the_dead_man() {
+    let mut world = World::staged(Script {
+        needs_reboot: true,
+        ..Script::default()
+    });
+    world.say(Directive::Proceed(proceed(7)));
+    assert!(world.work_until(&Step::Rebooting));
+    let before = world.disk.clone();
+    let boot = world.boot_id();
+    assert_eq!(before.left_without_agent(&boot), None, "not booted yet");
+    world.work_all();
+    assert_ne!(world.boot_id(), boot, "it has been booted");
+    assert_eq!(
+        before.left_without_agent(&world.boot_id()),
+        Some(LeaseId(7))
+    );
+    assert_eq!(
+        world.disk.left_without_agent(&world.boot_id()),
+        None,
+        "the agent came up"
+    );
+}
+
+#[test]
 fn a_result_is_sent_until_it_is_acknowledged_and_always_the_same() {
     let mut world = World::staged(Script::default());
     world.say(Directive::Proceed(proceed(7)));
