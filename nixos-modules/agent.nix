@@ -324,6 +324,10 @@ in
         ExecStart = "${getExe' cfg.package "lab-agent"} --config ${checkedConfigFile}";
         Restart = "always";
         RestartSec = 5;
+        # How the agent ends when its own unit has changed, to be started as the new one.
+        SuccessExitStatus = 85;
+        # Longer than any of its waits on a bus that a switch restarts.
+        WatchdogSec = 300;
 
         StateDirectory = "lab-updater";
         StateDirectoryMode = "0700";
