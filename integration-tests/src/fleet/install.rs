@@ -233,28 +233,31 @@ impl Fleet {
         Ok(())
     }
 
-    /// Runs `lab` on `control` as the first operator.
+    /// Runs `lab` on `control` as the first operator, for as long as it takes.
     ///
     /// # Errors
     /// When `control` is off.
     pub fn lab(&self, words: &[&str]) -> Result<Finished, FleetError> {
-        command::finish(&mut self.lab_command(words)?)
+        self.as_operator(&[&["lab"], words].concat())
     }
 
-    /// `lab` on `control`, to be run as the caller likes.
+    /// Runs `words` on `control` where `lab` is the first operator's.
     ///
     /// # Errors
     /// When `control` is off.
-    pub fn lab_command(&self, words: &[&str]) -> Result<Command, FleetError> {
+    pub fn as_operator(&self, words: &[&str]) -> Result<Finished, FleetError> {
+        command::finish(&mut self.operator_command(words)?)
+    }
+
+    fn operator_command(&self, words: &[&str]) -> Result<Command, FleetError> {
         let identity = format!("LAB_IDENTITY={COORDINATOR_STATE}/admin.pem");
-        let mut all = vec!["env", "LAB_COORDINATOR=localhost:7443", &identity, "lab"];
-        all.extend(words);
-        self.command(&self.control(), &all)
+        let environment = ["env", "LAB_COORDINATOR=localhost:7443", &identity];
+        self.command(&self.control(), &[&environment, words].concat())
     }
 
     /// Runs `lab`, which must succeed; returns what it printed.
     fn lab_done(&self, words: &[&str]) -> Result<String, FleetError> {
-        command::run(&mut self.lab_command(words)?)
+        command::run(&mut self.operator_command(&[&["lab"], words].concat())?)
     }
 
     /// The last lines of a unit's journal.

@@ -13,7 +13,8 @@
 //! | `image` | the root file system that all machines share, built once and cached |
 //! | `run_dir` | the files of a run, and the clean-up after a killed one |
 //! | `supervisor`, `machine`, `network`, `protocol` | the process that owns the machines |
-//! | `handle` | [`Fleet`]: up, exec, reboot, power cut, partition, heal, break, down |
+//! | `handle` | [`Fleet`]: up, status, exec, files, down |
+//! | `trouble` | reboot, power cut, partition, break, heal |
 //! | `system` | closures of NixOS shape, built by Nix and published to the cache |
 //! | `provision` | names, the signed cache, the first system of each machine |
 //! | `install` | our own daemons on the machines |
@@ -33,11 +34,13 @@ mod provision;
 mod run_dir;
 mod supervisor;
 mod system;
+mod trouble;
 
 pub use command::Finished;
 pub use error::FleetError;
-pub use handle::{CONTROL, Damage, Fleet, FleetOptions};
+pub use handle::{CONTROL, Fleet, FleetOptions};
 pub use install::{AGENT_UNIT, COORDINATOR_UNIT, Programs};
 pub use protocol::{MachineStatus, Power};
 pub use supervisor::supervise;
 pub use system::{Failure, SystemSpec};
+pub use trouble::Damage;

@@ -31,7 +31,7 @@ pub(super) const STAY: &str = "stay";
 /// namespaces; nobody else should.
 ///
 /// It ends when it is told to, and when standard input ends (whoever started the fleet is gone) before
-/// [`STAY`] was read there.
+/// it has said that the fleet is to stay.
 ///
 /// # Errors
 /// When the namespaces, the network or a machine cannot be set up.
