@@ -1,2 +1,10 @@
-//! placeholder
-fn main() {}
+//! The program `lab`.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use cli::{args::Lab, run};
+
+fn main() -> ExitCode {
+    ExitCode::from(run(Lab::parse()).code())
+}

@@ -297,6 +297,8 @@ fn ours(error: tonic::transport::Error, address: &str) -> ConnectError {
 #[derive(Debug)]
 struct Carried {
     text: String,
+    /// Kept beside the error, so that later failures of the channel still tell it.
+    fault: Option<TlsFault>,
     error: Mutex<Option<ConnectError>>,
 }
 
@@ -310,6 +312,7 @@ impl From<ConnectError> for Carried {
     fn from(error: ConnectError) -> Self {
         Self {
             text: common::error_chain::Chain(&error).to_string(),
+            fault: TlsFault::find(&error),
             error: Mutex::new(Some(error)),
         }
     }
@@ -321,7 +324,11 @@ impl fmt::Display for Carried {
     }
 }
 
-impl Error for Carried {}
+impl Error for Carried {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.fault.as_ref().map(|fault| fault as _)
+    }
+}
 
 /// Makes one TLS stream after the other.
 #[derive(Clone)]

@@ -1,0 +1,79 @@
+//! `lab machines …`
+
+use clap::{Args, Subcommand};
+use common::MachineName;
+
+use super::{
+    Select,
+    update::{Parallel, Waiting},
+};
+
+/// `lab machines`: without a verb, the list.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Machines {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub select: Select,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// All machines, or those of some groups.
+    List(List),
+    /// Everything known about one machine.
+    Show(Show),
+    /// Free what a machine holds and forget its failure.
+    Forget(Forget),
+    /// Boot machines again, in waves, under the same rules as an update.
+    #[command(after_help = "Example:\n  lab machines reboot --group=critical")]
+    Reboot(Reboot),
+}
+
+/// `lab machines list`
+#[derive(Args, Debug)]
+pub struct List {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub select: Select,
+}
+
+/// `lab machines show`
+#[derive(Args, Debug)]
+pub struct Show {
+    /// The machine.
+    pub machine: MachineName,
+}
+
+/// `lab machines forget`
+#[derive(Args, Debug)]
+pub struct Forget {
+    /// The machine.
+    pub machine: MachineName,
+    /// Why; kept in the history.
+    #[arg(long)]
+    pub reason: String,
+}
+
+/// `lab machines reboot`
+#[derive(Args, Debug)]
+pub struct Reboot {
+    /// The machines.
+    pub machines: Vec<MachineName>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub select: Select,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub parallel: Parallel,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub waiting: Waiting,
+    /// Why; kept in the history.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub reason: String,
+}

@@ -1,0 +1,259 @@
+//! `lab update-config …`
+
+use std::{ffi::OsStr, fs, path::Path};
+
+use lab_proto::operator::{
+    CheckConfigReply, ConfigFault, ConfigLogRequest, GetConfigRequest, SetConfigRequest,
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::{
+    args::config::{File, Import, Log, Set, Show, Unset, UpdateConfig},
+    client::{Client, ask},
+    config_edit::{self, Change},
+    error::{Exit, LabError},
+    nix,
+    view::{self, counted},
+};
+
+/// What a change came to.
+#[derive(Serialize)]
+struct Written<'a> {
+    revision: u64,
+    changes: &'a [Change],
+    faults: &'a [ConfigFault],
+}
+
+/// Runs one verb.
+pub async fn run(context: &Context, verb: UpdateConfig) -> Result<Exit, LabError> {
+    match verb {
+        UpdateConfig::Show(args) => show(context, &args).await,
+        UpdateConfig::Set(args) => set(context, args).await,
+        UpdateConfig::Unset(args) => unset(context, args).await,
+        UpdateConfig::Import(args) => import(context, args).await,
+        UpdateConfig::Check(args) => check(context, &args).await,
+        UpdateConfig::Diff(args) => diff(context, &args).await,
+        UpdateConfig::Log(args) => log(context, &args).await,
+    }
+}
+
+/// The revision in force and its document; revision 0 and an empty document before the first.
+pub async fn document_in_force(client: &mut Client) -> Result<(u64, Value), LabError> {
+    let reply = ask(client.get_config(GetConfigRequest { revision: 0 })).await?;
+    Ok((reply.revision, parsed(&reply.document)?))
+}
+
+fn parsed(document: &str) -> Result<Value, LabError> {
+    if document.is_empty() {
+        return Ok(json!({}));
+    }
+    serde_json::from_str(document).map_err(|error| {
+        LabError::new(
+            Exit::Bug,
+            format!("the coordinator's configuration is not JSON: {error}"),
+        )
+    })
+}
+
+async fn show(context: &Context, args: &Show) -> Result<Exit, LabError> {
+    let mut client = context.open().await?;
+    let revision = args.revision.unwrap_or(0);
+    let reply = ask(client.get_config(GetConfigRequest { revision })).await?;
+    let document = parsed(&reply.document)?;
+    let shown = match &args.group {
+        Some(group) => config_edit::group(&document, group.as_str())?,
+        None => &document,
+    };
+    let whole = json!({
+        "revision": reply.revision,
+        "set_by": reply.set_by,
+        "set_at": reply.set_at,
+        "document": shown,
+    });
+    context
+        .output
+        .result(&whole, |_| view::config::document(shown))?;
+    Ok(Exit::Yes)
+}
+
+async fn set(context: &Context, args: Set) -> Result<Exit, LabError> {
+    let value = config_edit::value(&args.value);
+    let group = args.group.map(String::from);
+    edit(context, args.reason, |document| {
+        config_edit::set(document, group.as_deref(), &args.key, value)
+    })
+    .await
+}
+
+async fn unset(context: &Context, args: Unset) -> Result<Exit, LabError> {
+    let group = args.group.map(String::from);
+    edit(context, args.reason, |document| {
+        config_edit::unset(document, group.as_deref(), &args.key)
+    })
+    .await
+}
+
+/// Changes the document in force, unless somebody else changes it at the same time.
+async fn edit(
+    context: &Context,
+    reason: String,
+    change: impl FnOnce(&mut Value) -> Result<(), LabError>,
+) -> Result<Exit, LabError> {
+    let mut client = context.open().await?;
+    let (revision, before) = document_in_force(&mut client).await?;
+    let mut after = before.clone();
+    change(&mut after)?;
+    let request = SetConfigRequest {
+        document: after.to_string(),
+        if_revision: revision,
+        reason,
+    };
+    let reply = ask(client.set_config(request)).await?;
+    written(context, &reply, &config_edit::changes(&before, &after))
+}
+
+async fn import(context: &Context, args: Import) -> Result<Exit, LabError> {
+    let after = read(&args.file).await?;
+    let mut client = context.open().await?;
+    let (revision, before) = document_in_force(&mut client).await?;
+    let changes = config_edit::changes(&before, &after);
+    let request = SetConfigRequest {
+        document: after.to_string(),
+        if_revision: args.if_revision.unwrap_or(revision),
+        reason: args.reason,
+    };
+    let checked = ask(client.check_config(request.clone())).await?;
+    if !checked.faults.is_empty() {
+        return refused(context, &checked, Some(&args.file));
+    }
+    if changes.is_empty() && revision > 0 {
+        return written(context, &checked, &changes);
+    }
+    context.output.note(&view::config::changes(&changes));
+    context.output.confirm("Put this configuration in force?")?;
+    let reply = ask(client.set_config(request)).await?;
+    written(context, &reply, &changes)
+}
+
+async fn check(context: &Context, args: &File) -> Result<Exit, LabError> {
+    let document = read(&args.file).await?;
+    let mut client = context.open().await?;
+    let request = SetConfigRequest {
+        document: document.to_string(),
+        ..SetConfigRequest::default()
+    };
+    let reply = ask(client.check_config(request)).await?;
+    if !reply.faults.is_empty() {
+        return refused(context, &reply, Some(&args.file));
+    }
+    context
+        .output
+        .result(&reply, |_| "✔ no faults\n".to_owned())?;
+    Ok(Exit::Yes)
+}
+
+async fn diff(context: &Context, args: &File) -> Result<Exit, LabError> {
+    let after = read(&args.file).await?;
+    let mut client = context.open().await?;
+    let (_, before) = document_in_force(&mut client).await?;
+    let changes = config_edit::changes(&before, &after);
+    context
+        .output
+        .result(&changes, |_| view::config::changes(&changes))?;
+    Ok(Exit::Yes)
+}
+
+async fn log(context: &Context, args: &Log) -> Result<Exit, LabError> {
+    let mut client = context.open().await?;
+    let log = ask(client.get_config_log(ConfigLogRequest { limit: args.limit })).await?;
+    context
+        .output
+        .result(&log, |look| view::config::log(&log, look))?;
+    Ok(Exit::Yes)
+}
+
+fn written(
+    context: &Context,
+    reply: &CheckConfigReply,
+    changes: &[Change],
+) -> Result<Exit, LabError> {
+    if !reply.faults.is_empty() {
+        return refused(context, reply, None);
+    }
+    let written = Written {
+        revision: reply.revision,
+        changes,
+        faults: &[],
+    };
+    context.output.result(&written, |_| {
+        let changes = match changes {
+            [] => "nothing to change\n".to_owned(),
+            changes => view::config::changes(changes),
+        };
+        format!("{changes}revision {} is in force\n", reply.revision)
+    })?;
+    Ok(Exit::Yes)
+}
+
+/// Tells all faults at once. Nothing was changed.
+fn refused(
+    context: &Context,
+    reply: &CheckConfigReply,
+    file: Option<&Path>,
+) -> Result<Exit, LabError> {
+    let written = Written {
+        revision: reply.revision,
+        changes: &[],
+        faults: &reply.faults,
+    };
+    context.output.result(&written, |_| String::new())?;
+    let count = counted(reply.faults.len(), "fault");
+    let error = LabError::usage(format!(
+        "the configuration has {count}; nothing was changed"
+    ));
+    let error = match file {
+        Some(file) => error.at(file.display()),
+        None => error,
+    };
+    context.output.error(&error);
+    context.output.note(&view::config::faults(&reply.faults));
+    Ok(Exit::Usage)
+}
+
+/// Reads a configuration file: Nix by its ending, JSON otherwise.
+async fn read(file: &Path) -> Result<Value, LabError> {
+    if file.extension() == Some(OsStr::new("nix")) {
+        return nix::evaluate_file(file).await;
+    }
+    let fault = |what: String| LabError::usage(what).at(file.display());
+    let text =
+        fs::read_to_string(file).map_err(|error| fault(format!("failed to read: {error}")))?;
+    serde_json::from_str(&text).map_err(|error| {
+        fault(format!("it is not JSON: {error}")).hint("a Nix file's name ends in .nix")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_says_where_and_why() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("update-config.json");
+        fs::write(&file, "{\"updateGroups\": {}}").expect("written");
+        assert_eq!(read(&file).await, Ok(json!({ "updateGroups": {} })));
+        for content in ["", "{ updateGroups = { }; }", "{\"a\": \u{0}}"] {
+            fs::write(&file, content).expect("written");
+            let error = read(&file).await.expect_err("not JSON");
+            assert!(
+                error.exit == Exit::Usage && error.what.contains("line 1"),
+                "{error}"
+            );
+        }
+        assert!(read(directory.path()).await.is_err(), "a directory");
+        assert!(read(Path::new("/none.json")).await.is_err());
+    }
+}

@@ -1,0 +1,70 @@
+//! `lab machines …`
+
+use lab_proto::operator::{ForgetMachineRequest, ListMachinesRequest, Selection};
+
+use super::{Context, rollback};
+use crate::{
+    args::{
+        Select,
+        machines::{Forget, Machines, Show, Verb},
+    },
+    client::ask,
+    error::{Exit, LabError},
+    view,
+};
+
+/// Runs one verb; the list without one.
+pub async fn run(context: &Context, args: Machines) -> Result<Exit, LabError> {
+    match args.verb {
+        None => list(context, &args.select).await,
+        Some(Verb::List(args)) => list(context, &args.select).await,
+        Some(Verb::Show(args)) => show(context, &args).await,
+        Some(Verb::Forget(args)) => forget(context, args).await,
+        Some(Verb::Reboot(args)) => rollback::reboot(context, &args).await,
+    }
+}
+
+async fn list(context: &Context, select: &Select) -> Result<Exit, LabError> {
+    let mut client = context.open().await?;
+    let request = ListMachinesRequest {
+        selection: Some(select.selection()),
+    };
+    let list = ask(client.list_machines(request)).await?;
+    context
+        .output
+        .result(&list, |look| view::machines::list(&list, look))?;
+    Ok(Exit::Yes)
+}
+
+async fn show(context: &Context, args: &Show) -> Result<Exit, LabError> {
+    let mut client = context.open().await?;
+    let request = ListMachinesRequest {
+        selection: Some(Selection {
+            machines: vec![args.machine.to_string()],
+            ..Selection::default()
+        }),
+    };
+    let list = ask(client.list_machines(request)).await?;
+    let Some(machine) = list.machines.first() else {
+        let what = format!("there is no machine {}", args.machine);
+        return Err(LabError::new(Exit::NotFound, what).hint("see what there is: lab machines"));
+    };
+    context
+        .output
+        .result(machine, |look| view::machines::show(machine, look))?;
+    Ok(Exit::Yes)
+}
+
+async fn forget(context: &Context, args: Forget) -> Result<Exit, LabError> {
+    let name = args.machine.to_string();
+    context.output.confirm_destructive(&format!(
+        "Free what {name} holds? If it is still switching, another machine may begin beside it."
+    ))?;
+    let mut client = context.open().await?;
+    let request = ForgetMachineRequest {
+        machine: name,
+        reason: args.reason,
+    };
+    let done = ask(client.forget_machine(request)).await?;
+    context.output.done(&done)
+}

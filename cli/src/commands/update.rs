@@ -1,0 +1,196 @@
+//! `lab update plan|execute|status|watch|approve|reject|pause|resume|abort`
+
+use lab_proto::operator::{
+    ApproveRequest, ExecuteRequest, PlanReply, RolloutRequest, StatusRequest,
+};
+use serde::Serialize;
+
+use super::{Context, wait};
+use crate::{
+    args::update::{Approve, Execute, Plan, Rollout, Status, Waiting, Watch},
+    client::{Client, ask},
+    error::{Exit, LabError},
+    view,
+};
+
+/// What is printed when there was nothing to begin.
+#[derive(Serialize)]
+struct NothingToDo<'a> {
+    result: &'a str,
+    plan: &'a PlanReply,
+}
+
+/// Shows what `execute` would do.
+pub async fn plan(context: &Context, args: &Plan) -> Result<Exit, LabError> {
+    let request = ExecuteRequest {
+        selection: Some(args.select.selection()),
+        kind: args.kind.word().into(),
+        parallel: args.parallel.parallel.unwrap_or(0),
+        ..ExecuteRequest::default()
+    };
+    let mut client = context.open().await?;
+    show_plan(context, &mut client, request).await
+}
+
+async fn show_plan(
+    context: &Context,
+    client: &mut Client,
+    request: ExecuteRequest,
+) -> Result<Exit, LabError> {
+    let plan = ask(client.plan(request)).await?;
+    let show = |look: &view::Look| view::plan::plan(&plan, look);
+    context.output.result(&plan, show)?;
+    Ok(Exit::Yes)
+}
+
+/// Runs an update. On a terminal the plan is shown first, and what was shown is what runs.
+pub async fn execute(context: &Context, args: &Execute) -> Result<Exit, LabError> {
+    let mut request = ExecuteRequest {
+        selection: Some(args.select.selection()),
+        kind: "update".into(),
+        parallel: args.parallel.parallel.unwrap_or(0),
+        if_plan: args.if_plan.clone().unwrap_or_default(),
+        reason: args.reason.clone(),
+        ..ExecuteRequest::default()
+    };
+    let mut client = context.open().await?;
+    if args.dry_run {
+        return show_plan(context, &mut client, request).await;
+    }
+    if context.output.asks() {
+        let plan = ask(client.plan(request.clone())).await?;
+        if is_empty(&plan) {
+            return nothing_to_do(context, &plan);
+        }
+        let look = context.output.look();
+        context.output.note(&view::plan::plan(&plan, look));
+        context.output.confirm("Begin?")?;
+        request.if_plan = plan.id;
+    }
+    begin(context, &mut client, request, args.waiting).await
+}
+
+/// Begins a rollout and waits for it as asked.
+pub async fn begin(
+    context: &Context,
+    client: &mut Client,
+    request: ExecuteRequest,
+    waiting: Waiting,
+) -> Result<Exit, LabError> {
+    let reply = ask(client.execute(request)).await?;
+    if reply.rollout.is_empty() {
+        return nothing_to_do(context, &reply.plan.unwrap_or_default());
+    }
+    if waiting.detach {
+        return wait::detached(context, &reply.rollout);
+    }
+    wait::for_rollout(context, client, &reply.rollout, waiting.timeout).await
+}
+
+/// Whether a plan moves no machine.
+pub fn is_empty(plan: &PlanReply) -> bool {
+    let mut waves = plan.groups.iter().flat_map(|group| &group.waves);
+    waves.all(|wave| wave.machines.is_empty())
+}
+
+/// Says that there is nothing to do, and why not for whom. That is a yes.
+pub fn nothing_to_do(context: &Context, plan: &PlanReply) -> Result<Exit, LabError> {
+    let shown = NothingToDo {
+        result: "nothing-to-do",
+        plan,
+    };
+    context
+        .output
+        .result(&shown, |look| view::plan::plan(plan, look))?;
+    Ok(Exit::Yes)
+}
+
+/// Shows where the rollouts stand.
+pub async fn status(context: &Context, args: &Status) -> Result<Exit, LabError> {
+    let request = StatusRequest {
+        selection: Some(args.select.selection()),
+        all: args.all,
+    };
+    let mut client = context.open().await?;
+    let status = ask(client.get_status(request)).await?;
+    let show = |look: &view::Look| view::status::status(&status, look);
+    context.output.result(&status, show)?;
+    Ok(Exit::Yes)
+}
+
+/// Comes back to a rollout.
+pub async fn watch(context: &Context, args: &Watch) -> Result<Exit, LabError> {
+    let mut client = context.open().await?;
+    let id = match &args.rollout {
+        Some(id) => id.to_string(),
+        None => only_active(&mut client).await?,
+    };
+    wait::for_rollout(context, &mut client, &id, args.timeout).await
+}
+
+async fn only_active(client: &mut Client) -> Result<String, LabError> {
+    let status = ask(client.get_status(StatusRequest::default())).await?;
+    let mut active = status
+        .rollouts
+        .into_iter()
+        .filter(|rollout| rollout.ended_at.is_none());
+    match (active.next(), active.next()) {
+        (Some(one), None) => Ok(one.id),
+        (None, _) => Err(LabError::new(Exit::NotFound, "no rollout is under way")
+            .hint("see the last ones: lab update status")),
+        (Some(one), Some(two)) => {
+            let rest = active.map(|rollout| rollout.id);
+            let ids: Vec<String> = [one.id, two.id].into_iter().chain(rest).collect();
+            Err(LabError::usage("several rollouts are under way")
+                .hint(format!("name one of {}", ids.join(", "))))
+        }
+    }
+}
+
+/// Lets waiting groups go, or refuses them.
+pub async fn approve(context: &Context, args: Approve, reject: bool) -> Result<Exit, LabError> {
+    let request = ApproveRequest {
+        rollout: args.rollout.map(String::from).unwrap_or_default(),
+        group: args.group.map(String::from).unwrap_or_default(),
+        reject,
+        comment: args.comment,
+    };
+    let mut client = context.open().await?;
+    let done = ask(client.approve(request)).await?;
+    context.output.done(&done)
+}
+
+/// Gives out no further leases.
+pub async fn pause(context: &Context, args: Rollout) -> Result<Exit, LabError> {
+    let mut client = context.open().await?;
+    let done = ask(client.pause(request(args))).await?;
+    context.output.done(&done)
+}
+
+/// Goes on with a paused rollout.
+pub async fn resume(context: &Context, args: Rollout) -> Result<Exit, LabError> {
+    let mut client = context.open().await?;
+    let done = ask(client.resume_rollout(request(args))).await?;
+    context.output.done(&done)
+}
+
+/// Ends a rollout, after asking on a terminal.
+pub async fn abort(context: &Context, args: Rollout) -> Result<Exit, LabError> {
+    let mut client = context.open().await?;
+    let which = args
+        .rollout
+        .as_ref()
+        .map_or("the rollout".to_owned(), |id| format!("rollout {id}"));
+    context.output.confirm(&format!(
+        "End {which}? Machines that are away finish; the others stay as they are."
+    ))?;
+    let done = ask(client.abort(request(args))).await?;
+    context.output.done(&done)
+}
+
+fn request(args: Rollout) -> RolloutRequest {
+    RolloutRequest {
+        rollout: args.rollout.map(String::from).unwrap_or_default(),
+        reason: args.reason,
+    }
+}

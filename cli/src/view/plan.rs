@@ -1,0 +1,172 @@
+//! `lab update plan`, `execute --dry-run`: what would happen, in which order, and to whom not.
+
+use lab_proto::operator::{PlanReply, PlannedGroup, PlannedMachine};
+
+use super::{Look, counted, span, transition};
+
+/// The whole plan.
+pub fn plan(plan: &PlanReply, look: &Look) -> String {
+    let machines = plan.groups.iter().flat_map(|group| &group.waves);
+    let count: usize = machines.map(|wave| wave.machines.len()).sum();
+    let mut text = if count == 0 {
+        "nothing to do\n".to_owned()
+    } else {
+        format!(
+            "plan {}   {}, at most {} away at once\n",
+            plan.id,
+            counted(count, "machine"),
+            plan.max_away
+        )
+    };
+    for group in &plan.groups {
+        text.push('\n');
+        text.push_str(&one_group(group, look));
+    }
+    if !plan.excluded.is_empty() {
+        text.push_str("\nleft out\n");
+        text.push_str(&look.columns(
+            2,
+            plan.excluded.iter().map(|excluded| {
+                let reason = excluded.reason.as_ref();
+                vec![
+                    excluded.machine.clone(),
+                    reason.map(|reason| reason.text.clone()).unwrap_or_default(),
+                ]
+            }),
+        ));
+    }
+    text
+}
+
+fn one_group(group: &PlannedGroup, look: &Look) -> String {
+    let mut facts = vec![format!("{} at once", group.max_parallel)];
+    facts.push(format!("{} may fail", group.max_failures));
+    if !group.policy.is_empty() {
+        facts.insert(0, group.policy.clone());
+    }
+    let mut text = format!("{}   {}\n", group.name, facts.join(", "));
+    if !group.after.is_empty() {
+        let stagger = match group.stagger_s {
+            0 => String::new(),
+            seconds => format!(", {} later", span(seconds)),
+        };
+        text.push_str(&format!("  after {}{stagger}\n", group.after.join(", ")));
+    }
+    if !group.window.is_empty() {
+        let opens = group.opens_at.as_deref().map_or_else(
+            || "open now".to_owned(),
+            |at| format!("opens {}", look.when(at)),
+        );
+        text.push_str(&format!("  window {}, {opens}\n", group.window));
+    }
+    if group.needs_approval {
+        text.push_str(&format!(
+            "  ⚠ needs approval: lab update approve --group={}\n",
+            group.name
+        ));
+    }
+    for (number, wave) in group.waves.iter().enumerate() {
+        let canary = if wave.canary { ", canary" } else { "" };
+        let soak = match wave.soak_s {
+            0 => String::new(),
+            seconds => format!(", then {} of watching", span(seconds)),
+        };
+        text.push_str(&format!("  wave {}{canary}{soak}\n", number + 1));
+        text.push_str(&look.columns(4, wave.machines.iter().map(machine_row)));
+    }
+    text
+}
+
+fn machine_row(machine: &PlannedMachine) -> Vec<String> {
+    let mut remarks = Vec::new();
+    remarks.push(if machine.staged {
+        "staged"
+    } else {
+        "not staged yet"
+    });
+    if machine.needs_reboot {
+        remarks.push("reboots");
+    }
+    vec![
+        machine.name.clone(),
+        transition(&machine.running, &machine.target, &machine.name),
+        remarks.join(", "),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::tests::look;
+    use lab_proto::operator::{Excluded, PlannedWave, WaitReason};
+
+    fn machine(name: &str) -> PlannedMachine {
+        let path = |hash: char, version: &str| {
+            let hash = hash.to_string().repeat(32);
+            format!("/nix/store/{hash}-nixos-system-{name}-{version}")
+        };
+        PlannedMachine {
+            name: name.into(),
+            running: path('0', "26.05.1"),
+            target: path('1', "26.05.2"),
+            staged: true,
+            needs_reboot: name == "monitor-01",
+        }
+    }
+
+    #[test]
+    fn a_plan_with_everything() {
+        let wave = |names: &[&str]| PlannedWave {
+            machines: names.iter().map(|name| machine(name)).collect(),
+            ..PlannedWave::default()
+        };
+        let dev = PlannedGroup {
+            name: "dev".into(),
+            waves: vec![wave(&["dev-01", "dev-02"])],
+            max_parallel: 3,
+            max_failures: 1,
+            policy: "aggressive".into(),
+            window: "02:00-06:00 Europe/Oslo".into(),
+            ..PlannedGroup::default()
+        };
+        let infrastructure = PlannedGroup {
+            name: "infrastructure".into(),
+            waves: vec![
+                PlannedWave {
+                    canary: true,
+                    soak_s: 600,
+                    ..wave(&["monitor-01"])
+                },
+                wave(&["log-server"]),
+            ],
+            max_parallel: 1,
+            policy: "manual-approval".into(),
+            needs_approval: true,
+            after: vec!["dev".into()],
+            stagger_s: 1800,
+            window: "03:00-05:00 Europe/Oslo".into(),
+            opens_at: Some("2026-11-23T02:00:00Z".into()),
+            ..PlannedGroup::default()
+        };
+        let excluded = Excluded {
+            machine: "backup-01".into(),
+            reason: Some(WaitReason {
+                kind: "up-to-date".into(),
+                text: "runs its target already".into(),
+                ..WaitReason::default()
+            }),
+        };
+        let whole = PlanReply {
+            id: "6f1c2a9d".into(),
+            groups: vec![dev, infrastructure],
+            excluded: vec![excluded],
+            max_away: 3,
+        };
+        insta::assert_snapshot!("plan", plan(&whole, &look()));
+    }
+
+    #[test]
+    fn an_empty_plan_says_so() {
+        assert_eq!(plan(&PlanReply::default(), &look()), "nothing to do\n");
+    }
+}

@@ -1,0 +1,344 @@
+//! `lab update status`: every rollout with its groups, waves and machines.
+
+use lab_proto::operator::{Rollout, RolloutGroup, RolloutMachine, Status, Stop};
+
+use super::{Look, closure, counted, marked, span, transition};
+
+/// The whole screen.
+pub fn status(status: &Status, look: &Look) -> String {
+    let mut text = format!(
+        "epoch {}   configuration {}   {} of {} away\n",
+        status.epoch,
+        match status.revision {
+            0 => "none yet".to_owned(),
+            revision => format!("revision {revision}"),
+        },
+        status.away,
+        status.away_allowed,
+    );
+    if let Some(stop) = &status.stop {
+        text.push_str(&stopped(stop, look));
+    } else if status.stopped {
+        text.push_str("✖ stopped   lift it: lab resume --reason=…\n");
+    }
+    if status.rollouts.is_empty() {
+        let next = match status.revision {
+            0 => "lab update-config import update-config.nix",
+            _ => "lab update prepare, then lab update execute",
+        };
+        text.push_str(&format!("\nno rollouts yet; begin with: {next}\n"));
+    }
+    for rollout in &status.rollouts {
+        text.push('\n');
+        text.push_str(&one_rollout(rollout, look));
+    }
+    text
+}
+
+fn stopped(stop: &Stop, look: &Look) -> String {
+    let whom = match stop.groups.as_slice() {
+        [] => "the whole fleet".to_owned(),
+        groups => groups.join(", "),
+    };
+    let past = match stop.mode.as_str() {
+        "rollback" => "machines past the point of no return go back",
+        _ => "machines past the point of no return finish",
+    };
+    format!(
+        "✖ stopped: {whom}, by {} ({})\n  reason: {}\n  {past}; lift it: lab resume --reason=…\n",
+        stop.by,
+        look.when(&stop.at),
+        stop.reason,
+    )
+}
+
+/// One rollout.
+pub fn one_rollout(rollout: &Rollout, look: &Look) -> String {
+    let ended = rollout
+        .ended_at
+        .as_deref()
+        .map_or_else(String::new, |at| format!(", ended {}", look.ago(at)));
+    let mut text = format!(
+        "{} {}   {}   by {} {}{ended}\n",
+        rollout.kind,
+        rollout.id,
+        marked(&rollout.state),
+        rollout.created_by,
+        look.ago(&rollout.created_at),
+    );
+    if let Some(pause) = &rollout.pause {
+        text.push_str(&format!("  ⚠ {}: {}\n", pause.kind, pause.text));
+        if !pause.way_out.is_empty() {
+            text.push_str(&format!("    way out: {}\n", pause.way_out));
+        }
+    }
+    if rollout.only_late_left {
+        text.push_str("  only machines that are offline are left; they catch up by themselves\n");
+    }
+    for group in &rollout.groups {
+        text.push_str(&one_group(group, look));
+    }
+    text
+}
+
+fn one_group(group: &RolloutGroup, look: &Look) -> String {
+    let machines = || group.waves.iter().flat_map(|wave| &wave.machines);
+    let updated = machines()
+        .filter(|machine| machine.state == "updated")
+        .count();
+    let budget = match group.failed {
+        0 => String::new(),
+        failed => format!(", {failed} failed ({} allowed)", group.max_failures),
+    };
+    let mut text = format!(
+        "  {}   {}   {updated} of {} updated, {} at once{budget}\n",
+        group.name,
+        marked(&group.state),
+        counted(machines().count(), "machine"),
+        group.max_parallel,
+    );
+    if let Some(reason) = &group.wait_reason {
+        text.push_str(&look.columns(4, [vec![waits(&reason.text, &reason.hint)]]));
+    }
+    let many = group.waves.len() > 1;
+    for (number, wave) in group.waves.iter().enumerate() {
+        if many {
+            let canary = if wave.canary { " (canary)" } else { "" };
+            let soak = wave
+                .soaks_until
+                .as_deref()
+                .map_or_else(String::new, |until| {
+                    format!("   soaks until {}", look.when(until))
+                });
+            text.push_str(&format!(
+                "    wave {}{canary}   {}{soak}\n",
+                number + 1,
+                marked(&wave.state)
+            ));
+        }
+        text.push_str(&look.columns(
+            if many { 6 } else { 4 },
+            wave.machines.iter().map(machine_row),
+        ));
+    }
+    text
+}
+
+/// Name, state, what it runs, remarks.
+fn machine_row(machine: &RolloutMachine) -> Vec<String> {
+    let systems = if machine.running == machine.target || machine.target.is_empty() {
+        closure(&machine.running, &machine.name)
+    } else {
+        transition(&machine.running, &machine.target, &machine.name)
+    };
+    vec![
+        machine.name.clone(),
+        marked(&machine.state),
+        match machine.generation {
+            0 => "-".to_owned(),
+            generation => format!("gen {generation}"),
+        },
+        systems,
+        remark(machine),
+    ]
+}
+
+fn remark(machine: &RolloutMachine) -> String {
+    let mut remarks = Vec::new();
+    if !machine.step.is_empty() {
+        remarks.push(machine.step.clone());
+    }
+    if let Some(lease) = &machine.lease {
+        remarks.push(match u64::try_from(lease.expires_in_s) {
+            Ok(left) => format!("lease {}, {} left", lease.id, span(left)),
+            Err(_) => format!("lease {} ran out", lease.id),
+        });
+    }
+    if !machine.reason.is_empty() {
+        remarks.push(machine.reason.clone());
+    }
+    if let Some(reason) = &machine.wait_reason {
+        remarks.push(reason.text.clone());
+    }
+    remarks.join("; ")
+}
+
+fn waits(text: &str, hint: &str) -> String {
+    if hint.is_empty() {
+        format!("waits: {text}")
+    } else {
+        format!("waits: {text} (try: {hint})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::tests::look;
+    use lab_proto::operator::{Lease, PauseReason, WaitReason, Wave};
+
+    fn path(machine: &str, version: &str) -> String {
+        let hash = "0c5y5y5y5y5y5y5y5y5y5y5y5y5y5y5y".replace('5', &version[version.len() - 1..]);
+        format!("/nix/store/{hash}-nixos-system-{machine}-{version}")
+    }
+
+    fn machine(name: &str, state: &str) -> RolloutMachine {
+        let running = if state == "updated" {
+            "26.05.2"
+        } else {
+            "26.05.1"
+        };
+        RolloutMachine {
+            name: name.into(),
+            state: state.into(),
+            generation: 41,
+            running: path(name, running),
+            target: path(name, "26.05.2"),
+            ..RolloutMachine::default()
+        }
+    }
+
+    /// A rollout in the middle: one group done, one with a canary and a failure, one waiting.
+    pub(crate) fn example() -> Status {
+        let leased = RolloutMachine {
+            step: "activating".into(),
+            lease: Some(Lease {
+                id: 17,
+                expires_in_s: 251,
+            }),
+            ..machine("log-server", "leased")
+        };
+        let back = RolloutMachine {
+            reason: "health check \"web\" failed: connection refused".into(),
+            verdict: "rolled-back".into(),
+            ..machine("monitor-01", "rolled-back")
+        };
+        let waiting = RolloutMachine {
+            wait_reason: Some(WaitReason {
+                kind: "group-limit".into(),
+                text: "1 of 1 machines of infrastructure are away: log-server".into(),
+                ..WaitReason::default()
+            }),
+            ..machine("backup-01", "ready")
+        };
+        let group = |name: &str, state: &str, waves| RolloutGroup {
+            name: name.into(),
+            state: state.into(),
+            waves,
+            max_parallel: 1,
+            max_failures: 1,
+            ..RolloutGroup::default()
+        };
+        let wave = |state: &str, machines| Wave {
+            state: state.into(),
+            machines,
+            ..Wave::default()
+        };
+        let done = ["dev-01", "dev-02", "test-env"].map(|name| machine(name, "updated"));
+        let infrastructure = RolloutGroup {
+            failed: 1,
+            ..group(
+                "infrastructure",
+                "open",
+                vec![
+                    Wave {
+                        canary: true,
+                        ..wave("closed", vec![back])
+                    },
+                    wave("open", vec![leased, waiting]),
+                ],
+            )
+        };
+        let critical = RolloutGroup {
+            wait_reason: Some(WaitReason {
+                kind: "dependency".into(),
+                text: "infrastructure is not finished".into(),
+                group: "infrastructure".into(),
+                hint: "lab update status --group=infrastructure".into(),
+                ..WaitReason::default()
+            }),
+            ..group(
+                "critical",
+                "waiting",
+                vec![wave("waiting", vec![machine("db-primary", "pending")])],
+            )
+        };
+        Status {
+            epoch: 4,
+            revision: 7,
+            away: 1,
+            away_allowed: 3,
+            time: "2026-11-22T12:00:00Z".into(),
+            rollouts: vec![Rollout {
+                id: "r-0012".into(),
+                kind: "update".into(),
+                state: "active".into(),
+                created_by: "geir".into(),
+                created_at: "2026-11-22T11:20:00Z".into(),
+                groups: vec![
+                    group("dev", "finished", vec![wave("closed", done.into())]),
+                    infrastructure,
+                    critical,
+                ],
+                failed: 1,
+                ..Rollout::default()
+            }],
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn a_rollout_in_the_middle() {
+        insta::assert_snapshot!("status", status(&example(), &look()));
+    }
+
+    #[test]
+    fn a_fleet_that_is_stopped_with_a_paused_rollout() {
+        let mut stopped = example();
+        stopped.stopped = true;
+        stopped.stop = Some(Stop {
+            by: "geir".into(),
+            reason: "bad release".into(),
+            at: "2026-11-22T11:58:00Z".into(),
+            mode: "rollback".into(),
+            groups: vec!["critical".into()],
+        });
+        stopped.rollouts[0].state = "paused".into();
+        stopped.rollouts[0].pause = Some(PauseReason {
+            kind: "budget-spent".into(),
+            text: "1 machine of infrastructure failed, 0 are allowed".into(),
+            way_out: "lab update resume r-0012, or lab update abort r-0012".into(),
+        });
+        stopped.rollouts[0].groups.truncate(1);
+        insta::assert_snapshot!("status_stopped", status(&stopped, &look()));
+    }
+
+    #[test]
+    fn an_empty_fleet_says_how_to_begin() {
+        let empty = status(&Status::default(), &look());
+        assert!(empty.contains("lab update-config import"), "{empty}");
+    }
+
+    #[test]
+    fn json_has_the_promised_shape() {
+        let json = serde_json::to_value(example()).expect("JSON");
+        assert_eq!(json["epoch"], 4);
+        assert_eq!(json["stopped"], false);
+        let rollout = &json["rollouts"][0];
+        for key in ["id", "kind", "state", "created_by"] {
+            assert!(rollout[key].is_string(), "{key}");
+        }
+        let wave = &rollout["groups"][1]["waves"][1];
+        assert_eq!(wave["state"], "open");
+        let machine = &wave["machines"][0];
+        assert_eq!(machine["lease"]["id"], 17);
+        assert_eq!(machine["lease"]["expires_in_s"], 251);
+        assert_eq!(machine["generation"], 41);
+        for key in ["name", "state", "running", "target"] {
+            assert!(machine[key].is_string(), "{key}");
+        }
+        let reason = &wave["machines"][1]["wait_reason"];
+        assert_eq!(reason["kind"], "group-limit");
+        assert!(reason.get("until").is_none(), "absent numbers are left out");
+    }
+}
