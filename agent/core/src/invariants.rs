@@ -59,6 +59,9 @@ pub enum Violation {
     /// A disruptive step without a lease that holds.
     #[error("a disruptive step is begun without a lease that holds")]
     NoLease,
+    /// A reboot on account of an attempt that may not reboot.
+    #[error("a reboot is asked for that is not allowed")]
+    RebootNotAllowed,
     /// A result that is not the one kept is handed in.
     #[error("another result is handed in than the one that is kept")]
     ForeignResult,
@@ -231,11 +234,14 @@ fn work_violation(durable: &Durable, work: &Work) -> Option<Violation> {
         Work::ArmDeadMan { previous, .. } | Work::Restore { previous, .. } => {
             (recorded == Some(previous), Violation::ForeignRestore)
         }
+        Work::Reboot { .. } => {
+            let allowed = attempt.is_some_and(|attempt| attempt.allow_reboot);
+            (allowed, Violation::RebootNotAllowed)
+        }
         Work::Stage { .. }
         | Work::Snapshot { .. }
         | Work::DisarmDeadMan { .. }
         | Work::RunHook { .. }
-        | Work::Reboot { .. }
         | Work::Judge { .. }
         | Work::CheckHealth { .. } => return None,
     };

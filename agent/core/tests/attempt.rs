@@ -586,3 +586,46 @@ fn notes_say_what_happened() {
     });
     assert!(ended, "{:?}", world.notes);
 }
+
+#[test]
+fn a_dead_man_that_comes_late_changes_nothing() {
+    let mut world = World::staged(Script {
+        healthy: vec![false],
+        ..Script::default()
+    });
+    world.say(Directive::Proceed(proceed(7)));
+    assert!(world.work_until(&Step::JudgingRollback));
+    let before = world.disk.clone();
+    world.feed(Input::DeadManFired { lease: LeaseId(7) });
+    assert_eq!(world.disk, before, "the machine is back already");
+    assert_eq!(world.finish().outcome.kind, RolledBack);
+}
+
+#[test]
+fn running_the_target_is_not_enough_when_it_was_to_be_booted() {
+    let mut world = World::staged(Script {
+        needs_reboot: true,
+        ..Script::default()
+    });
+    world.say(Directive::Proceed(proceed(7)));
+    assert!(world.work_until(&Step::Judging));
+    world.booted = path("third");
+    assert_eq!(world.finish().outcome.kind, RolledBack);
+}
+
+#[test]
+fn back_is_only_who_boots_back_as_well() {
+    let mut world = World::staged(Script {
+        healthy: vec![false],
+        ..Script::default()
+    });
+    world.say(Directive::Proceed(proceed(7)));
+    assert!(world.work_until(&Step::JudgingRollback));
+    world.profile = path("new");
+    let result = world.finish();
+    assert_eq!(result.outcome.kind, Stuck);
+    assert!(
+        result.outcome.reason.contains("the next boot"),
+        "{result:?}"
+    );
+}

@@ -34,6 +34,8 @@ enum Op {
     Stop(u64, bool),
     Renewed(u64, u64, Option<u64>),
     Measured,
+    NeedsReboot(bool),
+    RebootsWork(bool),
 }
 
 fn systems() -> impl Strategy<Value = &'static str> {
@@ -84,6 +86,8 @@ fn ops() -> impl Strategy<Value = Op> {
         1 => (0..30u64, 1..4u64, prop::option::of(0..200u64))
             .prop_map(|(lease, epoch, valid)| Op::Renewed(lease, epoch, valid)),
         1 => Just(Op::Measured),
+        2 => any::<bool>().prop_map(Op::NeedsReboot),
+        1 => any::<bool>().prop_map(Op::RebootsWork),
     ]
 }
 
@@ -194,6 +198,8 @@ fn apply(world: &mut World, op: Op) {
                 },
             },
         }),
+        Op::NeedsReboot(needed) => world.script.needs_reboot = needed,
+        Op::RebootsWork(work) => world.script.reboots = work,
         Op::Measured => {
             let facts = world.facts();
             world.feed(Input::Measured(facts));

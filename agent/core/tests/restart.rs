@@ -270,3 +270,29 @@ fn the_lease_does_not_survive_a_boot() {
     assert_eq!(world.finish().outcome.kind, OutcomeKind::RolledBack);
     assert_eq!(world.activations, before);
 }
+
+#[test]
+fn a_power_cut_gives_no_leave_to_reboot() {
+    // The target is only staged for the next boot, and the power goes at the wrong moment.
+    for healthy in [true, false] {
+        let mut world = World::staged(Script {
+            needs_reboot: true,
+            healthy: vec![healthy],
+            ..Script::default()
+        });
+        let mut lease = proceed(7);
+        lease.allow_reboot = false;
+        world.say(Directive::Proceed(lease));
+        assert!(world.work_until(&Step::Activating));
+        restart(&mut world, Finds::Boot("new"));
+        let kind = world.finish().outcome.kind;
+        let expected = if healthy {
+            OutcomeKind::Confirmed
+        } else {
+            OutcomeKind::Stuck
+        };
+        assert_eq!(kind, expected);
+        assert_eq!(world.boot, 2);
+        assert_eq!(world.hooks, [], "there was no pre-update hook to answer");
+    }
+}

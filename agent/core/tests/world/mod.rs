@@ -225,6 +225,7 @@ impl World {
             &out,
         ));
         assert_eq!(wrong, [], "{out:#?}");
+        self.check_verdict(&durable);
         if out.persist {
             let text = serde_json::to_string(&durable).expect("a state that can be written");
             let read: Durable = serde_json::from_str(&text).expect("a state that can be read");
@@ -233,6 +234,28 @@ impl World {
         assert_eq!(self.disk, durable, "changed without being saved");
         for effect in out.effects {
             self.carry_out(effect);
+        }
+    }
+
+    /// A verdict fits the machine at the moment it is written.
+    fn check_verdict(&self, durable: &Durable) {
+        let closing = |state: &Durable| {
+            let attempt = state.attempt.clone()?;
+            let Step::Closing { outcome } = &attempt.step else {
+                return None;
+            };
+            let kind = outcome.kind;
+            Some((attempt, kind))
+        };
+        let (Some((attempt, kind)), None) = (closing(durable), closing(&self.disk)) else {
+            return;
+        };
+        if kind == OutcomeKind::Confirmed {
+            assert_eq!(Some(&self.running), attempt.path.as_ref());
+        } else if kind != OutcomeKind::Stuck && attempt.restores > 0 {
+            let previous = attempt.previous.expect("it was recorded");
+            assert_eq!(self.running, previous.running, "{kind}");
+            assert_eq!(self.profile, previous.boot_default, "{kind}");
         }
     }
 
