@@ -1,9 +1,8 @@
 //! The clock: the only place from which the daemons read the time.
 //!
-//! `system` follows the machine's wall clock, as maintenance windows must. `steady` starts at the
-//! wall clock and then advances by the kernel's boot-time clock: it neither jumps when somebody
-//! corrects the time, nor stands still while the machine sleeps. `scaled` is a steady clock that
-//! runs faster; only tests and the demo use it.
+//! `system` follows the machine's wall clock, as maintenance windows must. `scaled` starts from the
+//! wall clock and then runs faster; only tests and the demo use it. For waiting there is `uptime`,
+//! which neither jumps when somebody corrects the time nor stands still while the machine sleeps.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -55,18 +54,6 @@ impl Clock {
         Self {
             speed: 1.0,
             source: Source::Wall,
-        }
-    }
-
-    /// Starts at the wall clock, or at `floor` when that is later (a machine without a battery
-    /// wakes up in 1970), and never jumps after that.
-    pub fn steady(floor: Timestamp) -> Self {
-        Self {
-            speed: 1.0,
-            source: Source::Anchored {
-                fleet: wall().max(floor),
-                uptime: uptime(),
-            },
         }
     }
 
@@ -123,6 +110,12 @@ impl Clock {
                 uptime: then,
             } => fleet + uptime().saturating_sub(then).mul_f64(self.speed),
         }
+    }
+
+    /// Fleet time since the machine was booted, sleep included. Only moves forward, begins again at
+    /// a reboot, and is the same for every process of one boot.
+    pub fn uptime(&self) -> Duration {
+        uptime().mul_f64(self.speed)
     }
 
     /// How long a span of fleet time takes in real time.
@@ -205,10 +198,11 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_clock_does_not_start_before_its_floor() {
-        let floor = wall() + Duration::from_secs(3600);
-        assert!(Clock::steady(floor).now() >= floor);
-        assert!(Clock::steady(Timestamp(0)).now().since(wall()) < Duration::from_secs(1));
+    fn uptime_only_moves_forward() {
+        let clock = Clock::scaled(1000.0);
+        let before = clock.uptime();
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(clock.uptime() >= before + Duration::from_secs(2));
     }
 
     #[tokio::test]

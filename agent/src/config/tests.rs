@@ -1,0 +1,130 @@
+use super::*;
+
+fn load(text: &str) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("agent.toml");
+    std::fs::write(&path, text).expect("written");
+    Config::load(&path)
+}
+
+#[test]
+fn a_small_file_is_enough() {
+    let config = load("machine = \"web-01\"\ncoordinator = \"hub:7443\"").expect("good");
+    assert_eq!(config.machine.as_str(), "web-01");
+    assert_eq!(config.enrol, "hub:7444");
+    assert_eq!(config.executor, ExecutorConfig::System);
+    assert_eq!(config.poll_hold, MINUTE);
+    assert!(config.clock.is_none());
+}
+
+#[test]
+fn everything_is_read() {
+    let config = load(
+        r#"
+        machine = "web-01"
+        coordinator = "[::1]:7443"
+        state_dir = "/srv/a"
+        poll_hold = 30
+        [executor]
+        kind = "directory"
+        root = "/srv/m"
+        cache = "/srv/c"
+        [hooks]
+        pre_update = "/srv/pre"
+        timeout = "1h30m"
+        [limits]
+        settle = "500ms"
+        [[checks]]
+        name = "web"
+        kind = "http"
+        url = "http://localhost:80/health"
+        timeout = "3s"
+        [[checks]]
+        name = "log"
+        kind = "journal"
+        [clock]
+        speed = 60.0
+        "#,
+    )
+    .expect("good");
+    assert_eq!(config.enrol, "[::1]:7444");
+    assert_eq!(config.hooks.timeout, Duration::from_secs(5400));
+    assert_eq!(config.limits.settle, Duration::from_millis(500));
+    assert_eq!(config.checks[0].timeout, Duration::from_secs(3));
+    assert_eq!(
+        config.checks[1].probe,
+        Probe::Journal {
+            priority: 2,
+            entries_max: 0
+        }
+    );
+    assert!(config.clock.is_some());
+}
+
+#[test]
+fn every_fault_is_listed_at_once() {
+    let error = load(
+        r#"
+        machine = "../../etc"
+        coordinator = "hub"
+        state_dir = "relative"
+        poll_hold = "-5m"
+        [executor]
+        kind = "directory"
+        [hooks]
+        pre_update = "x"
+        [limits]
+        memory_max = 5
+        [[checks]]
+        name = "a"
+        kind = "load"
+        per_cpu_max = -1.0
+        [[checks]]
+        name = "a"
+        kind = "network"
+        addresses = []
+        [clock]
+        speed = 0.0
+        "#,
+    )
+    .expect_err("many faults");
+    let ConfigError::Faults { faults, .. } = error else {
+        panic!("{error}");
+    };
+    let keys: Vec<&str> = faults
+        .0
+        .iter()
+        .filter_map(|fault| fault.split_once(": ").map(|(key, _)| key))
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            "machine",
+            "coordinator",
+            "state_dir",
+            "poll_hold",
+            "executor.root",
+            "executor.cache",
+            "hooks.pre_update",
+            "limits.memory_max",
+            "checks[0]",
+            "checks[1]",
+            "checks[1]",
+            "clock"
+        ]
+    );
+}
+
+#[test]
+fn unknown_keys_are_refused_with_their_line() {
+    for text in [
+        "coordinator = \"hub:7443\"\npoll_hodl = 3",
+        "coordinator = \"hub:7443\"\n[[checks]]\nname = \"a\"\nkind = \"tcp\"\naddress = \"h:1\"\nx = 1",
+        "coordinator = \"hub:7443\"\n[[checks]]\nname = \"a\"\nkind = \"telnet\"",
+        "",
+        "coordinator = 3",
+    ] {
+        let error = load(text).expect_err(text);
+        assert!(matches!(error, ConfigError::Syntax { .. }), "{error}");
+    }
+}
