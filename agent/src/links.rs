@@ -128,7 +128,10 @@ impl Links {
 
     /// The profile's generations, newest first; links that lead nowhere sensible are left out.
     pub fn generations(&self) -> Vec<Generation> {
-        let entries = fs::read_dir(self.at(PROFILES)).into_iter().flatten().flatten();
+        let entries = fs::read_dir(self.at(PROFILES))
+            .into_iter()
+            .flatten()
+            .flatten();
         let mut found: Vec<Generation> = entries
             .filter_map(|entry| {
                 let name = entry.file_name();
@@ -151,7 +154,10 @@ impl Links {
     pub fn check_system(&self, path: &StorePath) -> Result<(), NoSystem> {
         for part in ["nixos-version", "bin/switch-to-configuration"] {
             if self.follow(below(path, part)).is_none() {
-                return Err(NoSystem::Part { path: path.clone(), part });
+                return Err(NoSystem::Part {
+                    path: path.clone(),
+                    part,
+                });
             }
         }
         Ok(())
@@ -164,10 +170,14 @@ impl Links {
     pub fn reboot_reasons(&self, target: &StorePath) -> Vec<String> {
         let mut reasons = Vec::new();
         if let Some(booted) = self.resolve(BOOTED).or_else(|| self.resolve(CURRENT)) {
-            let differs = |part: &&str| {
-                self.follow(below(&booted, part)) != self.follow(below(target, part))
-            };
-            reasons.extend(BOOT_PARTS.iter().filter(|p| differs(p)).map(|p| (*p).to_owned()));
+            let differs =
+                |part: &&str| self.follow(below(&booted, part)) != self.follow(below(target, part));
+            reasons.extend(
+                BOOT_PARTS
+                    .iter()
+                    .filter(|p| differs(p))
+                    .map(|p| (*p).to_owned()),
+            );
             if self.text(&booted, "kernel-params") != self.text(target, "kernel-params") {
                 reasons.push("kernel-params".to_owned());
             }
@@ -205,7 +215,9 @@ impl Links {
             .iter()
             .filter_map(|part| {
                 let new = self.follow(below(target, part))?;
-                let old = booted.as_ref().and_then(|path| self.follow(below(path, part)));
+                let old = booted
+                    .as_ref()
+                    .and_then(|path| self.follow(below(path, part)));
                 if old.as_ref() == Some(&new) {
                     return None;
                 }
@@ -227,7 +239,10 @@ pub fn below(system: &StorePath, part: &str) -> PathBuf {
 
 /// N of `system-N-link`.
 fn generation_number(name: &str) -> Option<u64> {
-    name.strip_prefix("system-")?.strip_suffix("-link")?.parse().ok()
+    name.strip_prefix("system-")?
+        .strip_suffix("-link")?
+        .parse()
+        .ok()
 }
 
 /// The components of a path, last first.

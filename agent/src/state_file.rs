@@ -161,7 +161,10 @@ mod tests {
         for length in 0..whole.len() {
             fs::write(&path, &whole[..length]).expect("written");
             let error = file.load().expect_err("torn");
-            assert!(matches!(error, StateFileError::Damaged { .. }), "{length}: {error}");
+            assert!(
+                matches!(error, StateFileError::Damaged { .. }),
+                "{length}: {error}"
+            );
         }
     }
 

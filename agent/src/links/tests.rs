@@ -104,13 +104,26 @@ fn the_same_kernel_takes_no_reboot_even_through_another_link() {
 fn every_reason_for_a_reboot_is_named() {
     let machine = Machine::new();
     let old = machine.system("old", "linux-6.12.8", r#"{"dbus":"dbus","systemd":"257"}"#);
-    let new = machine.system("new", "linux-6.12.9", r#"{"dbus":"broker","systemd":"257"}"#);
-    fs::write(machine.links.at(below(&new, "kernel-params")), "quiet debug").expect("written");
+    let new = machine.system(
+        "new",
+        "linux-6.12.9",
+        r#"{"dbus":"broker","systemd":"257"}"#,
+    );
+    fs::write(
+        machine.links.at(below(&new, "kernel-params")),
+        "quiet debug",
+    )
+    .expect("written");
     fs::write(machine.links.at(below(&new, "init-interface-version")), "2").expect("written");
     machine.runs(&old);
     assert_eq!(
         machine.links.reboot_reasons(&new),
-        ["kernel", "kernel-params", "init-interface", "inhibitor:dbus"]
+        [
+            "kernel",
+            "kernel-params",
+            "init-interface",
+            "inhibitor:dbus"
+        ]
     );
     assert_eq!(machine.links.boot_bytes_needed(&new), 6);
 }
@@ -133,6 +146,9 @@ fn what_is_no_system_is_refused() {
     let hello = machine.store("hello");
     assert_eq!(
         machine.links.check_system(&hello),
-        Err(NoSystem::Part { path: hello.clone(), part: "nixos-version" })
+        Err(NoSystem::Part {
+            path: hello.clone(),
+            part: "nixos-version"
+        })
     );
 }

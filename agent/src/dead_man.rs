@@ -1,0 +1,125 @@
+//! The way back when nobody calls it off: a program of its own, started by a timer that PID 1
+//! owns. It needs neither the agent nor the coordinator nor D-Bus.
+
+use std::{path::PathBuf, time::Duration};
+
+use agent_core::{Mode, state::DeadManOrder};
+use common::LeaseId;
+
+use crate::{
+    config::Config,
+    executor,
+    host::{Family, Host, HostError, UNIT_PREFIX},
+    state_file::{StateFile, StateFileError},
+    verdict::{Judge, Verdicts},
+};
+
+/// How often it tries, since a switch of somebody else may hold the lock, and the pause between.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_secs(15);
+
+/// How the dead-man program is started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadManProgram {
+    /// This very program, and what comes before its arguments.
+    pub program: Vec<String>,
+    /// The agent's configuration file.
+    pub config: PathBuf,
+}
+
+impl DeadManProgram {
+    /// Its timer and service, without the suffix.
+    pub fn unit(&self, lease: LeaseId) -> String {
+        format!("{UNIT_PREFIX}dead-man-{lease}")
+    }
+
+    /// Program and arguments.
+    pub fn command(&self, lease: LeaseId) -> Vec<String> {
+        let mut command = self.program.clone();
+        command.extend([
+            "dead-man".to_owned(),
+            "--config".to_owned(),
+            self.config.to_string_lossy().into_owned(),
+            "--lease".to_owned(),
+            lease.to_string(),
+        ]);
+        command
+    }
+}
+
+/// Why the machine could not be brought back.
+#[derive(Debug, thiserror::Error)]
+pub enum DeadManError {
+    /// The agent's journal cannot be read.
+    #[error("cannot tell where the attempt stands")]
+    State(#[from] StateFileError),
+    /// The machine refused.
+    #[error("cannot bring the machine back")]
+    Host(#[from] HostError),
+    /// Every try ended badly.
+    #[error("the previous system could not be taken up: {0}")]
+    Failed(String),
+}
+
+/// What it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The attempt is over, or was never disturbing: nothing was done.
+    NothingToDo,
+    /// The machine is back, or rebooting into where it came from.
+    WentBack,
+}
+
+/// Brings the machine back, if the attempt under this lease still needs it.
+pub async fn run<H: Host>(
+    host: &H,
+    config: &Config,
+    lease: LeaseId,
+) -> Result<Verdict, DeadManError> {
+    let state = StateFile::new(config.state_file()).load()?;
+    let Some(order) = state.and_then(|state| state.dead_man_order(lease)) else {
+        return Ok(Verdict::NothingToDo);
+    };
+    // A mark of our own from an earlier run of this program is as good as a new one.
+    match Verdicts::new(&config.state_dir).claim(lease, Judge::DeadMan)? {
+        Judge::Agent => Ok(Verdict::NothingToDo),
+        Judge::DeadMan => go_back(host, config, lease, &order).await,
+    }
+}
+
+async fn go_back<H: Host>(
+    host: &H,
+    config: &Config,
+    lease: LeaseId,
+    order: &DeadManOrder,
+) -> Result<Verdict, DeadManError> {
+    tracing::warn!(lease = lease.0, to = %order.previous.running, "nobody called it off: going back");
+    let mode = if order.reboot {
+        Mode::Boot
+    } else {
+        Mode::Switch
+    };
+    let mut said = String::new();
+    for attempt in 0..TRIES {
+        if attempt > 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
+        if let Err(error) = host.stop(&Family::DISRUPTIVE).await {
+            tracing::warn!("what is at work cannot be stopped: {error}");
+        }
+        let tag = format!("dead-man-{lease}-{attempt}");
+        let within = config.limits.switch_timeout;
+        match executor::restore(host, &order.previous, mode, &tag, within).await {
+            Ok(ran) if executor::went_through(&ran.end) => {
+                if order.reboot {
+                    host.reboot().await?;
+                }
+                return Ok(Verdict::WentBack);
+            }
+            Ok(ran) => said = ran.end.to_string(),
+            Err(error) => said = common::error_chain::Chain(&error).to_string(),
+        }
+        tracing::error!(lease = lease.0, attempt, "not back yet: {said}");
+    }
+    Err(DeadManError::Failed(said))
+}

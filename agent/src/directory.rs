@@ -1,0 +1,531 @@
+//! A directory that stands in for a machine: the demo and tests run the agent on it.
+//!
+//! Real in it: store paths as files, the profile with its links and generations, the closures' own
+//! `switch-to-configuration`, the hook scripts, the health checks. Stood in for: systemd (each unit
+//! is a process group of its own, with its result in a file, so that it outlives the agent as a
+//! unit would), Nix (closures come from a cache directory) and the reboot (a new boot id, the links
+//! set from the boot default, the system started; the agent then ends with [`EXIT_REBOOTED`]).
+//!
+//! Scripts find their machine through the environment variable `LAB_ROOT`.
+
+use std::{
+    fs, io,
+    os::unix::{fs::symlink, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use agent_core::StepId;
+use common::{BootId, Generation, LeaseId, StorePath, Target, text};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use platform::clock::Clock;
+
+use crate::{
+    dead_man::DeadManProgram,
+    host::{End, FailedUnit, Family, Host, HostError, Ran, Reboot, Since, UNIT_PREFIX, Unit},
+    links::{BOOTED, CURRENT, Links, PROFILE, PROFILES, below},
+};
+
+/// Exit status of the agent after its machine was booted anew: whoever keeps it running is to
+/// start it again, as systemd would in the new boot.
+pub const EXIT_REBOOTED: u8 = 86;
+
+/// Where the boot id lies.
+const BOOT_ID: &str = "/boot_id";
+
+/// What the boot loader would start.
+const BOOT_DEFAULT: &str = "/boot/default";
+
+/// Units of this boot; gone with it.
+const UNITS: &str = "/run/lab-updater/units";
+
+/// A unit of this name counts as failed.
+const FAILED: &str = "/run/systemd/failed";
+
+/// Journal entries of the machine, one `<priority> <text>` a line.
+const JOURNAL: &str = "/run/lab-updater/journal";
+
+/// Runs a program and leaves its end in a file, whether or not the agent still lives. The program
+/// and its arguments come as arguments: nothing of them is read as shell.
+const WRAPPER: &str = r#"dir=$1; shift
+"$@" >"$dir/output" 2>&1 </dev/null
+echo "$?" >"$dir/status.new" && mv "$dir/status.new" "$dir/status""#;
+
+/// Longest real pause between two looks at a unit.
+const LOOK_MAX: Duration = Duration::from_millis(100);
+
+/// A machine in a directory.
+#[derive(Debug)]
+pub struct Directory {
+    root: PathBuf,
+    cache: PathBuf,
+    links: Links,
+    clock: Clock,
+    dead_man: DeadManProgram,
+    is_dead_man: bool,
+}
+
+impl Directory {
+    /// The machine below `root`, which obtains closures from `cache`. Boots it if it never was.
+    pub async fn open(
+        root: &Path,
+        cache: &Path,
+        clock: Clock,
+        dead_man: DeadManProgram,
+    ) -> Result<Self, HostError> {
+        let machine = Self {
+            root: root.to_owned(),
+            cache: cache.to_owned(),
+            links: Links::new(root),
+            clock,
+            dead_man,
+            is_dead_man: false,
+        };
+        for directory in ["/nix/store", PROFILES, "/boot", "/run", UNITS] {
+            let directory = machine.links.at(directory);
+            fs::create_dir_all(&directory)
+                .map_err(|error| HostError::io(format!("make {}", directory.display()), error))?;
+        }
+        if !machine.links.at(BOOT_ID).exists() {
+            machine.boot().await?;
+        }
+        Ok(machine)
+    }
+
+    /// The same machine for the dead-man program, which is one of its units.
+    #[must_use]
+    pub fn as_dead_man(self) -> Self {
+        Self {
+            is_dead_man: true,
+            ..self
+        }
+    }
+
+    /// Starts what the boot default names, under a new boot id.
+    async fn boot(&self) -> Result<(), HostError> {
+        let failed = |error| HostError::io("boot the machine", error);
+        let system = self
+            .links
+            .resolve(BOOT_DEFAULT)
+            .or_else(|| self.links.resolve(PROFILE));
+        for directory in [UNITS, FAILED, JOURNAL] {
+            let path = self.links.at(directory);
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        fs::create_dir_all(self.links.at(UNITS)).map_err(failed)?;
+        let boot_id = fs::read("/proc/sys/kernel/random/uuid").map_err(failed)?;
+        fs::write(self.links.at(BOOT_ID), boot_id).map_err(failed)?;
+        let Some(system) = system else {
+            return Ok(());
+        };
+        for link in [CURRENT, BOOTED] {
+            self.set_link(link, system.as_str()).map_err(failed)?;
+        }
+        // What the boot's own activation says is the system's business, as on a real machine.
+        let mut starting = tokio::process::Command::new(self.switcher(&system));
+        let starting = starting
+            .arg("test")
+            .env("LAB_ROOT", &self.root)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .kill_on_drop(true)
+            .status();
+        match self.clock.timeout(Duration::from_secs(600), starting).await {
+            Ok(Ok(status)) => tracing::debug!(%status, "the system is started"),
+            Ok(Err(error)) => tracing::warn!("the system cannot be started: {error}"),
+            Err(_) => tracing::warn!("the system does not finish starting"),
+        }
+        Ok(())
+    }
+
+    /// Replaces a link, in one step.
+    fn set_link(&self, link: &str, target: &str) -> io::Result<()> {
+        let link = self.links.at(link);
+        let aside = link.with_extension("new");
+        match fs::remove_file(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        symlink(target, &aside)?;
+        fs::rename(&aside, &link)
+    }
+
+    fn unit_directories(&self, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+        fs::read_dir(self.links.at(UNITS))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.file_name().to_str().is_some_and(&wanted))
+            .map(|entry| entry.path())
+            .collect()
+    }
+
+    /// Kills what is at work and forgets the result.
+    fn drop_unit(&self, directory: &Path) -> Result<(), HostError> {
+        if let Some(pid) = living(directory) {
+            kill_group(pid);
+        }
+        match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(HostError::io(
+                format!("forget {}", directory.display()),
+                error,
+            )),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn start(&self, unit: &Unit, directory: &Path) -> io::Result<()> {
+        match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        fs::create_dir_all(directory)?;
+        let child = std::process::Command::new("/bin/sh")
+            .args(["-c", WRAPPER, "sh"])
+            .arg(directory)
+            .args(&unit.command)
+            .envs(unit.environment.iter().cloned())
+            .env("LAB_ROOT", &self.root)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()?;
+        let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+        // One that has ended already has left its status.
+        if let Some(begun) = begun_at(pid) {
+            fs::write(directory.join("pid"), format!("{pid} {begun}"))?;
+        }
+        reap(child);
+        Ok(())
+    }
+
+    async fn wait(&self, unit: &Unit, directory: &Path) -> Result<End, HostError> {
+        let deadline = Instant::now() + self.clock.real(unit.within);
+        let mut pause = Duration::from_millis(2);
+        loop {
+            if let Some(end) = end_in(directory) {
+                return Ok(end);
+            }
+            let Some(pid) = living(directory) else {
+                // It may have ended between the two looks.
+                let lost = || HostError::Missing(format!("the result of {} is lost", unit.name()));
+                return end_in(directory).ok_or_else(lost);
+            };
+            if Instant::now() >= deadline {
+                kill_group(pid);
+                return Ok(End::TimedOut);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK_MAX);
+        }
+    }
+
+    /// Copies a store path and everything it links to, each under its name at once.
+    fn copy_closure(&self, path: &StorePath) -> Result<(), HostError> {
+        let mut wanted = vec![path.clone()];
+        while let Some(path) = wanted.pop() {
+            let here = self.links.at(path.as_str());
+            if here.exists() {
+                continue;
+            }
+            let there = Links::new(&self.cache).at(path.as_str());
+            if !there.exists() {
+                return Err(HostError::Missing(format!("{path} is not in the cache")));
+            }
+            let aside = PathBuf::from(format!("{}.part", here.display()));
+            let copied = fs::remove_dir_all(&aside)
+                .or_else(|error| match error.kind() {
+                    io::ErrorKind::NotFound => Ok(()),
+                    _ => Err(error),
+                })
+                .and_then(|()| copy(&there, &aside, &mut wanted))
+                .and_then(|()| fs::rename(&aside, &here));
+            copied.map_err(|error| HostError::io(format!("copy {path}"), error))?;
+        }
+        Ok(())
+    }
+
+    fn dead_man_file(&self, lease: LeaseId) -> PathBuf {
+        let name = format!("{}.service", self.dead_man.unit(lease));
+        self.links.at(UNITS).join(name)
+    }
+}
+
+impl Host for Directory {
+    fn links(&self) -> &Links {
+        &self.links
+    }
+
+    fn boot_id(&self) -> Result<BootId, HostError> {
+        let text = fs::read_to_string(self.links.at(BOOT_ID))
+            .map_err(|error| HostError::io("read the boot id", error))?;
+        let boot_id = text.trim().parse();
+        boot_id.map_err(|error| HostError::Missing(format!("no boot id: {error}")))
+    }
+
+    async fn run(&self, unit: &Unit) -> Result<Ran, HostError> {
+        let directory = self.links.at(UNITS).join(unit.name());
+        if end_in(&directory).is_none() && living(&directory).is_none() {
+            self.start(unit, &directory)
+                .map_err(|error| HostError::io(format!("start {}", unit.name()), error))?;
+        }
+        let end = self.wait(unit, &directory).await?;
+        let output = fs::read(directory.join("output")).unwrap_or_default();
+        let output = text::tame(&String::from_utf8_lossy(&output), text::OUTPUT_MAX);
+        Ok(Ran { end, output })
+    }
+
+    async fn has_unit(&self, step: StepId) -> Result<bool, HostError> {
+        let suffix = format!("-{step}.service");
+        let units = self.unit_directories(|name| name.ends_with(&suffix));
+        Ok(units
+            .iter()
+            .any(|unit| end_in(unit).is_some() || living(unit).is_some()))
+    }
+
+    async fn clear(&self, tag: &str) -> Result<(), HostError> {
+        let suffix = format!("-{tag}.service");
+        let units = self.unit_directories(|name| name.ends_with(&suffix));
+        units.iter().try_for_each(|unit| self.drop_unit(unit))
+    }
+
+    async fn stop(&self, families: &[Family]) -> Result<(), HostError> {
+        let units = self.unit_directories(|name| {
+            let ours =
+                |family: &Family| name.starts_with(&format!("{UNIT_PREFIX}{}-", family.word()));
+            families.iter().any(ours)
+        });
+        units.iter().try_for_each(|unit| self.drop_unit(unit))
+    }
+
+    async fn obtain(
+        &self,
+        _step: StepId,
+        target: &Target,
+        _within: Duration,
+    ) -> Result<(StorePath, String), HostError> {
+        match target {
+            Target::Closure(path) => {
+                self.copy_closure(path)?;
+                crate::roots::add(&self.links, path)?;
+                Ok((path.clone(), String::new()))
+            }
+            Target::Flake { .. } | Target::Channel { .. } => Err(HostError::Missing(
+                "a directory machine has no Nix to build with: it obtains closures only".to_owned(),
+            )),
+        }
+    }
+
+    async fn is_complete(&self, path: &StorePath) -> Result<bool, HostError> {
+        Ok(self.links.at(path.as_str()).exists())
+    }
+
+    async fn set_profile(&self, _tag: &str, path: &StorePath) -> Result<(), HostError> {
+        if self.links.resolve(PROFILE).as_ref() == Some(path) {
+            return Ok(());
+        }
+        let failed = |error| HostError::io("set the system profile", error);
+        let generations = self.links.generations();
+        let number = next_generation(&generations, path);
+        let name = format!("system-{number}-link");
+        let link = format!("{PROFILES}/{name}");
+        self.set_link(&link, path.as_str()).map_err(failed)?;
+        self.set_link(PROFILE, &name).map_err(failed)
+    }
+
+    fn switcher(&self, system: &StorePath) -> PathBuf {
+        self.links.at(below(system, "bin/switch-to-configuration"))
+    }
+
+    async fn arm(&self, lease: LeaseId, after: Duration) -> Result<(), HostError> {
+        self.disarm(lease).await?;
+        let directory = self.dead_man_file(lease);
+        let mut command = self.dead_man.command(lease);
+        command.push(format!("--after={}", self.clock.real(after).as_secs_f64()));
+        let unit = Unit {
+            family: Family::Restore,
+            tag: String::new(),
+            description: String::new(),
+            command,
+            environment: Vec::new(),
+            within: Duration::MAX,
+            resources: crate::host::Resources::default(),
+        };
+        self.start(&unit, &directory)
+            .map_err(|error| HostError::io("start the dead-man timer", error))
+    }
+
+    async fn disarm(&self, lease: LeaseId) -> Result<(), HostError> {
+        self.drop_unit(&self.dead_man_file(lease))
+    }
+
+    async fn reboot(&self) -> Result<Reboot, HostError> {
+        // Everything of this boot ends with it, timers too; only who asks lives a moment longer.
+        let own = |name: &str| self.is_dead_man && name.contains("-dead-man-");
+        for unit in self.unit_directories(|name| !own(name)) {
+            self.drop_unit(&unit)?;
+        }
+        self.boot().await?;
+        Ok(Reboot::Happened)
+    }
+
+    async fn failed_units(&self) -> Result<Vec<FailedUnit>, HostError> {
+        let entries = fs::read_dir(self.links.at(FAILED))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        Ok(names
+            .map(|name| FailedUnit {
+                name,
+                restarting: false,
+            })
+            .collect())
+    }
+
+    async fn active_state(&self, unit: &str) -> Result<String, HostError> {
+        let in_system = |system: StorePath| {
+            let file = below(&system, "etc/systemd/system").join(unit);
+            self.links.at(file).exists()
+        };
+        let state = if self.links.at(FAILED).join(unit).exists() {
+            "failed"
+        } else if self.links.resolve(CURRENT).is_some_and(in_system) {
+            "active"
+        } else {
+            "inactive"
+        };
+        Ok(state.to_owned())
+    }
+
+    async fn mark_journal(&self) -> Result<(), HostError> {
+        let length = fs::metadata(self.links.at(JOURNAL)).map_or(0, |meta| meta.len());
+        fs::write(self.links.at("/journal-mark"), length.to_string())
+            .map_err(|error| HostError::io("remember the place in the journal", error))
+    }
+
+    async fn serious_entries(&self, priority: u8, since: Since) -> Result<Vec<String>, HostError> {
+        let journal = fs::read_to_string(self.links.at(JOURNAL)).unwrap_or_default();
+        let from = match since {
+            Since::Mark => {
+                let mark = fs::read_to_string(self.links.at("/journal-mark")).unwrap_or_default();
+                mark.parse().unwrap_or(0)
+            }
+            // Lines carry no time: all of them count.
+            Since::Ago(_) => 0,
+        };
+        // A journal shorter than the mark is a new boot's.
+        let new = journal.get(from..).unwrap_or(&journal);
+        let serious = |line: &&str| {
+            let level = line
+                .split_whitespace()
+                .next()
+                .and_then(|level| level.parse::<u8>().ok());
+            level.is_some_and(|level| level <= priority)
+        };
+        Ok(new
+            .lines()
+            .filter(serious)
+            .map(|line| text::tame_line(line, 200))
+            .collect())
+    }
+
+    async fn is_outdated(&self) -> bool {
+        false
+    }
+}
+
+/// Numbers as `nix-env --set` gives them: the newest generation is used again when it is the same
+/// path, else one more than the highest.
+fn next_generation(generations: &[Generation], path: &StorePath) -> u64 {
+    match generations.first() {
+        Some(newest) if newest.path == *path => newest.number,
+        Some(newest) => newest.number + 1,
+        None => 1,
+    }
+}
+
+/// Copies a tree; store paths that its links lead to are added to `wanted`.
+fn copy(from: &Path, to: &Path, wanted: &mut Vec<StorePath>) -> io::Result<()> {
+    let kind = fs::symlink_metadata(from)?.file_type();
+    if kind.is_symlink() {
+        let target = fs::read_link(from)?;
+        let in_store = target.to_str().and_then(|text| {
+            let end = text.strip_prefix(common::closure::STORE)?.find('/');
+            let end = end.map_or(text.len(), |end| common::closure::STORE.len() + end);
+            text[..end].parse().ok()
+        });
+        wanted.extend(in_store);
+        symlink(target, to)
+    } else if kind.is_dir() {
+        fs::create_dir_all(to)?;
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            copy(&entry.path(), &to.join(entry.file_name()), wanted)?;
+        }
+        Ok(())
+    } else {
+        fs::copy(from, to).map(drop)
+    }
+}
+
+/// How a unit ended, from its file.
+fn end_in(directory: &Path) -> Option<End> {
+    let text = fs::read_to_string(directory.join("status")).ok()?;
+    let status: i32 = text.trim().parse().ok()?;
+    Some(match status {
+        126 | 127 => End::NotStarted(format!("the shell's status {status}")),
+        // The shell's way to tell a signal.
+        129..=192 => End::Signal(status - 128),
+        status => End::Exited(status),
+    })
+}
+
+/// The process group of a unit that is at work. A number that now belongs to another process is
+/// told by that process having begun at another time.
+fn living(directory: &Path) -> Option<Pid> {
+    let text = fs::read_to_string(directory.join("pid")).ok()?;
+    let (pid, begun) = text.trim().split_once(' ')?;
+    let pid: i32 = pid.parse().ok()?;
+    (begun_at(pid)? == begun).then(|| Pid::from_raw(pid))
+}
+
+/// When a process began, in clock ticks since the boot; `None` when it has ended. Fields of
+/// `/proc/PID/stat` after the name, which may hold anything: 0 is the state, 19 the start time.
+fn begun_at(pid: i32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ended = matches!(fields.first(), Some(&"Z" | &"X"));
+    (!ended).then(|| fields.get(19).map(|begun| (*begun).to_owned()))?
+}
+
+fn kill_group(pid: Pid) {
+    // It may have ended by itself meanwhile: that is what is wanted.
+    if let Err(error) = killpg(pid, Signal::SIGKILL) {
+        tracing::debug!(%pid, "not killed: {error}");
+    }
+}
+
+/// Takes the exit status of a child when it ends, so that it does not stay a zombie.
+fn reap(mut child: std::process::Child) {
+    // A thread of its own: the runtime would wait for it when the agent ends.
+    std::thread::spawn(move || child.wait().map(drop));
+}
+
+#[cfg(test)]
+mod tests;

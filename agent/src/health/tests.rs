@@ -1,0 +1,208 @@
+use std::{os::unix::fs::PermissionsExt as _, path::PathBuf};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use super::*;
+use crate::{dead_man::DeadManProgram, directory::Directory};
+
+struct Bench {
+    dir: tempfile::TempDir,
+    host: Directory,
+    clock: Clock,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let clock = Clock::system();
+        let program = DeadManProgram {
+            program: vec!["/bin/true".to_owned()],
+            config: PathBuf::new(),
+        };
+        let host = Directory::open(dir.path(), dir.path(), clock.clone(), program)
+            .await
+            .expect("a machine");
+        Self { dir, host, clock }
+    }
+
+    async fn check(&self, probe: Probe) -> CheckResult {
+        let check = Check {
+            name: "it".to_owned(),
+            timeout: Duration::from_millis(1500),
+            probe,
+        };
+        let since = Since::Mark;
+        run_all(&self.host, &self.clock, &[check], "1-1", since)
+            .await
+            .checks
+            .remove(0)
+    }
+
+    fn script(&self, text: &str) -> Vec<String> {
+        let path = self.dir.path().join("script");
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
+        vec![path.to_string_lossy().into_owned()]
+    }
+}
+
+/// A server that answers every request with this.
+async fn serve(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    address
+}
+
+fn http_probe(address: &str, status: Option<u16>, contains: Option<&str>) -> Probe {
+    Probe::Http {
+        url: format!("http://{address}/health"),
+        status,
+        contains: contains.map(str::to_owned),
+    }
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nready";
+const BROKEN: &str = "HTTP/1.1 503 Gone\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn a_web_service_is_judged_by_status_and_body() {
+    let bench = Bench::new().await;
+    let (good, bad) = (serve(OK).await, serve(BROKEN).await);
+    assert!(bench.check(http_probe(&good, None, None)).await.passed);
+    assert!(
+        bench
+            .check(http_probe(&good, None, Some("ready")))
+            .await
+            .passed
+    );
+    assert!(
+        !bench
+            .check(http_probe(&good, None, Some("steady")))
+            .await
+            .passed
+    );
+    assert!(!bench.check(http_probe(&good, Some(204), None)).await.passed);
+    assert!(bench.check(http_probe(&bad, Some(503), None)).await.passed);
+    let result = bench.check(http_probe(&bad, None, None)).await;
+    assert!(
+        !result.passed && result.detail.contains("503"),
+        "{result:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_service_that_accepts_and_says_nothing_fails_in_time() {
+    let bench = Bench::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let begun = std::time::Instant::now();
+    let result = bench.check(http_probe(&address, None, None)).await;
+    assert!(
+        !result.passed && result.detail.contains("no answer within"),
+        "{result:?}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    let tcp = Probe::Tcp { address };
+    assert!(bench.check(tcp).await.passed);
+}
+
+#[tokio::test]
+async fn one_address_that_answers_is_a_network() {
+    let bench = Bench::new().await;
+    let good = serve(OK).await;
+    let network = |addresses: &[&str]| Probe::Network {
+        addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
+    };
+    assert!(bench.check(network(&["127.0.0.1:1", &good])).await.passed);
+    assert!(!bench.check(network(&["127.0.0.1:1"])).await.passed);
+}
+
+#[tokio::test]
+async fn a_command_is_judged_by_its_status_and_cannot_hang_the_agent() {
+    let bench = Bench::new().await;
+    let command = |script: &str| Probe::Command {
+        command: bench.script(script),
+    };
+    let good = bench.check(command("echo fine")).await;
+    assert!(good.passed && good.detail == "fine", "{good:?}");
+    let bad = bench
+        .check(command("echo '\x1b[31mbroken' >&2; exit 3"))
+        .await;
+    assert!(
+        !bad.passed && bad.detail == "exit status 3 [31mbroken",
+        "{bad:?}"
+    );
+    let killed = bench.check(command("kill -9 $$")).await;
+    assert!(
+        !killed.passed && killed.detail.contains("signal 9"),
+        "{killed:?}"
+    );
+    let hung = bench.check(command("sleep 60")).await;
+    assert!(!hung.passed, "{hung:?}");
+    let missing = Probe::Command {
+        command: vec!["/no/such/program".to_owned()],
+    };
+    assert!(!bench.check(missing).await.passed);
+}
+
+#[tokio::test]
+async fn the_machine_itself_is_looked_at() {
+    let bench = Bench::new().await;
+    let disk = |free_bytes_min| Probe::Disk {
+        path: "/".into(),
+        free_bytes_min,
+    };
+    assert!(bench.check(disk(1)).await.passed);
+    assert!(!bench.check(disk(u64::MAX)).await.passed);
+    let memory = |available_bytes_min| Probe::Memory {
+        available_bytes_min,
+    };
+    assert!(bench.check(memory(1)).await.passed);
+    assert!(!bench.check(memory(u64::MAX)).await.passed);
+    assert!(bench.check(Probe::Load { per_cpu_max: 1e9 }).await.passed);
+    let unit = Probe::Unit {
+        unit: "nginx.service".to_owned(),
+    };
+    assert!(!bench.check(unit).await.passed);
+}
+
+#[tokio::test]
+async fn only_new_and_serious_journal_entries_count() {
+    let bench = Bench::new().await;
+    let journal = bench.host.links().at("/run/lab-updater/journal");
+    fs::write(&journal, "2 old trouble\n").expect("written");
+    bench.host.mark_journal().await.expect("marked");
+    let probe = Probe::Journal {
+        priority: 2,
+        entries_max: 0,
+    };
+    assert!(bench.check(probe.clone()).await.passed);
+    fs::write(&journal, "2 old trouble\n5 chatter\n").expect("written");
+    assert!(bench.check(probe.clone()).await.passed);
+    fs::write(&journal, "2 old trouble\n5 chatter\n1 new trouble\n").expect("written");
+    let result = bench.check(probe).await;
+    assert!(
+        !result.passed && result.detail.contains("new trouble"),
+        "{result:?}"
+    );
+}
+
+#[test]
+fn the_kernel_is_read_as_it_writes() {
+    let meminfo = "MemTotal: 16 kB\nMemAvailable:    2048 kB\n";
+    assert_eq!(available_memory(meminfo), Some(2048 * 1024));
+    assert_eq!(available_memory("MemAvailable: lots"), None);
+    assert_eq!(first_load("0.50 0.60 0.70 1/100 1"), Some(0.5));
+    assert_eq!(first_load(""), None);
+    assert!(load_within(4.0, 4, 1.0).is_ok() && load_within(4.1, 4, 1.0).is_err());
+}

@@ -1,0 +1,297 @@
+//! The edge to the machine: everything the agent's steps need of it, and nothing more.
+//!
+//! Two machines stand behind it: a real one ([`crate::system`]: systemd and Nix) and a directory
+//! ([`crate::directory`]: the demo and tests). What a step *means* is above, in
+//! [`crate::executor`], and is the same for both.
+
+use std::{fmt, io, path::PathBuf, time::Duration};
+
+use agent_core::{Failure, StepId};
+use common::{BootId, LeaseId, StorePath, Target};
+
+use crate::links::Links;
+
+/// What every unit of ours is called, so that the agent finds them after a restart.
+pub const UNIT_PREFIX: &str = "lab-updater-";
+
+/// What a unit is for; part of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Obtaining a target.
+    Stage,
+    /// The machine's backup check.
+    BackupCheck,
+    /// Setting the system profile.
+    Profile,
+    /// `switch-to-configuration` of the target.
+    Activate,
+    /// `switch-to-configuration` of the previous system.
+    Restore,
+    /// `preUpdateScript`.
+    PreHook,
+    /// `postUpdateScript`.
+    PostHook,
+    /// `rollbackScript`.
+    RollbackHook,
+    /// A health check's command.
+    Check,
+}
+
+impl Family {
+    /// Everything that may change the machine: what has to stop before it goes back.
+    pub const DISRUPTIVE: [Self; 5] = [
+        Self::Profile,
+        Self::Activate,
+        Self::Restore,
+        Self::PreHook,
+        Self::PostHook,
+    ];
+
+    /// Its part of a unit's name.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Stage => "stage",
+            Self::BackupCheck => "backup-check",
+            Self::Profile => "profile",
+            Self::Activate => "activate",
+            Self::Restore => "restore",
+            Self::PreHook => "pre-hook",
+            Self::PostHook => "post-hook",
+            Self::RollbackHook => "rollback-hook",
+            Self::Check => "check",
+        }
+    }
+}
+
+/// A program to run outside of the agent: it outlives the agent, and its end can be asked for
+/// later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// What for.
+    pub family: Family,
+    /// What makes the name unique: the step, and a part before it where a step has several.
+    pub tag: String,
+    /// One line for a person.
+    pub description: String,
+    /// Program (absolute path) and arguments.
+    pub command: Vec<String>,
+    /// Environment variables besides the machine's usual ones.
+    pub environment: Vec<(String, String)>,
+    /// Longest run time; then the whole unit is killed.
+    pub within: Duration,
+    /// Limits for work that could starve the machine's own.
+    pub resources: Resources,
+}
+
+/// Resource limits of a unit; `None`: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Bytes.
+    pub memory_max: Option<u64>,
+    /// Processes and threads.
+    pub tasks_max: Option<u64>,
+}
+
+impl Unit {
+    /// The unit's name: `lab-updater-<family>-<tag>.service`.
+    pub fn name(&self) -> String {
+        format!("{UNIT_PREFIX}{}-{}.service", self.family.word(), self.tag)
+    }
+}
+
+/// How a unit ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With this exit status.
+    Exited(i32),
+    /// By this signal.
+    Signal(i32),
+    /// Its time was up, and it was killed.
+    TimedOut,
+    /// It never ran.
+    NotStarted(String),
+}
+
+impl End {
+    /// Whether it did what it was for.
+    pub fn succeeded(&self) -> bool {
+        *self == Self::Exited(0)
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(status) => write!(f, "exit status {status}"),
+            Self::Signal(signal) => write!(f, "killed by signal {signal}"),
+            Self::TimedOut => write!(f, "killed when its time was up"),
+            Self::NotStarted(why) => write!(f, "not started: {why}"),
+        }
+    }
+}
+
+/// A unit's end and the end of its output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// How it ended.
+    pub end: End,
+    /// The end of its output; bounded and tamed.
+    pub output: String,
+}
+
+/// A unit of the machine that is not well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedUnit {
+    /// Its name.
+    pub name: String,
+    /// It is about to be started again by itself, so it may yet come good.
+    pub restarting: bool,
+}
+
+/// From when journal entries count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// From [`Host::mark_journal`] on.
+    Mark,
+    /// From this long ago on.
+    Ago(Duration),
+}
+
+/// What came of asking for a reboot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reboot {
+    /// The machine is going down, and this process with it.
+    UnderWay,
+    /// The machine has been booted; this process belongs to the boot before and has to go.
+    Happened,
+}
+
+/// Why the machine could not do or tell something.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// D-Bus said no, or nothing in time.
+    #[error("cannot {doing}")]
+    Bus {
+        /// What was tried.
+        doing: String,
+        /// What it said.
+        #[source]
+        cause: Box<zbus::Error>,
+    },
+    /// The file system or the kernel said no.
+    #[error("cannot {doing}")]
+    Io {
+        /// What was tried.
+        doing: String,
+        /// What it said.
+        #[source]
+        cause: io::Error,
+    },
+    /// A program said no.
+    #[error("cannot {doing}: {said}")]
+    Program {
+        /// What was tried.
+        doing: String,
+        /// How it ended.
+        said: String,
+    },
+    /// Something that must be there is not, or is not understood.
+    #[error("{0}")]
+    Missing(String),
+    /// It did not end in time.
+    #[error("{0}: it did not end in time")]
+    TimedOut(String),
+}
+
+impl HostError {
+    /// An I/O error and what was being done.
+    pub fn io(doing: impl Into<String>, cause: io::Error) -> Self {
+        Self::Io {
+            doing: doing.into(),
+            cause,
+        }
+    }
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        match error {
+            HostError::TimedOut(_) => Self::TimedOut,
+            other @ (HostError::Bus { .. }
+            | HostError::Io { .. }
+            | HostError::Program { .. }
+            | HostError::Missing(_)) => {
+                Self::Failed(common::error_chain::Chain(&other).to_string())
+            }
+        }
+    }
+}
+
+/// One machine.
+#[allow(
+    async_fn_in_trait,
+    reason = "the agent runs on one thread, so no future needs to be Send"
+)]
+pub trait Host {
+    /// Its links.
+    fn links(&self) -> &Links;
+
+    /// The boot it is in.
+    fn boot_id(&self) -> Result<BootId, HostError>;
+
+    /// Runs a unit to its end; when it is at work already, or has ended and was not
+    /// [cleared](Self::clear), waits for that one instead.
+    async fn run(&self, unit: &Unit) -> Result<Ran, HostError>;
+
+    /// Whether a step has a unit, at work or ended.
+    async fn has_unit(&self, step: StepId) -> Result<bool, HostError>;
+
+    /// Forgets the ended units with this tag, or stops them.
+    async fn clear(&self, tag: &str) -> Result<(), HostError>;
+
+    /// Stops every unit of these families.
+    async fn stop(&self, families: &[Family]) -> Result<(), HostError>;
+
+    /// Brings the target into the store. Its closure is complete when this returns, and a root of
+    /// [`crate::links::ROOTS`] keeps it.
+    async fn obtain(
+        &self,
+        step: StepId,
+        target: &Target,
+        within: Duration,
+    ) -> Result<(StorePath, String), HostError>;
+
+    /// Whether the closure of this path is complete in the store.
+    async fn is_complete(&self, path: &StorePath) -> Result<bool, HostError>;
+
+    /// Makes the path the system profile's current generation; nothing when it is.
+    async fn set_profile(&self, tag: &str, path: &StorePath) -> Result<(), HostError>;
+
+    /// A system's `switch-to-configuration`, as a program of this host.
+    fn switcher(&self, system: &StorePath) -> PathBuf;
+
+    /// Starts, or starts anew, the timer that rolls back unless it is disarmed.
+    async fn arm(&self, lease: LeaseId, after: Duration) -> Result<(), HostError>;
+
+    /// Stops that timer and what it started; no error when there is none.
+    async fn disarm(&self, lease: LeaseId) -> Result<(), HostError>;
+
+    /// Reboots, in order.
+    async fn reboot(&self) -> Result<Reboot, HostError>;
+
+    /// Units that have failed, ours left out.
+    async fn failed_units(&self) -> Result<Vec<FailedUnit>, HostError>;
+
+    /// A unit's active state, in systemd's word.
+    async fn active_state(&self, unit: &str) -> Result<String, HostError>;
+
+    /// Remembers where the journal is now.
+    async fn mark_journal(&self) -> Result<(), HostError>;
+
+    /// Journal entries of this syslog priority or worse, at most 20, newest last.
+    async fn serious_entries(&self, priority: u8, since: Since) -> Result<Vec<String>, HostError>;
+
+    /// Whether the service this process runs as has been changed, so that it should be started
+    /// again as soon as there is nothing to do.
+    async fn is_outdated(&self) -> bool;
+}

@@ -1,0 +1,397 @@
+//! A real machine: systemd and Nix. Whatever is heavy or disruptive runs as a transient unit of
+//! PID 1, so that it outlives the agent and is not bound by the agent's own restrictions.
+
+use std::{
+    cell::Cell,
+    fs, io,
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use agent_core::StepId;
+use common::{BootId, LeaseId, StorePath, Target, text};
+use tokio::process::Command;
+
+use crate::{
+    config::{Config, Limits},
+    dead_man::DeadManProgram,
+    host::{
+        End, FailedUnit, Family, Host, HostError, Ran, Reboot, Resources, Since, UNIT_PREFIX, Unit,
+    },
+    links::{Links, ROOTS, below},
+    nix::Nix,
+    roots,
+    systemd::Systemd,
+};
+
+/// Longest for a program that only looks at something.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Longest for setting the profile: `nix-env` waits for the profile's lock.
+const PROFILE_WITHIN: Duration = Duration::from_secs(120);
+
+/// A machine with systemd and Nix.
+#[derive(Debug)]
+pub struct System {
+    links: Links,
+    systemd: Systemd,
+    nix: Nix,
+    limits: Limits,
+    dead_man: DeadManProgram,
+    journal_mark: PathBuf,
+    reboots_asked: Cell<u32>,
+    /// Programs run as our own children, and nothing needs the bus.
+    direct: bool,
+}
+
+impl System {
+    /// The machine that this process runs on.
+    pub fn new(config: &Config, dead_man: DeadManProgram) -> Self {
+        Self {
+            links: Links::new(Path::new("/")),
+            systemd: Systemd::default(),
+            nix: Nix::find(),
+            limits: config.limits.clone(),
+            dead_man,
+            journal_mark: config.state_dir.join("journal-mark"),
+            reboots_asked: Cell::new(0),
+            direct: false,
+        }
+    }
+
+    /// The same machine for the dead-man program: it is a unit of PID 1 itself, and the system it
+    /// is to leave may have broken D-Bus.
+    pub fn without_bus(config: &Config, dead_man: DeadManProgram) -> Self {
+        Self {
+            direct: true,
+            ..Self::new(config, dead_man)
+        }
+    }
+
+    /// The end of what a unit wrote, from the journal.
+    async fn output(&self, unit: &str) -> String {
+        let lines = [
+            "--quiet",
+            "--no-pager",
+            "--output=cat",
+            "--lines=60",
+            "--unit",
+            unit,
+        ];
+        let output = self.look("journalctl", &lines).await;
+        text::tame(&output.unwrap_or_default(), text::OUTPUT_MAX)
+    }
+
+    /// Runs a program that only reads, as our child, and returns what it printed.
+    async fn look(&self, program: &str, arguments: &[&str]) -> Result<String, HostError> {
+        let doing = || format!("run {program}");
+        let child = Command::new(self.nix.program(program))
+            .args(arguments)
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(LOOK, child)
+            .await
+            .map_err(|_| HostError::TimedOut(doing()))?
+            .map_err(|error| HostError::io(doing(), error))?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(HostError::Program {
+                doing: doing(),
+                said: format!("{} {}", output.status, text::tame_line(&said, 200)),
+            })
+        }
+    }
+
+    /// Runs a unit's program as our child. Its output goes where ours goes: to the journal.
+    async fn run_directly(&self, unit: &Unit) -> Result<Ran, HostError> {
+        let doing = || unit.description.clone();
+        let (program, arguments) = unit
+            .command
+            .split_first()
+            .ok_or_else(|| HostError::Missing("an empty command".to_owned()))?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .envs(self.nix.environment())
+            .envs(unit.environment.iter().cloned())
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| HostError::io(doing(), error))?;
+        let end = match tokio::time::timeout(unit.within, child.wait()).await {
+            Ok(status) => end_of(status.map_err(|error| HostError::io(doing(), error))?),
+            Err(_) => End::TimedOut,
+        };
+        Ok(Ran {
+            end,
+            output: String::new(),
+        })
+    }
+
+    /// Runs a unit of Nix and makes anything but success an error.
+    async fn run_nix(&self, unit: &Unit) -> Result<String, HostError> {
+        let ran = self.run(unit).await?;
+        match ran.end {
+            End::Exited(0) => Ok(ran.output),
+            End::TimedOut => Err(HostError::TimedOut(unit.description.clone())),
+            end @ (End::Exited(_) | End::Signal(_) | End::NotStarted(_)) => {
+                Err(HostError::Program {
+                    doing: unit.description.clone(),
+                    said: format!("{end}: {}", text::tame_line(&ran.output, 400)),
+                })
+            }
+        }
+    }
+}
+
+impl Host for System {
+    fn links(&self) -> &Links {
+        &self.links
+    }
+
+    fn boot_id(&self) -> Result<BootId, HostError> {
+        let path = "/proc/sys/kernel/random/boot_id";
+        let text = fs::read_to_string(path).map_err(|e| HostError::io("read the boot id", e))?;
+        let boot_id = text.trim().parse();
+        boot_id.map_err(|error| HostError::Missing(format!("{path} holds no boot id: {error}")))
+    }
+
+    async fn run(&self, unit: &Unit) -> Result<Ran, HostError> {
+        if self.direct {
+            return self.run_directly(unit).await;
+        }
+        let name = unit.name();
+        if self.systemd.look(&name).await?.is_none() {
+            self.systemd.start(unit, &self.nix.environment()).await?;
+        }
+        let end = self.systemd.wait(&name, unit.within).await?;
+        let output = self.output(&name).await;
+        Ok(Ran { end, output })
+    }
+
+    async fn has_unit(&self, step: StepId) -> Result<bool, HostError> {
+        let pattern = format!("{UNIT_PREFIX}*-{step}.service");
+        Ok(!self.systemd.list(vec![pattern]).await?.is_empty())
+    }
+
+    async fn clear(&self, tag: &str) -> Result<(), HostError> {
+        let pattern = format!("{UNIT_PREFIX}*-{tag}.service");
+        for unit in self.systemd.list(vec![pattern]).await? {
+            self.systemd.clear(&unit).await?;
+        }
+        Ok(())
+    }
+
+    async fn stop(&self, families: &[Family]) -> Result<(), HostError> {
+        let patterns: Vec<String> = families
+            .iter()
+            .map(|family| format!("{UNIT_PREFIX}{}-*.service", family.word()))
+            .collect();
+        if self.direct {
+            let mut arguments = vec!["stop"];
+            arguments.extend(patterns.iter().map(String::as_str));
+            return self.look("systemctl", &arguments).await.map(drop);
+        }
+        for unit in self.systemd.list(patterns).await? {
+            self.systemd.clear(&unit).await?;
+        }
+        Ok(())
+    }
+
+    async fn obtain(
+        &self,
+        step: StepId,
+        target: &Target,
+        within: Duration,
+    ) -> Result<(StorePath, String), HostError> {
+        fs::create_dir_all(ROOTS).map_err(|error| HostError::io(format!("make {ROOTS}"), error))?;
+        let out_link = Path::new(ROOTS).join(format!("result-{step}"));
+        let command = self
+            .nix
+            .obtain(target, &out_link)
+            .map_err(|error| HostError::Missing(error.to_string()))?;
+        // The root is there before the path is: no collection can come between.
+        if let Target::Closure(path) = target {
+            roots::add(&self.links, path)?;
+        }
+        let unit = Unit {
+            family: Family::Stage,
+            tag: step.to_string(),
+            description: format!("lab-updater: obtain {target}"),
+            command,
+            environment: Vec::new(),
+            within,
+            resources: Resources {
+                memory_max: self.limits.memory_max,
+                tasks_max: self.limits.tasks_max,
+            },
+        };
+        let output = self.run_nix(&unit).await?;
+        let path = match target {
+            Target::Closure(path) => path.clone(),
+            Target::Flake { .. } | Target::Channel { .. } => {
+                let nothing = || HostError::Missing(format!("{target} built nothing"));
+                let path = self.links.resolve(&out_link).ok_or_else(nothing)?;
+                roots::add(&self.links, &path)?;
+                path
+            }
+        };
+        Ok((path, output))
+    }
+
+    async fn is_complete(&self, path: &StorePath) -> Result<bool, HostError> {
+        let command = self.nix.is_valid(path);
+        let arguments: Vec<&str> = command.iter().skip(1).map(String::as_str).collect();
+        match self.look("nix-store", &arguments).await {
+            Ok(_) => Ok(true),
+            Err(HostError::Program { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn set_profile(&self, tag: &str, path: &StorePath) -> Result<(), HostError> {
+        if self.links.resolve(crate::links::PROFILE).as_ref() == Some(path) {
+            return Ok(());
+        }
+        let unit = Unit {
+            family: Family::Profile,
+            tag: tag.to_owned(),
+            description: format!("lab-updater: set the system profile to {path}"),
+            command: self.nix.set_profile(path),
+            environment: Vec::new(),
+            within: PROFILE_WITHIN,
+            resources: Resources::default(),
+        };
+        self.run_nix(&unit).await.map(drop)
+    }
+
+    fn switcher(&self, system: &StorePath) -> PathBuf {
+        below(system, "bin/switch-to-configuration")
+    }
+
+    async fn arm(&self, lease: LeaseId, after: Duration) -> Result<(), HostError> {
+        self.disarm(lease).await?;
+        let name = self.dead_man.unit(lease);
+        let description = format!("lab-updater: go back unless lease {lease} ends well");
+        let command = self.dead_man.command(lease);
+        let environment = self.nix.environment();
+        self.systemd
+            .start_timer(&name, &description, after, &command, &environment)
+            .await
+    }
+
+    async fn disarm(&self, lease: LeaseId) -> Result<(), HostError> {
+        let name = self.dead_man.unit(lease);
+        self.systemd.clear(&format!("{name}.timer")).await
+    }
+
+    async fn reboot(&self) -> Result<Reboot, HostError> {
+        let asked = self.reboots_asked.replace(self.reboots_asked.get() + 1);
+        if asked == 0 && !self.direct {
+            match self.systemd.reboot().await {
+                Ok(()) => return Ok(Reboot::UnderWay),
+                Err(error) => tracing::warn!("logind did not reboot, asking systemd: {error}"),
+            }
+        }
+        // systemctl reaches PID 1 without the bus, and --force does not wait for units to stop.
+        let force = ["--force", "--no-block", "reboot"];
+        self.look("systemctl", &force)
+            .await
+            .map(|_| Reboot::UnderWay)
+    }
+
+    async fn failed_units(&self) -> Result<Vec<FailedUnit>, HostError> {
+        self.systemd.failed_units().await
+    }
+
+    async fn active_state(&self, unit: &str) -> Result<String, HostError> {
+        self.systemd.active_state(unit).await
+    }
+
+    async fn mark_journal(&self) -> Result<(), HostError> {
+        let arguments = [
+            "--quiet",
+            "--no-pager",
+            "--lines=1",
+            "--output=json",
+            "--output-fields=_BOOT_ID",
+        ];
+        let text = self.look("journalctl", &arguments).await?;
+        let entry: serde_json::Value = serde_json::from_str(text.trim())
+            .map_err(|error| HostError::io("read the journal", io::Error::other(error)))?;
+        let cursor = entry["__CURSOR"].as_str().unwrap_or_default();
+        fs::write(&self.journal_mark, cursor)
+            .map_err(|error| HostError::io("remember the place in the journal", error))
+    }
+
+    async fn serious_entries(&self, priority: u8, since: Since) -> Result<Vec<String>, HostError> {
+        let from = match since {
+            Since::Mark => {
+                let cursor = fs::read_to_string(&self.journal_mark).unwrap_or_default();
+                if cursor.is_empty() {
+                    return Ok(Vec::new());
+                }
+                format!("--after-cursor={cursor}")
+            }
+            Since::Ago(duration) => format!("--since=-{}s", duration.as_secs()),
+        };
+        let priority = format!("--priority={priority}");
+        let arguments = [
+            "--quiet",
+            "--no-pager",
+            "--lines=20",
+            "--output=json",
+            "--output-fields=MESSAGE,SYSLOG_IDENTIFIER",
+            &priority,
+            &from,
+        ];
+        let text = self.look("journalctl", &arguments).await?;
+        Ok(text.lines().map(entry_line).collect())
+    }
+
+    async fn is_outdated(&self) -> bool {
+        let Ok(Some(command)) = self.systemd.command_of(std::process::id()).await else {
+            return false;
+        };
+        let own = fs::read("/proc/self/cmdline").unwrap_or_default();
+        let own: Vec<String> = own
+            .split(|byte| *byte == 0)
+            .filter(|part| !part.is_empty())
+            .map(|part| String::from_utf8_lossy(part).into_owned())
+            .collect();
+        !own.is_empty() && command != own
+    }
+}
+
+fn end_of(status: std::process::ExitStatus) -> End {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => End::Exited(code),
+        (None, Some(signal)) => End::Signal(signal),
+        (None, None) => End::NotStarted(status.to_string()),
+    }
+}
+
+/// One journal entry in a few words.
+fn entry_line(json: &str) -> String {
+    let entry: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+    let word = |name: &str| entry[name].as_str().unwrap_or("?").to_owned();
+    text::tame_line(
+        &format!("{}: {}", word("SYSLOG_IDENTIFIER"), word("MESSAGE")),
+        200,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_entry_becomes_one_harmless_line() {
+        let json = r#"{"MESSAGE":"disk\u001b[31m on fire\nreally","SYSLOG_IDENTIFIER":"kernel"}"#;
+        assert_eq!(entry_line(json), "kernel: disk [31m on fire really");
+        assert_eq!(entry_line("not json"), "?: ?");
+    }
+}
