@@ -215,7 +215,7 @@ impl Directory {
     }
 
     async fn wait(&self, unit: &Unit, directory: &Path) -> Result<End, HostError> {
-        let deadline = Instant::now() + self.clock.real(unit.within);
+        let deadline = Instant::now() + self.clock.patience(unit.within);
         let mut pause = Duration::from_millis(2);
         loop {
             if let Some(end) = end_in(directory) {

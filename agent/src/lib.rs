@@ -4,14 +4,21 @@
 //! are [`host::Host`] (the machine) and [`link::Link`] (the coordinator).
 
 pub mod config;
+mod convert;
+pub mod coordinator_client;
 pub mod dead_man;
 pub mod directory;
+pub mod driver;
 pub mod executor;
 pub mod health;
 pub mod host;
+mod jitter;
+pub mod link;
 pub mod links;
 pub mod nix;
-pub mod roots;
+mod roots;
+pub mod run;
+mod service;
 pub mod state_file;
 pub mod system;
 pub mod systemd;

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Keeps a path.
-pub fn add(links: &Links, path: &StorePath) -> Result<(), HostError> {
+pub(crate) fn add(links: &Links, path: &StorePath) -> Result<(), HostError> {
     let doing = || format!("keep {path} from garbage collection");
     fs::create_dir_all(links.at(ROOTS)).map_err(|error| HostError::io(doing(), error))?;
     match symlink(path.as_str(), links.at(ROOTS).join(base(path))) {
@@ -23,7 +23,7 @@ pub fn add(links: &Links, path: &StorePath) -> Result<(), HostError> {
 }
 
 /// Keeps exactly these paths. New roots come before old ones go.
-pub fn keep(links: &Links, paths: &[StorePath]) -> Result<(), HostError> {
+pub(crate) fn keep(links: &Links, paths: &[StorePath]) -> Result<(), HostError> {
     for path in paths {
         add(links, path)?;
     }

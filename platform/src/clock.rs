@@ -14,6 +14,9 @@ use tokio::time::error::Elapsed;
 /// scheduling jitter of a busy host.
 pub const SPEED_MAX: f64 = 10_000.0;
 
+/// What a process or a call gets at least, however fast the fleet's time runs.
+pub const WORK_MIN: Duration = Duration::from_secs(3);
+
 /// A clock; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Clock {
@@ -123,6 +126,17 @@ impl Clock {
         Duration::try_from_secs_f64(fleet.as_secs_f64() / self.speed).unwrap_or(Duration::MAX)
     }
 
+    /// How long a span of real time is in fleet time.
+    pub fn fleet(&self, real: Duration) -> Duration {
+        Duration::try_from_secs_f64(real.as_secs_f64() * self.speed).unwrap_or(Duration::MAX)
+    }
+
+    /// The real time to give to work that takes real time (a process, a call), when it may take
+    /// `fleet`. The same as [`Self::real`], but a fast clock does not go below [`WORK_MIN`].
+    pub fn patience(&self, fleet: Duration) -> Duration {
+        self.real(fleet).max(fleet.min(WORK_MIN))
+    }
+
     /// Waits a span of fleet time.
     pub async fn sleep(&self, fleet: Duration) {
         tokio::time::sleep(self.real(fleet)).await;
@@ -144,13 +158,13 @@ impl Clock {
         }
     }
 
-    /// Gives a future a span of fleet time.
+    /// Gives work that takes real time a span of fleet time (see [`Self::patience`]).
     pub async fn timeout<F: Future>(
         &self,
         fleet: Duration,
         future: F,
     ) -> Result<F::Output, Elapsed> {
-        tokio::time::timeout(self.real(fleet), future).await
+        tokio::time::timeout(self.patience(fleet), future).await
     }
 }
 
@@ -191,6 +205,7 @@ mod tests {
         assert!(passed >= Duration::from_secs(200), "{passed:?}");
         assert!(passed < Duration::from_secs(400), "{passed:?}");
         assert!(two.now().since(one.now()) < Duration::from_secs(20));
+        assert_eq!(one.patience(Duration::from_secs(60)), WORK_MIN);
         assert_eq!(
             one.real(Duration::from_secs(60)),
             Duration::from_millis(600)

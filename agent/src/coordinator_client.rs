@@ -1,0 +1,264 @@
+//! The coordinator over gRPC, and the machine's own certificate: enrolment at the first start,
+//! renewal without anybody's help. The narrow door: nothing outside of this file and `convert`
+//! knows the wire.
+
+use std::{cell::RefCell, fs, path::PathBuf, time::Duration};
+
+use agent_core::{Directive, Renewal, Signal, state::Unreported};
+use common::{
+    AttemptStatus, Epoch, LeaseId, MachineName, MachineReport, error_chain::Chain, text,
+    token::EnrolmentToken,
+};
+use lab_proto::agent::{RenewCertificateRequest, WatchRequest, agent_client::AgentClient};
+use platform::{
+    channel::{self, Timeouts},
+    clock::Clock,
+    enrol,
+    identity::{Identity, IdentityError, KeyAndRequest, Subject},
+};
+use tokio::sync::Mutex;
+use tonic::{Code, Status, transport::Channel};
+
+use crate::{
+    config::Config,
+    convert, jitter,
+    link::{Link, LinkError},
+};
+
+/// Largest message we take.
+const MESSAGE_MAX: usize = 64 * 1024;
+
+/// How often the certificate is looked at, and the longest pause after a failed renewal.
+const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(600);
+
+type Client = AgentClient<Channel>;
+
+/// The coordinator.
+pub struct CoordinatorClient {
+    machine: MachineName,
+    coordinator: String,
+    enrol: String,
+    token_file: Option<PathBuf>,
+    identity_file: PathBuf,
+    /// Certificates live in real time, whatever clock the fleet has.
+    wall: Clock,
+    identity: RefCell<Option<Identity>>,
+    /// Locked while dialling, so that calls that begin together dial once.
+    client: Mutex<Option<Client>>,
+}
+
+impl CoordinatorClient {
+    /// A client that has not dialled yet.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            machine: config.machine.clone(),
+            coordinator: config.coordinator.clone(),
+            enrol: config.enrol.clone(),
+            token_file: config.token_file.clone(),
+            identity_file: config.identity_file(),
+            wall: Clock::system(),
+            identity: RefCell::new(None),
+            client: Mutex::new(None),
+        }
+    }
+
+    async fn client(&self) -> Result<Client, LinkError> {
+        let mut slot = self.client.lock().await;
+        if let Some(client) = slot.as_ref() {
+            return Ok(client.clone());
+        }
+        let identity = self.identity().await?;
+        let channel = channel::connect(&self.coordinator, &identity, Timeouts::default())
+            .await
+            .map_err(unconnected)?;
+        let client = AgentClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
+        *slot = Some(client.clone());
+        Ok(client)
+    }
+
+    /// What a call failed with. The connection is dialled anew next time: a fresh dial says better
+    /// than a broken connection what is wrong.
+    async fn failed(&self, status: Status) -> LinkError {
+        let broken = [
+            Code::Unavailable,
+            Code::Unknown,
+            Code::Unauthenticated,
+            Code::Internal,
+        ];
+        if broken.contains(&status.code()) {
+            *self.client.lock().await = None;
+        }
+        LinkError::Refused {
+            code: status.code().to_string(),
+            message: text::tame_line(status.message(), text::REASON_MAX),
+        }
+    }
+
+    /// The machine's identity: the one in use, the one on disk, or a new one for the token.
+    async fn identity(&self) -> Result<Identity, LinkError> {
+        let known = self.identity.borrow().clone();
+        let identity = match known {
+            Some(identity) => identity,
+            None => match Identity::load(&self.identity_file) {
+                Ok(identity) => identity,
+                Err(error) if self.identity_file.exists() => return Err(unconnected(error)),
+                Err(_) => self.enrol().await?,
+            },
+        };
+        let ended = identity.not_after() <= self.wall.now();
+        let identity = match ended.then(|| self.token()).flatten() {
+            Some(_) => self.enrol().await?,
+            None => identity,
+        };
+        match identity.subject() {
+            Subject::Machine(name) if *name == self.machine => {}
+            Subject::Machine(name) => {
+                let (file, machine) = (self.identity_file.display(), &self.machine);
+                return Err(LinkError::Unconnected(format!(
+                    "{file} is the identity of {name}, and this machine is {machine}"
+                )));
+            }
+            Subject::Operator(_) | Subject::Coordinator => {
+                let file = self.identity_file.display();
+                return Err(LinkError::Unconnected(format!(
+                    "{file} is no machine's identity"
+                )));
+            }
+        }
+        *self.identity.borrow_mut() = Some(identity.clone());
+        Ok(identity)
+    }
+
+    /// The token; an empty file is none, as systemd leaves one when the credential is gone.
+    fn token(&self) -> Option<String> {
+        let text = fs::read_to_string(self.token_file.as_ref()?).ok()?;
+        (!text.trim().is_empty()).then_some(text)
+    }
+
+    async fn enrol(&self) -> Result<Identity, LinkError> {
+        let Some(token) = self.token() else {
+            let file = self.identity_file.display();
+            return Err(LinkError::Unconnected(format!(
+                "this machine is not enrolled: there is no {file} and no enrolment token \
+                 (make one with `lab token create --machine {}`)",
+                self.machine
+            )));
+        };
+        let token = EnrolmentToken::parse(&token).map_err(unconnected)?;
+        let identity = enrol::enrol(&self.enrol, &token)
+            .await
+            .map_err(unconnected)?;
+        identity.save(&self.identity_file).map_err(unconnected)?;
+        tracing::info!("enrolled; the certificate is in place");
+        Ok(identity)
+    }
+
+    /// Renews the certificate when half of its life, and a little more by chance, has passed. Never
+    /// returns.
+    pub async fn keep_certificate(&self) {
+        loop {
+            tokio::time::sleep(LOOK_AT_CERTIFICATE.mul_f64(0.5 + jitter::fraction())).await;
+            let Some(identity) = self.identity.borrow().clone() else {
+                continue;
+            };
+            if !identity.wants_renewal(self.wall.now()) {
+                continue;
+            }
+            match self.renew_certificate(&identity).await {
+                Ok(()) => tracing::info!("the certificate is renewed"),
+                Err(error) => tracing::warn!("the certificate is not renewed yet: {error}"),
+            }
+        }
+    }
+
+    async fn renew_certificate(&self, old: &Identity) -> Result<(), LinkError> {
+        let own = KeyAndRequest::generate().map_err(unconnected)?;
+        let request = RenewCertificateRequest {
+            certificate_request_pem: own.request_pem,
+        };
+        let answer = self.client().await?.renew_certificate(request).await;
+        let chain = match answer {
+            Ok(reply) => reply.into_inner().certificate_chain_pem,
+            Err(status) => return Err(self.failed(status).await),
+        };
+        let new = match Identity::from_parts(&own.key_pem, &chain) {
+            Err(IdentityError::Incomplete(1)) => {
+                let whole = format!("{}\n{}", chain.trim_end(), old.ca_pem());
+                Identity::from_parts(&own.key_pem, &whole)
+            }
+            other => other,
+        };
+        let new = new.map_err(unconnected)?;
+        if new.subject() != old.subject() {
+            return Err(LinkError::Senseless(
+                "a certificate for somebody else".to_owned(),
+            ));
+        }
+        new.save(&self.identity_file).map_err(unconnected)?;
+        *self.identity.borrow_mut() = Some(new);
+        // Calls under way end on the old connection; the next one dials with the new certificate.
+        *self.client.lock().await = None;
+        Ok(())
+    }
+}
+
+fn unconnected(error: impl std::error::Error + 'static) -> LinkError {
+    LinkError::Unconnected(Chain(&error).to_string())
+}
+
+impl Link for CoordinatorClient {
+    async fn poll(
+        &self,
+        hold: Duration,
+        report: &MachineReport,
+    ) -> Result<(Epoch, Directive), LinkError> {
+        let request = convert::poll_request(hold, report);
+        match self.client().await?.poll(request).await {
+            Ok(answer) => convert::directive(answer.into_inner()),
+            Err(status) => Err(self.failed(status).await),
+        }
+    }
+
+    async fn renew(
+        &self,
+        lease: LeaseId,
+        epoch: Epoch,
+        status: &AttemptStatus,
+        silence: Duration,
+    ) -> Result<(Epoch, Renewal), LinkError> {
+        let request = convert::renew_request(lease, epoch, status, silence);
+        match self.client().await?.renew(request).await {
+            Ok(answer) => convert::renewal(answer.into_inner()),
+            Err(status) => Err(self.failed(status).await),
+        }
+    }
+
+    async fn report(
+        &self,
+        result: &Unreported,
+        report: &MachineReport,
+    ) -> Result<Epoch, LinkError> {
+        let request = convert::report_request(result, report);
+        match self.client().await?.report(request).await {
+            Ok(answer) => Ok(Epoch(answer.into_inner().epoch)),
+            Err(status) => Err(self.failed(status).await),
+        }
+    }
+
+    async fn listen(&self, heard: impl Fn(Epoch, Signal)) -> Result<(), LinkError> {
+        let mut stream = match self.client().await?.watch(WatchRequest {}).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => return Err(self.failed(status).await),
+        };
+        loop {
+            match stream.message().await {
+                Ok(Some(message)) => {
+                    let (epoch, signal) = convert::signal(&message);
+                    heard(epoch, signal);
+                }
+                Ok(None) => return Ok(()),
+                Err(status) => return Err(self.failed(status).await),
+            }
+        }
+    }
+}

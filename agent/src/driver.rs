@@ -1,0 +1,413 @@
+//! The only owner of the core: hands it what happened, makes its state durable, and only then
+//! carries out what it asks for.
+//!
+//! Everything runs on one thread. Calls and jobs are tasks beside the loop, so that a lease is
+//! renewed while a switch runs; each ends in one message to the loop.
+
+use std::{future::Future, pin::pin, rc::Rc, time::Duration};
+
+use agent_core::{Agent, Effect, Input, Job, Limits, Moment, Note, Output, StepId};
+use common::{BootId, LeaseId};
+use platform::clock::Clock;
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    task::{JoinHandle, spawn_local},
+    time::Instant,
+};
+
+use crate::{
+    executor::{CarriedOut, Executor},
+    host::{Host, HostError},
+    jitter,
+    link::Link,
+    service::Service,
+    state_file::{StateFile, StateFileError},
+};
+
+/// How often the machine is looked at besides: for the dead-man program's mark and a new boot while
+/// an attempt runs, and to tell systemd that the loop turns.
+const LOOK_AROUND_BUSY: Duration = Duration::from_secs(1);
+const LOOK_AROUND_IDLE: Duration = Duration::from_secs(10);
+
+/// Longest pause before the coordinator's signals are listened to again.
+const LISTEN_AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// Why the driver ended in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It was asked to.
+    Stopped,
+    /// The machine was booted anew under it: to be started again.
+    Booted,
+    /// The service it runs as has been changed: to be started again.
+    Outdated,
+}
+
+/// Why the driver cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The state is not to be had or not to be kept: nothing was done that is not on disk.
+    #[error("the agent stops, because its state is not safe")]
+    State(#[from] StateFileError),
+    /// The machine cannot be measured, so nothing can be decided.
+    #[error("the machine cannot be measured")]
+    Machine(#[from] HostError),
+}
+
+/// What the loop waits for.
+enum Event {
+    Input(Input),
+    JobEnded(StepId, CarriedOut),
+}
+
+/// Owns the core and everything around it.
+pub struct Driver<H, L> {
+    agent: Agent,
+    state: StateFile,
+    executor: Rc<Executor<H>>,
+    link: Rc<L>,
+    clock: Clock,
+    events: UnboundedReceiver<Event>,
+    sender: UnboundedSender<Event>,
+    poll: Option<JoinHandle<()>>,
+    tasks: Vec<JoinHandle<()>>,
+    /// An attempt has ended since the own service was last looked at.
+    look_at_service: bool,
+    dead_man_told: Option<LeaseId>,
+    service: Service,
+}
+
+impl<H: Host + 'static, L: Link + 'static> Driver<H, L> {
+    /// A driver that goes on from what is on disk.
+    pub fn new(
+        limits: Limits,
+        state: StateFile,
+        executor: Executor<H>,
+        link: Rc<L>,
+        clock: Clock,
+    ) -> Result<Self, DriverError> {
+        let durable = state.load()?.unwrap_or_default();
+        let (sender, events) = unbounded_channel();
+        Ok(Self {
+            agent: Agent::restore(limits, durable),
+            state,
+            executor: Rc::new(executor),
+            link,
+            clock,
+            events,
+            sender,
+            poll: None,
+            tasks: Vec::new(),
+            look_at_service: false,
+            dead_man_told: None,
+            service: Service::default(),
+        })
+    }
+
+    /// Runs until `stop`, or until the process has to be another one. To be called within a
+    /// [`tokio::task::LocalSet`].
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Exit, DriverError> {
+        let ended = self.turn(stop).await;
+        // What calls say from now on, nobody hears. Units go on without us.
+        self.poll
+            .iter()
+            .chain(&self.tasks)
+            .for_each(JoinHandle::abort);
+        self.service.stopping();
+        ended
+    }
+
+    async fn turn(&mut self, stop: impl Future<Output = ()>) -> Result<Exit, DriverError> {
+        let durable = self.agent.durable();
+        let lease = durable
+            .attempt
+            .as_ref()
+            .map_or(LeaseId::default(), |attempt| attempt.lease);
+        let found = self.executor.find(durable.open_step(), lease).await?;
+        let boot_id = found.facts.boot_id.clone();
+        let output = self.agent.start(self.now(), found);
+        self.settle(output)?;
+        self.listen();
+        self.service.ready();
+        let mut stop = pin!(stop);
+        let mut looked = Instant::now();
+        loop {
+            self.service.status(self.agent.durable());
+            let deadline = self.agent.next_deadline();
+            let look = looked + self.look_around_pause();
+            tokio::select! {
+                () = &mut stop => return Ok(Exit::Stopped),
+                Some(event) = self.events.recv() => {
+                    if let Some(exit) = self.take(event)? {
+                        return Ok(exit);
+                    }
+                }
+                () = sleep_until(&self.clock, deadline) => self.handle(Input::Tick)?,
+                () = tokio::time::sleep_until(look) => {
+                    looked = Instant::now();
+                    if let Some(exit) = self.look_around(&boot_id).await? {
+                        return Ok(exit);
+                    }
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Moment {
+        moment(&self.clock)
+    }
+
+    fn handle(&mut self, input: Input) -> Result<(), DriverError> {
+        let output = self.agent.handle(self.now(), input);
+        self.settle(output)
+    }
+
+    fn take(&mut self, event: Event) -> Result<Option<Exit>, DriverError> {
+        match event {
+            Event::Input(input) => self.handle(input)?,
+            Event::JobEnded(_, CarriedOut::Booted) => return Ok(Some(Exit::Booted)),
+            Event::JobEnded(step, CarriedOut::Answer(answer)) => {
+                self.handle(Input::StepDone { step, answer })?;
+                // The result is written down now, so its unit is not needed any more.
+                let executor = Rc::clone(&self.executor);
+                self.spawn(async move {
+                    if let Err(error) = executor.clear(step).await {
+                        tracing::debug!(%step, "an ended unit is left behind: {error}");
+                    }
+                });
+            }
+        }
+        Ok(None)
+    }
+
+    /// Durable first, effects after it.
+    fn settle(&mut self, output: Output) -> Result<(), DriverError> {
+        if output.persist {
+            self.state.save(self.agent.durable())?;
+        }
+        for effect in output.effects {
+            self.begin(effect);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, effect: Effect) {
+        match effect {
+            Effect::Poll { call, hold, report } => {
+                let (link, clock) = (Rc::clone(&self.link), self.clock.clone());
+                let task = self.reporting(async move {
+                    let sent = moment(&clock);
+                    match link.poll(hold, &report).await {
+                        Ok((epoch, directive)) => Input::Directive {
+                            call,
+                            sent,
+                            epoch,
+                            directive,
+                        },
+                        Err(error) => failed(call, &error),
+                    }
+                });
+                if let Some(before) = self.poll.replace(task) {
+                    before.abort();
+                }
+            }
+            Effect::Renew {
+                call,
+                lease,
+                epoch,
+                status,
+                silence,
+            } => {
+                let (link, clock) = (Rc::clone(&self.link), self.clock.clone());
+                let task = self.reporting(async move {
+                    let sent = moment(&clock);
+                    match link.renew(lease, epoch, &status, silence).await {
+                        Ok((epoch, renewal)) => Input::Renewed {
+                            call,
+                            sent,
+                            lease,
+                            epoch,
+                            renewal,
+                        },
+                        Err(error) => failed(call, &error),
+                    }
+                });
+                self.keep(task);
+            }
+            Effect::Report {
+                call,
+                result,
+                report,
+            } => {
+                let link = Rc::clone(&self.link);
+                let task = self.reporting(async move {
+                    match link.report(&result, &report).await {
+                        Ok(epoch) => Input::ReportAcknowledged {
+                            call,
+                            rollout: result.rollout,
+                            lease: result.lease,
+                            epoch,
+                        },
+                        Err(error) => failed(call, &error),
+                    }
+                });
+                self.keep(task);
+            }
+            // The executor finds a unit that runs already, so both are the same to it.
+            Effect::Begin(job) | Effect::Attach(job) => self.carry_out(job),
+            Effect::KeepRoots { paths } => {
+                if let Err(error) = self.executor.keep_roots(&paths) {
+                    tracing::warn!("garbage collection roots: {error}");
+                }
+            }
+            Effect::Measure => match self.executor.measure() {
+                Ok(facts) => self.send(Event::Input(Input::Measured(facts))),
+                Err(error) => tracing::warn!("the machine cannot be measured: {error}"),
+            },
+            Effect::Note(note) => self.note(&note),
+        }
+    }
+
+    fn carry_out(&mut self, job: Job) {
+        tracing::debug!(step = %job.step, "begins: {:?}", job.work);
+        let (executor, sender) = (Rc::clone(&self.executor), self.sender.clone());
+        let task = spawn_local(async move {
+            let ended = executor.carry_out(&job).await;
+            // Nobody listens any more only when the process is ending.
+            sender.send(Event::JobEnded(job.step, ended)).ok();
+        });
+        self.keep(task);
+    }
+
+    fn note(&mut self, note: &Note) {
+        match note {
+            Note::Accepted { lease, rollout } => {
+                tracing::info!(lease = lease.0, %rollout, "{note}");
+            }
+            Note::Ended { lease, outcome, .. } => {
+                self.look_at_service = true;
+                tracing::info!(lease = lease.0, %outcome, "{note}");
+            }
+            Note::Stopped { epoch, .. } => tracing::warn!(epoch = epoch.0, "{note}"),
+            Note::NotFollowed { .. } => tracing::warn!("{note}"),
+            Note::Health { .. } => tracing::info!("{note}"),
+            // A coordinator that is away for a night is not worth a line a minute.
+            Note::Silent { failures, .. } if failures.is_power_of_two() => {
+                tracing::warn!("{note}");
+            }
+            Note::Silent { .. } => tracing::debug!("{note}"),
+        }
+    }
+
+    /// Listens to what the coordinator pushes, for ever.
+    fn listen(&mut self) {
+        let (link, clock, sender) = (
+            Rc::clone(&self.link),
+            self.clock.clone(),
+            self.sender.clone(),
+        );
+        let first = self.agent.limits().backoff_first;
+        let task = spawn_local(async move {
+            let mut failures = 0;
+            loop {
+                let begun = clock.uptime();
+                let heard = |epoch, signal| {
+                    sender
+                        .send(Event::Input(Input::Signal { epoch, signal }))
+                        .ok();
+                };
+                if let Err(error) = link.listen(heard).await {
+                    tracing::debug!("signals: {error}");
+                }
+                let lasted = clock.uptime().saturating_sub(begun);
+                failures = if lasted > LISTEN_AGAIN_MAX {
+                    0
+                } else {
+                    failures + 1
+                };
+                clock
+                    .sleep(jitter::backoff(first, LISTEN_AGAIN_MAX, failures))
+                    .await;
+            }
+        });
+        self.keep(task);
+    }
+
+    fn look_around_pause(&self) -> Duration {
+        if self.agent.durable().attempt.is_some() || self.look_at_service {
+            LOOK_AROUND_BUSY
+        } else {
+            LOOK_AROUND_IDLE
+        }
+    }
+
+    async fn look_around(&mut self, boot_id: &BootId) -> Result<Option<Exit>, DriverError> {
+        self.service.alive();
+        if self.executor.host().boot_id()? != *boot_id {
+            return Ok(Some(Exit::Booted));
+        }
+        let durable = self.agent.durable();
+        if let Some(attempt) = &durable.attempt {
+            let lease = attempt.lease;
+            if self.dead_man_told != Some(lease) && self.executor.dead_man_acts(lease) {
+                self.dead_man_told = Some(lease);
+                self.handle(Input::DeadManFired { lease })?;
+            }
+            return Ok(None);
+        }
+        let idle = durable.staging.is_none() && durable.unreported.is_none();
+        if idle && std::mem::take(&mut self.look_at_service) {
+            let outdated = self.executor.host().is_outdated().await;
+            return Ok(outdated.then_some(Exit::Outdated));
+        }
+        Ok(None)
+    }
+
+    /// A task whose input goes to the loop.
+    fn reporting(&self, call: impl Future<Output = Input> + 'static) -> JoinHandle<()> {
+        let sender = self.sender.clone();
+        spawn_local(async move {
+            let input = call.await;
+            sender.send(Event::Input(input)).ok();
+        })
+    }
+
+    fn spawn(&mut self, task: impl Future<Output = ()> + 'static) {
+        let task = spawn_local(task);
+        self.keep(task);
+    }
+
+    /// Remembers a task, so that it ends with the driver.
+    fn keep(&mut self, task: JoinHandle<()>) {
+        self.tasks.retain(|task| !task.is_finished());
+        self.tasks.push(task);
+    }
+
+    fn send(&self, event: Event) {
+        // The receiver is ours and lives as long as we do.
+        self.sender.send(event).ok();
+    }
+}
+
+fn failed(call: agent_core::CallId, error: &crate::link::LinkError) -> Input {
+    Input::CallFailed {
+        call,
+        reason: error.to_string(),
+    }
+}
+
+/// The core's time: the boot-time clock, in fleet time.
+fn moment(clock: &Clock) -> Moment {
+    Moment(u64::try_from(clock.uptime().as_millis()).unwrap_or(u64::MAX))
+}
+
+async fn sleep_until(clock: &Clock, deadline: Option<Moment>) {
+    match deadline {
+        Some(deadline) => {
+            let left = deadline.since(moment(clock));
+            // A timer may fire a little early: never spin.
+            tokio::time::sleep(clock.real(left).max(Duration::from_millis(1))).await;
+        }
+        None => std::future::pending().await,
+    }
+}
