@@ -70,14 +70,23 @@ pub enum Verdict {
     WentBack,
 }
 
-/// Brings the machine back, if the attempt under this lease still needs it.
+/// Brings the machine back, if the attempt under this lease still needs it. Without a lease: if
+/// this boot has left an attempt without an agent. That is asked some time after each boot, which
+/// no timer of the agent's outlives.
 pub async fn run<H: Host>(
     host: &H,
     config: &Config,
-    lease: LeaseId,
+    lease: Option<LeaseId>,
 ) -> Result<Verdict, DeadManError> {
-    let state = StateFile::new(config.state_file()).load()?;
-    let Some(order) = state.and_then(|state| state.dead_man_order(lease)) else {
+    let Some(state) = StateFile::new(config.state_file()).load()? else {
+        return Ok(Verdict::NothingToDo);
+    };
+    let lease = match lease {
+        Some(lease) => Some(lease),
+        None => state.left_without_agent(&host.boot_id()?),
+    };
+    let order = lease.and_then(|lease| Some((lease, state.dead_man_order(lease)?)));
+    let Some((lease, order)) = order else {
         return Ok(Verdict::NothingToDo);
     };
     // A mark of our own from an earlier run of this program is as good as a new one.

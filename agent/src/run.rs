@@ -64,9 +64,10 @@ enum Command {
         /// Configuration file (TOML).
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
-        /// Lease of the attempt.
+        /// Lease of the attempt. Without it: the attempt that this boot has left without an agent,
+        /// if there is one; to be asked some time after each boot.
         #[arg(long)]
-        lease: u64,
+        lease: Option<u64>,
         /// Wait this many seconds first (where no timer of systemd does).
         #[arg(long, default_value_t = 0.0)]
         after: f64,
@@ -110,7 +111,7 @@ pub fn main(program: Vec<String>, arguments: impl IntoIterator<Item = OsString>)
     match arguments.command {
         Some(Command::DeadMan { lease, after, .. }) => {
             let after = Duration::try_from_secs_f64(after).unwrap_or_default();
-            run_dead_man(&runtime, &config, program, LeaseId(lease), after)
+            run_dead_man(&runtime, &config, program, lease.map(LeaseId), after)
         }
         None => run_agent(&runtime, config, program),
     }
@@ -198,7 +199,7 @@ fn run_dead_man(
     runtime: &Runtime,
     config: &Config,
     program: DeadManProgram,
-    lease: LeaseId,
+    lease: Option<LeaseId>,
     after: Duration,
 ) -> ExitCode {
     let verdict = LocalSet::new().block_on(runtime, async {
@@ -216,18 +217,15 @@ fn run_dead_man(
     });
     match verdict {
         Ok(Verdict::NothingToDo) => {
-            tracing::info!(lease = lease.0, "the attempt is over: nothing to do");
+            tracing::info!("the attempt is over: nothing to do");
             ExitCode::SUCCESS
         }
         Ok(Verdict::WentBack) => {
-            tracing::warn!(
-                lease = lease.0,
-                "the machine is back at the previous system"
-            );
+            tracing::warn!("the machine is back at the previous system");
             ExitCode::SUCCESS
         }
         Err(error) => {
-            tracing::error!(lease = lease.0, "{}", Chain(&error));
+            tracing::error!("{}", Chain(&error));
             ExitCode::FAILURE
         }
     }
@@ -269,6 +267,7 @@ mod tests {
         assert!(parse(&["lab-agent", "--config", "f", "--check-config"]).is_ok());
         assert!(parse(&["lab-agent", "dead-man", "--config", "f", "--lease", "3"]).is_ok());
         assert!(parse(&["lab-agent"]).is_err());
-        assert!(parse(&["lab-agent", "dead-man", "--config", "f"]).is_err());
+        assert!(parse(&["lab-agent", "dead-man", "--config", "f"]).is_ok());
+        assert!(parse(&["lab-agent", "dead-man"]).is_err());
     }
 }
