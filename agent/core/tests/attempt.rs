@@ -629,3 +629,19 @@ fn back_is_only_who_boots_back_as_well() {
         "{result:?}"
     );
 }
+
+#[test]
+fn booting_the_same_system_again_blames_nothing_and_keeps_the_way_back() {
+    let (mut world, ..) = run(Script::default(), proceed(7));
+    assert_eq!(world.disk.kept, [path("old")]);
+    world.reports.clear();
+    world.script.healthy = vec![false, false];
+    let mut lease = proceed(8);
+    lease.action = Action::Reboot;
+    lease.target = None;
+    world.say(Directive::Proceed(lease));
+    assert_eq!(world.finish().outcome.kind, Stuck);
+    assert_eq!(world.boot, 2);
+    assert_eq!(world.disk.bad_targets, []);
+    assert_eq!(world.disk.kept, [path("old")]);
+}
