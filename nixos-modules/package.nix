@@ -1,7 +1,9 @@
 # The three programs: `lab`, `lab-agent` and `lab-coordinator`.
 {
   lib,
+  installShellFiles,
   rustPlatform,
+  stdenv,
 }:
 let
   inherit (lib) fileset importTOML licenses;
@@ -37,6 +39,18 @@ rustPlatform.buildRustPackage {
     "--package=cli"
     "--package=coordinator"
   ];
+
+  nativeBuildInputs = [ installShellFiles ];
+
+  postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
+    mkdir manual
+    $out/bin/lab man --directory manual
+    installManPage manual/*
+    installShellCompletion --cmd lab \
+      --bash <($out/bin/lab completions bash) \
+      --fish <($out/bin/lab completions fish) \
+      --zsh <($out/bin/lab completions zsh)
+  '';
 
   # Tests are a check of their own: `nix flake check`.
   doCheck = false;

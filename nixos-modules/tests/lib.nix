@@ -296,7 +296,8 @@ let
                 path = at name;
                 options = inner;
                 definitions = definitionsOf name sets;
-                freeformType = null;
+                # What is free in a set is free in the sets within.
+                inherit freeformType;
               }
             else if length inner > 1 then
               throw "the option ${at name} is declared twice"
