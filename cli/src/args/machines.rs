@@ -10,7 +10,6 @@ use super::{
 
 /// `lab machines`: without a verb, the list.
 #[derive(Args, Debug)]
-#[command(args_conflicts_with_subcommands = true)]
 pub struct Machines {
     /// What to do.
     #[command(subcommand)]

@@ -98,6 +98,8 @@ fn every_other_command_is_understood() {
         "lab machines",
         "lab machines --group=dev --output json",
         "lab machines list --machine=a",
+        "lab machines -o json list",
+        "lab audit -o json verify",
         "lab machines show web-01 -o json",
         "lab machines forget web-01 --reason=gone",
         "lab machines reboot web-01 web-02 --yes --detach",

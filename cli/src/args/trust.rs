@@ -129,7 +129,6 @@ pub struct Enrol {
 
 /// `lab audit`
 #[derive(Args, Debug)]
-#[command(args_conflicts_with_subcommands = true)]
 pub struct Audit {
     /// What to do; without it, the records.
     #[command(subcommand)]

@@ -15,9 +15,19 @@ use crate::{
 
 /// Runs one verb; the list without one.
 pub async fn run(context: &Context, args: Machines) -> Result<Exit, LabError> {
-    match args.verb {
-        None => list(context, &args.select).await,
-        Some(Verb::List(args)) => list(context, &args.select).await,
+    let Machines { verb, mut select } = args;
+    match verb {
+        None => list(context, &select).await,
+        Some(Verb::List(args)) => {
+            select.group.extend(args.select.group);
+            select.machine.extend(args.select.machine);
+            list(context, &select).await
+        }
+        // Before the verb, --group and --machine are about the list.
+        Some(_) if !select.group.is_empty() || !select.machine.is_empty() => Err(LabError::usage(
+            "--group and --machine belong behind the verb",
+        )
+        .hint("lab machines reboot --group=G")),
         Some(Verb::Show(args)) => show(context, &args).await,
         Some(Verb::Forget(args)) => forget(context, args).await,
         Some(Verb::Reboot(args)) => rollback::reboot(context, &args).await,

@@ -18,7 +18,7 @@ use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, service::Routes};
 
 pub(crate) const WEB: &str = "spiffe://lab-updater/machine/web-01";
 pub(crate) const COORDINATOR: &str = "spiffe://lab-updater/coordinator";
@@ -145,43 +145,49 @@ impl Server {
         }
     }
 
-    /// Listens on loopback and gives the address; ends with the test's runtime.
+    /// Serves enrolment on loopback and gives the address; ends with the test's runtime.
     pub(crate) async fn start(self) -> String {
         let config = tls(&self.own, self.clients.as_deref());
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-        let address = listener.local_addr().expect("an address").to_string();
-        let (accepted, incoming) = mpsc::channel(8);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
-                tokio::spawn(async move {
-                    let Ok(mut tls) = acceptor.accept(stream).await else {
-                        return;
-                    };
-                    let (plain, mut bridge) = tokio::io::duplex(64 * 1024);
-                    accepted.send(Ok::<_, std::io::Error>(plain)).await.ok();
-                    tokio::io::copy_bidirectional(&mut tls, &mut bridge)
-                        .await
-                        .ok();
-                });
-            }
-        });
         let service = EnrolmentServer::new(Service {
             ca: self.signs,
             with_ca_in_chain: self.with_ca_in_chain,
         });
-        let incoming = ReceiverStream::new(incoming);
-        tokio::spawn(
-            tonic::transport::Server::builder()
-                .add_service(service)
-                .serve_with_incoming(incoming),
-        );
-        address
+        serve(config, Routes::new(service)).await
     }
 }
 
-fn tls((key, chain): &(String, String), clients: Option<&str>) -> ServerConfig {
+/// Serves anything over TLS on loopback and gives the address; ends with the test's runtime.
+pub(crate) async fn serve(config: ServerConfig, routes: Routes) -> String {
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let address = listener.local_addr().expect("an address").to_string();
+    let (accepted, incoming) = mpsc::channel(8);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
+            tokio::spawn(async move {
+                let Ok(mut tls) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let (plain, mut bridge) = tokio::io::duplex(64 * 1024);
+                accepted.send(Ok::<_, std::io::Error>(plain)).await.ok();
+                tokio::io::copy_bidirectional(&mut tls, &mut bridge)
+                    .await
+                    .ok();
+            });
+        }
+    });
+    let incoming = ReceiverStream::new(incoming);
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_routes(routes)
+            .serve_with_incoming(incoming),
+    );
+    address
+}
+
+/// TLS 1.3 with a key and chain; only for clients of the CA `clients`, or for anybody.
+pub(crate) fn tls((key, chain): &(String, String), clients: Option<&str>) -> ServerConfig {
     let certificates = |pem: &str| {
         rustls_pki_types::CertificateDer::pem_slice_iter(pem.as_bytes())
             .collect::<Result<Vec<_>, _>>()
