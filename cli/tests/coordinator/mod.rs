@@ -27,7 +27,7 @@ type Answer<T> = Result<Response<T>, Status>;
 pub(crate) struct Script {
     answers: BTreeMap<&'static str, VecDeque<Result<Value, Status>>>,
     /// What the status stream says each time it is opened. It breaks after its last word, except
-    /// for the last one, which stays open.
+    /// for the last stream, which stays open and comes again.
     streams: VecDeque<Vec<pb::Status>>,
 }
 
@@ -157,7 +157,12 @@ impl Operator for Scripted {
         self.note("watch_status", request.into_inner());
         let mut script = self.script.lock().expect("unpoisoned");
         let last = script.streams.len() <= 1;
-        let statuses = script.streams.pop_front().unwrap_or_default();
+        let statuses = if last {
+            script.streams.front().cloned()
+        } else {
+            script.streams.pop_front()
+        };
+        let statuses = statuses.unwrap_or_default();
         let (sender, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
             for status in statuses {
