@@ -55,6 +55,26 @@ let
 
   configFile = toml.generate "lab-agent.toml" cfg.settings;
 
+  path = [
+    config.nix.package
+    config.programs.ssh.package
+    config.systemd.package
+    pkgs.gitMinimal
+  ];
+
+  environment =
+    config.nix.envVars
+    // config.networking.proxy.envVars
+    // {
+      HOME = "/var/lib/lab-updater";
+      # Downloads and builds are the daemon's work, in its cgroup and its sandbox.
+      NIX_REMOTE = "daemon";
+    }
+    // optionalAttrs (config.nix.nixPath != [ ]) {
+      # Where a target that is a channel finds the machine's configuration.
+      NIX_PATH = concatStringsSep ":" config.nix.nixPath;
+    };
+
   # The agent itself judges its configuration, before a system that carries it exists.
   checkedConfigFile = pkgs.runCommand "lab-agent-checked.toml" { } ''
     ${optionalString (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) ''
@@ -240,6 +260,15 @@ in
             defaultText = literalExpression "config.networking.hostName";
             description = "Name of this machine in the fleet configuration.";
           };
+          limits.boot_timeout = mkOption {
+            type = types.either types.ints.positive types.str;
+            default = "15m";
+            description = ''
+              How long a machine may take from asking for a reboot until the agent runs again, in
+              seconds or as text such as `15m`. After the same time without an agent in a new boot,
+              the machine goes back to the system it came from.
+            '';
+          };
         };
       };
       default = { };
@@ -280,6 +309,28 @@ in
       token_file = mkIf (cfg.tokenFile != null) "/run/credentials/lab-updater.service/token";
     };
 
+    # The agent's own dead-man timer is a transient one and does not outlive a boot. This one is for
+    # a target that boots and whose agent does not come up: nobody else would bring it back.
+    systemd.timers.lab-updater-dead-man = {
+      description = "Way back from a boot without lab-updater agent";
+      wantedBy = [ "timers.target" ];
+      timerConfig = {
+        OnBootSec = cfg.settings.limits.boot_timeout;
+        AccuracySec = "1s";
+      };
+    };
+    systemd.services.lab-updater-dead-man = {
+      description = "Way back from a boot without lab-updater agent";
+      restartIfChanged = false;
+      unitConfig.X-StopOnRemoval = false;
+      # It carries out the switch itself, with neither agent nor D-Bus: nothing can be taken from it.
+      inherit path environment;
+      serviceConfig = {
+        Type = "oneshot";
+        ExecStart = "${getExe' cfg.package "lab-agent"} dead-man --config ${checkedConfigFile}";
+      };
+    };
+
     systemd.services.lab-updater = {
       description = "lab-updater agent";
       wantedBy = [ "multi-user.target" ];
@@ -299,25 +350,7 @@ in
         StartLimitIntervalSec = 0;
       };
 
-      path = [
-        config.nix.package
-        config.programs.ssh.package
-        config.systemd.package
-        pkgs.gitMinimal
-      ];
-
-      environment =
-        config.nix.envVars
-        // config.networking.proxy.envVars
-        // {
-          HOME = "/var/lib/lab-updater";
-          # Downloads and builds are the daemon's work, in its cgroup and its sandbox.
-          NIX_REMOTE = "daemon";
-        }
-        // optionalAttrs (config.nix.nixPath != [ ]) {
-          # Where a target that is a channel finds the machine's configuration.
-          NIX_PATH = concatStringsSep ":" config.nix.nixPath;
-        };
+      inherit path environment;
 
       serviceConfig = import ./hardening.nix // {
         Type = "notify";

@@ -98,6 +98,7 @@ let
     lib.genAttrs
       (lib.filter (name: config.systemd.services ? ${name}) [
         "lab-updater"
+        "lab-updater-dead-man"
         "lab-coordinator"
         "lab-coordinator-fleet"
       ])
@@ -123,6 +124,9 @@ let
         lib.filter (assertion: !assertion.assertion) config.assertions
       );
       units = units config;
+      timers = lib.mapAttrs (_: timer: timer.timerConfig) (
+        lib.filterAttrs (name: _: name == "lab-updater-dead-man") config.systemd.timers
+      );
       openPorts = lib.filter (port: port != 22) config.networking.firewall.allowedTCPPorts;
     }
     // lib.optionalAttrs agent.enable { agentSettings = data agent.settings; }
@@ -193,7 +197,10 @@ in
       ];
       settings = {
         hooks.timeout = "10m";
-        limits.switch_timeout = "20m";
+        limits = {
+          boot_timeout = 600;
+          switch_timeout = "20m";
+        };
       };
     };
   };

@@ -23,6 +23,7 @@ mod tests {
     use crate::evaluation::{self, evaluated, required, say};
 
     const AGENT: &str = "lab-updater";
+    const DEAD_MAN: &str = "lab-updater-dead-man";
     const COORDINATOR: &str = "lab-coordinator";
     const FLEET: &str = "lab-coordinator-fleet";
 
@@ -62,6 +63,19 @@ mod tests {
         ] {
             assert!(has_line(unit, line), "no {line} in:\n{unit}");
         }
+    }
+
+    #[test]
+    fn a_boot_without_an_agent_has_a_way_back() {
+        let Some(cases) = evaluated() else { return };
+        let machine = &cases["machine"];
+        assert_eq!(machine["timers"][DEAD_MAN]["OnBootSec"], "15m");
+        assert_eq!(machine["agentSettings"]["limits"]["boot_timeout"], "15m");
+        let unit = unit(machine, DEAD_MAN);
+        for line in ["X-RestartIfChanged=false", "X-StopOnRemoval=false"] {
+            assert!(has_line(unit, line), "no {line} in:\n{unit}");
+        }
+        assert_eq!(cases["fullMachine"]["timers"][DEAD_MAN]["OnBootSec"], 600);
     }
 
     #[test]
@@ -235,6 +249,9 @@ mod tests {
                 // What it says about other units of this host is not about ours.
                 let about_ours = said.lines().any(|line| line.contains("lab-"));
                 assert!(accepted && !about_ours, "{}: {said}", file.display());
+                if file.ends_with(format!("{DEAD_MAN}.service")) {
+                    continue;
+                }
                 let threshold = format!("--threshold={threshold}");
                 let security = ["security", "--offline=true", "--no-pager", &threshold];
                 let Some((confined, said)) = systemd_analyze(dir.path(), &security, &file) else {
