@@ -24,7 +24,10 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::identity::{Identity, SERVER_NAME, server_name};
+use crate::{
+    identity::Identity,
+    tls::{SERVER_NAME, server_name},
+};
 
 /// How long a server that accepted us may take to say its first word. HTTP/2 servers greet at once;
 /// waiting for it shows here, and not in some later call, that our certificate was refused.

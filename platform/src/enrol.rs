@@ -25,7 +25,8 @@ use x509_parser::prelude::FromDer as _;
 
 use crate::{
     channel::{ConnectError, Timeouts, TlsFault, connect_tls, dial_tcp},
-    identity::{Identity, IdentityError, KeyAndRequest, client_tls, finish, provider, roots_of},
+    identity::{Identity, IdentityError, KeyAndRequest},
+    tls::{client_tls, finish, provider, roots_of},
 };
 
 /// How long the server may take to answer.

@@ -16,22 +16,17 @@ use std::{
 use common::{MachineName, OperatorName, Timestamp};
 use rustls::{
     ClientConfig, RootCertStore,
-    client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
-    crypto::CryptoProvider,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     server::WebPkiClientVerifier,
 };
 use rustls_pki_types::{
-    CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+    CertificateDer, PrivateKeyDer, UnixTime,
     pem::{self, PemObject as _},
 };
 use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
 
-/// The DNS name in every coordinator's certificate. Clients verify this name whatever address they
-/// dial: the CA is the fleet's own and gives the name to nobody else.
-pub const SERVER_NAME: &str = "coordinator.lab-updater.internal";
-
-/// The only application protocol: HTTP/2.
-pub const ALPN: &[u8] = b"h2";
+pub use crate::tls::{ALPN, SERVER_NAME, provider};
+use crate::tls::{client_tls, finish, roots_of, server_name};
 
 /// What every name in a certificate begins with.
 const SPIFFE: &str = "spiffe://lab-updater/";
@@ -380,34 +375,6 @@ fn uri<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
     }
 }
 
-/// The one provider of cryptography. Given explicitly everywhere: rustls would otherwise guess, and
-/// panic when a dependency brings a second one.
-pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-/// The beginning of every client configuration: TLS 1.3 only.
-pub(crate) fn client_tls()
--> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, rustls::Error> {
-    ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-}
-
-/// The end of every client configuration: HTTP/2, and no resumption, because a resumed session
-/// would not show the server that a certificate was revoked or renewed meanwhile.
-pub(crate) fn finish(mut config: ClientConfig) -> ClientConfig {
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.resumption = Resumption::disabled();
-    config
-}
-
-/// A store that trusts this CA alone.
-pub(crate) fn roots_of(ca: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    roots.add(ca.clone())?;
-    Ok(Arc::new(roots))
-}
-
 /// Whether the CA signed the leaf for the use that its subject has. Checked for the moment at which
 /// the certificate began: whether it is still valid is for the two ends of a connection to say.
 fn check_chain(
@@ -435,11 +402,6 @@ fn check_chain(
         }
     }
     Ok(())
-}
-
-/// [`SERVER_NAME`] as rustls wants it.
-pub(crate) fn server_name() -> ServerName<'static> {
-    ServerName::try_from(SERVER_NAME).expect("the constant is a DNS name")
 }
 
 /// The PEM sections of `text` whose label ends with `label`, each with its line feed.

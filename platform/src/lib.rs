@@ -5,3 +5,4 @@ pub mod clock;
 pub mod enrol;
 pub mod identity;
 pub mod telemetry;
+mod tls;

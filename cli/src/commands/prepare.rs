@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use common::MachineName;
 use lab_proto::operator::{
-    ListMachinesRequest, Machine, PinTargetsRequest, PinnedFlake, PinnedTarget, Selection,
-    WhyRequest, pinned_target::Kind,
+    ListMachinesRequest, Machine, PinTargetsRequest, PinnedTarget, Selection, WhyRequest,
+    pinned_target::Kind,
 };
 use serde::Serialize;
 use tokio::time::sleep;
@@ -13,22 +13,23 @@ use tokio::time::sleep;
 use super::{
     Context,
     config::document_in_force,
+    flake::build,
     wait::{Waited, bounded},
 };
 use crate::{
     args::update::Prepare,
     client::{Client, ask},
     error::{Exit, LabError},
-    nix::Nix,
     output::Progress,
-    targets::{self, Closures, Flake, Source},
+    targets::{self, Closures, Source},
     view::{Look, counted, marked},
 };
 
 /// How often is looked whether machines have staged their targets.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-type Pins = BTreeMap<MachineName, Kind>;
+/// What each machine is to run.
+pub(super) type Pins = BTreeMap<MachineName, Kind>;
 
 /// Sets the targets and waits until every machine that can be reached has staged its own.
 pub async fn run(context: &Context, args: &Prepare) -> Result<Exit, LabError> {
@@ -120,69 +121,6 @@ fn closure_pins(
     }
     let pin = |(name, path): (MachineName, common::StorePath)| (name, Kind::Closure(path.into()));
     Ok(closures.into_iter().map(pin).collect())
-}
-
-/// Locks the flake, checks that it has every machine, and builds (or only evaluates) them all.
-async fn build(
-    context: &Context,
-    flake: &Flake,
-    selected: &[MachineName],
-) -> Result<Pins, LabError> {
-    let progress = context.output.progress();
-    let nix = Nix::new()?;
-    let locked = nix.lock(&flake.reference).await?;
-    progress.say(&format!("locked {locked}"));
-    let known = nix.machines(&locked).await?;
-    let missing: Vec<&str> = selected
-        .iter()
-        .map(MachineName::as_str)
-        .filter(|name| !known.iter().any(|known| known == name))
-        .collect();
-    if !missing.is_empty() {
-        return Err(
-            LabError::usage("the flake does not configure every selected machine")
-                .at(format!("nixosConfigurations of {locked}"))
-                .at(missing.join(", "))
-                .hint("select fewer: --group=G, --machine=a,b"),
-        );
-    }
-    let mut pins = Pins::new();
-    let mut built = Vec::new();
-    for (done, name) in selected.iter().enumerate() {
-        let step = if flake.build_on_machine {
-            "evaluating"
-        } else {
-            "building"
-        };
-        let line = format!("{name}  ▶ {step} ({} of {})", done + 1, selected.len());
-        if progress.is_drawn() {
-            progress.draw(&line);
-        } else {
-            progress.say(&line);
-        }
-        if flake.build_on_machine {
-            nix.evaluate(&locked, name).await?;
-            let pin = PinnedFlake {
-                reference: locked.clone(),
-                attribute: name.to_string(),
-            };
-            pins.insert(name.clone(), Kind::Flake(pin));
-        } else {
-            let path = nix.build(&locked, name).await?;
-            progress.say(&format!("{name}  ✔ built {path}"));
-            built.push(path.clone());
-            pins.insert(name.clone(), Kind::Closure(path.into()));
-        }
-    }
-    if let (Some(key), false) = (&flake.sign_key, built.is_empty()) {
-        progress.say("signing");
-        nix.sign(key, &built).await?;
-    }
-    if let (Some(cache), false) = (&flake.push_to, built.is_empty()) {
-        progress.say(&format!("copying to {cache}"));
-        nix.copy(cache, &built).await?;
-    }
-    Ok(pins)
 }
 
 /// Where a machine stands on the way to having its target.

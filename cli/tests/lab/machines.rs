@@ -1,0 +1,97 @@
+//! Preparing machines, and asking them how they are.
+
+use super::*;
+
+#[tokio::test]
+async fn prepare_pins_and_waits_until_it_is_staged() {
+    let pinned = PinTargetsReply {
+        machines: vec!["web-01".into()],
+    };
+    let script = Script::default()
+        .says("pin_targets", pinned)
+        .says("list_machines", machine(OLD, false))
+        .says("list_machines", machine(OLD, false))
+        .says("list_machines", machine(OLD, true));
+    let coordinator = Coordinator::start(script).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let targets = directory.path().join("targets.json");
+    std::fs::write(&targets, json!({ "web-01": NEW }).to_string()).expect("written");
+    let source = json!({ "updateSettings": { "source": { "targets": targets } } });
+    // From the command line, and the same from the configuration.
+    let flag = format!("--targets={}", targets.display());
+    let line = [
+        "update",
+        "prepare",
+        "--group=critical",
+        &flag,
+        "--output=json",
+    ];
+    let (code, out, err) = run(&coordinator, &line).await;
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(json_of(&out)["staged"], json!(["web-01"]));
+    let said = coordinator.said("pin_targets");
+    assert_eq!(said["targets"]["web-01"]["kind"]["Closure"], NEW, "{said}");
+
+    let config = ConfigReply {
+        revision: 3,
+        document: source.to_string(),
+        ..ConfigReply::default()
+    };
+    let script = Script::default()
+        .says("get_config", config)
+        .says("list_machines", machine(NEW, false))
+        .says(
+            "pin_targets",
+            PinTargetsReply {
+                machines: vec!["web-01".into()],
+            },
+        );
+    let coordinator = Coordinator::start(script).await;
+    let (code, _, err) = run(&coordinator, &["update", "prepare"]).await;
+    assert_eq!(code, 0, "{err}");
+
+    let coordinator = Coordinator::start(Script::default()).await;
+    let (code, _, err) = run(&coordinator, &["update", "prepare"]).await;
+    assert_eq!(code, 2);
+    assert!(err.contains("hint: name a source: --flake=REF"), "{err}");
+}
+
+#[tokio::test]
+async fn health_and_verification_say_yes_or_no() {
+    let started = HealthCheckStarted {
+        request: 4,
+        machines: vec!["web-01".into()],
+    };
+    let script = |states: &[&str], running| {
+        let script = Script::default().says("request_health_check", &started);
+        let script = script.says("list_machines", machine(running, true));
+        states.iter().fold(script, |script, state| {
+            script.says("get_health", answers(state))
+        })
+    };
+    for (states, running, health, verify) in [
+        (["waiting", "healthy"].as_slice(), NEW, 0, 0),
+        (&["waiting", "healthy"], OLD, 0, 1),
+        (&["unhealthy"], NEW, 1, 1),
+        (&["offline"], NEW, 1, 1),
+        (&["waiting"], NEW, 1, 1),
+    ] {
+        let coordinator = Coordinator::start(script(states, running)).await;
+        let line = ["health-check", "--group=critical", "--timeout=1"];
+        let (code, out, _) = run(&coordinator, &line).await;
+        assert_eq!(code, health, "{states:?}: {out}");
+        assert_eq!(coordinator.said("get_health")["request"], 4);
+        let coordinator = Coordinator::start(script(states, running)).await;
+        let line = [
+            "update",
+            "verify",
+            "--group=critical",
+            "--timeout=1",
+            "-o",
+            "json",
+        ];
+        let (code, out, _) = run(&coordinator, &line).await;
+        assert_eq!(code, verify, "{states:?} {running}: {out}");
+        assert_eq!(json_of(&out)["ok"], verify == 0);
+    }
+}

@@ -1,0 +1,148 @@
+//! The program `lab` against a coordinator that answers as told: what it asks, what it prints, and
+//! the exit status it ends with.
+
+mod coordinator;
+mod machines;
+mod rollouts;
+mod script;
+mod settings;
+// One CA and one TLS server for the tests of both crates.
+#[path = "../../../platform/tests/common/mod.rs"]
+mod tls;
+
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use coordinator::{Coordinator, Script};
+use lab_proto::operator::{
+    CheckConfigReply, ConfigFault, ConfigReply, EmergencyStopReply, ExecuteReply,
+    HealthCheckStarted, HealthReply, Machine, MachineHealth, MachineList, PauseReason,
+    PinTargetsReply, PlanReply, PlannedGroup, PlannedMachine, PlannedWave, Rollout, RolloutGroup,
+    RolloutMachine, Status, StopProgress, Wave,
+};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+const OLD: &str = "/nix/store/00000000000000000000000000000000-nixos-system-web-01-26.05.1";
+const NEW: &str = "/nix/store/11111111111111111111111111111111-nixos-system-web-01-26.05.2";
+
+fn lab(coordinator: &Coordinator, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command
+        .args(words)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", coordinator.home())
+        .env("LANG", "C.UTF-8")
+        .env("TZ", "UTC")
+        .env("LAB_COORDINATOR", &coordinator.address)
+        .env("LAB_IDENTITY", &coordinator.identity)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+async fn run(coordinator: &Coordinator, words: &[&str]) -> (i32, String, String) {
+    ended(lab(coordinator, words).output().await.expect("started"))
+}
+
+fn ended(output: Output) -> (i32, String, String) {
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    let code = output.status.code().expect("not killed");
+    (code, text(output.stdout), text(output.stderr))
+}
+
+fn json_of(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn status(state: &str, machines: &[(&str, &str)]) -> Status {
+    let machines = machines.iter().map(|(name, state)| RolloutMachine {
+        name: (*name).into(),
+        state: (*state).into(),
+        ..RolloutMachine::default()
+    });
+    let wave = Wave {
+        machines: machines.collect(),
+        ..Wave::default()
+    };
+    let group = RolloutGroup {
+        name: "dev".into(),
+        state: "open".into(),
+        waves: vec![wave],
+        ..RolloutGroup::default()
+    };
+    let rollout = Rollout {
+        id: "r-7".into(),
+        kind: "update".into(),
+        state: state.into(),
+        groups: vec![group],
+        ..Rollout::default()
+    };
+    Status {
+        rollouts: vec![rollout],
+        ..Status::default()
+    }
+}
+
+fn begun() -> Script {
+    let reply = ExecuteReply {
+        rollout: "r-7".into(),
+        ..ExecuteReply::default()
+    };
+    Script::default().says("execute", reply)
+}
+
+fn plan() -> PlanReply {
+    let machine = PlannedMachine {
+        name: "web-01".into(),
+        running: OLD.into(),
+        target: NEW.into(),
+        staged: true,
+        needs_reboot: false,
+    };
+    let wave = PlannedWave {
+        machines: vec![machine],
+        ..PlannedWave::default()
+    };
+    let group = PlannedGroup {
+        name: "critical".into(),
+        waves: vec![wave],
+        ..PlannedGroup::default()
+    };
+    PlanReply {
+        id: "6f1c".into(),
+        groups: vec![group],
+        ..PlanReply::default()
+    }
+}
+
+fn machine(running: &str, staged: bool) -> MachineList {
+    let machine = Machine {
+        name: "web-01".into(),
+        group: "critical".into(),
+        state: "healthy".into(),
+        running: running.into(),
+        target: NEW.into(),
+        staged,
+        ..Machine::default()
+    };
+    MachineList {
+        machines: vec![machine],
+    }
+}
+
+fn answers(state: &str) -> HealthReply {
+    let machine = MachineHealth {
+        machine: "web-01".into(),
+        group: "critical".into(),
+        state: state.into(),
+        checks: vec![],
+    };
+    HealthReply {
+        machines: vec![machine],
+    }
+}

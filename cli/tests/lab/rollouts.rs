@@ -1,0 +1,230 @@
+//! Rollouts: beginning, following, ending, stopping.
+
+use super::*;
+
+#[tokio::test]
+async fn execute_follows_the_rollout_to_its_end() {
+    let script = begun().streams(&[
+        status("active", &[("dev-01", "leased")]),
+        status("finished", &[("dev-01", "updated")]),
+    ]);
+    let coordinator = Coordinator::start(script).await;
+    let line = ["update", "execute", "--group=dev", "--parallel=3"];
+    let (code, out, err) = run(&coordinator, &line).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.contains("✔ update r-7 finished: 1 of 1 machine updated"),
+        "{out}"
+    );
+    assert!(
+        err.contains("dev  dev-01  ▶ leased") && err.contains("✔ updated"),
+        "{err}"
+    );
+    let said = coordinator.said("execute");
+    assert_eq!(said["selection"]["groups"], json!(["dev"]));
+    assert_eq!(
+        (&said["parallel"], &said["kind"]),
+        (&json!(3), &json!("update"))
+    );
+    assert!(
+        !out.contains('\u{1b}') && !err.contains('\u{1b}'),
+        "no colours in a pipe"
+    );
+}
+
+#[tokio::test]
+async fn endings_are_told_by_the_exit_status() {
+    let late = |mut status: Status| {
+        status.rollouts[0].only_late_left = true;
+        status
+    };
+    let paused = |mut status: Status| {
+        status.rollouts[0].pause = Some(PauseReason {
+            kind: "budget-spent".into(),
+            text: "1 machine failed".into(),
+            way_out: "lab update resume r-7".into(),
+        });
+        status
+    };
+    for (end, code, printed, noted) in [
+        (
+            status("finished", &[("a", "updated"), ("b", "rolled-back")]),
+            0,
+            "finished",
+            "`lab update verify` will say no",
+        ),
+        (
+            late(status("active", &[("a", "updated"), ("b", "pending")])),
+            0,
+            "late: b",
+            "",
+        ),
+        (
+            paused(status("paused", &[("a", "failed")])),
+            1,
+            "way out: lab update resume r-7",
+            "",
+        ),
+        (
+            status("failed", &[("a", "rolled-back")]),
+            9,
+            "back and healthy",
+            "",
+        ),
+        (status("failed", &[("a", "failed")]), 1, "failed", ""),
+        (status("aborted", &[("a", "pending")]), 1, "aborted", ""),
+    ] {
+        let coordinator = Coordinator::start(begun().streams(&[end])).await;
+        let (exit, out, err) = run(&coordinator, &["update", "execute"]).await;
+        assert_eq!(exit, code, "{out}{err}");
+        assert!(out.contains(printed), "{out}");
+        assert!(err.contains(noted), "{err}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_no_end() {
+    let script = begun()
+        .streams(&[status("active", &[("a", "leased")])])
+        .streams(&[status("finished", &[("a", "updated")])]);
+    let coordinator = Coordinator::start(script).await;
+    let (code, out, err) = run(&coordinator, &["update", "execute", "-o", "json"]).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        err.contains("connection lost") && err.contains("restarting"),
+        "{err}"
+    );
+    let document = json_of(&out);
+    assert_eq!(document["result"], "finished");
+    assert_eq!(
+        document["rollout"]["groups"][0]["waves"][0]["machines"][0]["state"],
+        "updated"
+    );
+}
+
+#[tokio::test]
+async fn the_time_limit_and_ctrl_c_leave_the_rollout_alone() {
+    let script = || begun().streams(&[status("active", &[("a", "leased")])]);
+    let coordinator = Coordinator::start(script()).await;
+    let line = ["update", "execute", "--timeout=1"];
+    let (code, _, err) = run(&coordinator, &line).await;
+    assert_eq!(code, 124, "{err}");
+    assert!(
+        err.contains("rollout r-7 goes on") && err.contains("lab update watch r-7"),
+        "{err}"
+    );
+
+    let coordinator = Coordinator::start(script()).await;
+    let mut command = lab(&coordinator, &["update", "watch", "r-7"]);
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    while !coordinator.calls().contains(&"watch_status".to_owned()) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let id = child.id().expect("running").to_string();
+    let sent = Command::new("kill").args(["-INT", &id]).status().await;
+    assert!(sent.expect("kill runs").success());
+    let (code, _, err) = ended(child.wait_with_output().await.expect("ended"));
+    assert_eq!(code, 130, "{err}");
+    assert!(err.contains("rollout r-7 goes on"), "{err}");
+    let stops = ["pause", "abort", "emergency_stop"];
+    assert!(
+        coordinator
+            .calls()
+            .iter()
+            .all(|call| !stops.contains(&call.as_str()))
+    );
+}
+
+#[tokio::test]
+async fn nothing_to_do_and_detaching_are_a_yes() {
+    let coordinator = Coordinator::start(Script::default()).await;
+    let (code, out, _) = run(&coordinator, &["update", "execute"]).await;
+    assert_eq!((code, out.as_str()), (0, "nothing to do\n"));
+
+    let coordinator = Coordinator::start(begun()).await;
+    let (code, out, _) = run(&coordinator, &["update", "execute", "--detach"]).await;
+    assert_eq!(code, 0);
+    assert!(out.contains("lab update watch r-7"), "{out}");
+    assert_eq!(coordinator.calls(), ["execute"]);
+}
+
+#[tokio::test]
+async fn a_dry_run_begins_nothing() {
+    let coordinator = Coordinator::start(Script::default().says("plan", plan())).await;
+    let (code, out, _) = run(&coordinator, &["update", "execute", "--dry-run"]).await;
+    assert_eq!(code, 0);
+    assert!(out.contains("26.05.1 → 26.05.2"), "{out}");
+    assert_eq!(coordinator.calls(), ["plan"]);
+}
+
+#[tokio::test]
+async fn a_rollback_shows_the_way_back_and_needs_no_terminal() {
+    let script = begun()
+        .says("plan", plan())
+        .streams(&[status("finished", &[("web-01", "updated")])]);
+    let coordinator = Coordinator::start(script).await;
+    let line = ["update", "rollback", "--machine=web-01", "--immediate"];
+    let (code, _, err) = run(&coordinator, &line).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("web-01  26.05.1 → 26.05.2"), "{err}");
+    let said = coordinator.said("execute");
+    assert_eq!(
+        (&said["kind"], &said["immediate"]),
+        (&json!("rollback"), &json!(true))
+    );
+    assert_eq!(
+        said["if_plan"], "",
+        "a script is not held to a plan it did not see"
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_back_needs_a_yes() {
+    let coordinator = Coordinator::start(begun().says("plan", plan())).await;
+    for line in [
+        ["machines", "reboot", "web-01"].as_slice(),
+        &["machines", "forget", "web-01", "--reason=gone"],
+        &["identity", "revoke", "web-01", "--reason=stolen"],
+    ] {
+        let (code, _, err) = run(&coordinator, line).await;
+        assert_eq!(code, 2, "{err}");
+        assert!(err.contains("hint: repeat it with --yes"), "{err}");
+    }
+    assert!(!coordinator.calls().contains(&"execute".to_owned()));
+    let line = ["machines", "forget", "web-01", "--reason=gone", "--yes"];
+    assert_eq!(run(&coordinator, &line).await.0, 0);
+    assert_eq!(coordinator.said("forget_machine")["machine"], "web-01");
+}
+
+#[tokio::test]
+async fn an_emergency_stop_is_not_held_up() {
+    let progress = StopProgress {
+        machine: "web-01".into(),
+        state: "silent".into(),
+        ..StopProgress::default()
+    };
+    let reply = EmergencyStopReply {
+        epoch: 5,
+        machines: vec![progress],
+    };
+    let mut heard = machine(OLD, true);
+    heard.machines[0].epoch = 5;
+    let script = Script::default()
+        .says("emergency_stop", reply)
+        .says("list_machines", heard);
+    let coordinator = Coordinator::start(script).await;
+    let line = ["emergency-stop", "--group=critical", "--reason=bad release"];
+    let (code, out, err) = run(&coordinator, &line).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("web-01  ✔ acknowledged"), "{out}");
+    let said = coordinator.said("emergency_stop");
+    assert_eq!(
+        (&said["mode"], &said["reason"]),
+        (&json!("finish"), &json!("bad release"))
+    );
+}
