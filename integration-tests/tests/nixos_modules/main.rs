@@ -17,6 +17,7 @@ mod tests {
         process::Command,
     };
 
+    use common::error_chain::Chain;
     use coordinator_core::config::FleetConfig;
     use serde_json::{Value, json};
 
@@ -47,6 +48,36 @@ mod tests {
             assert!(path.starts_with("/nix/store/"), "{hook}: {path}");
         }
         assert_eq!(settings["hooks"]["backup_check"], Value::Null);
+    }
+
+    /// What `pkgs.formats.toml` makes of settings.
+    fn toml_file(settings: &Value) -> tempfile::NamedTempFile {
+        let text = toml::to_string(settings).expect("TOML has it all");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(&file, text).expect("written");
+        file
+    }
+
+    #[test]
+    fn the_agent_accepts_what_the_module_writes() {
+        let Some(cases) = evaluated() else { return };
+        for case in ["machine", "fullMachine"] {
+            let file = toml_file(&cases[case]["agentSettings"]);
+            let config = agent::config::Config::load(file.path())
+                .unwrap_or_else(|error| panic!("{case}: {}", Chain(&error)));
+            assert_eq!(
+                config.state_dir,
+                Path::new("/var/lib/lab-updater"),
+                "{case}"
+            );
+        }
+        let file = toml_file(&cases["fullMachine"]["agentSettings"]);
+        let config = agent::config::Config::load(file.path()).expect("accepted");
+        assert_eq!(config.machine.as_str(), "db-primary");
+        assert_eq!(config.enrol, "updates.example.org:7444");
+        assert_eq!(config.hooks.timeout.as_secs(), 600);
+        assert_eq!(config.limits.switch_timeout.as_secs(), 1200);
+        assert_eq!(config.checks.len(), 3);
     }
 
     #[test]
