@@ -39,14 +39,14 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds the three programs as `cargo build` does, with the features that users get, beside
-    /// the `fleet` program.
+    /// Builds the three programs as `cargo build` does, with the features that users get, into
+    /// the target directory that the `fleet` program is in.
     ///
     /// # Errors
     /// When they do not compile.
     pub fn build(fleet_program: &Path) -> Result<Self, FleetError> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let dir = fleet_program.parent().unwrap_or(Path::new("/")).to_owned();
+        let target = fleet_program.ancestors().nth(2).unwrap_or(Path::new("/"));
         let mut build = Command::new(cargo);
         build
             .args(["build", "--quiet", "--locked", "--bins"])
@@ -54,9 +54,11 @@ impl Programs {
             .arg("--manifest-path")
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
             .arg("--target-dir")
-            .arg(dir.parent().unwrap_or(&dir));
+            .arg(target);
         command::run(&mut build)?;
-        Ok(Self { dir })
+        Ok(Self {
+            dir: target.join("debug"),
+        })
     }
 
     fn install(&self, fleet: &Fleet, machine: &MachineName, name: &str) -> Result<(), FleetError> {
@@ -113,6 +115,8 @@ impl SystemSpec {
              ExecStart={BIN}/lab-agent --config @file:lab-agent.toml@\n\
              Restart=always\n\
              RestartSec=1\n\
+             SuccessExitStatus=85\n\
+             WatchdogSec=300\n\
              Environment=HOME=/var/lib/lab-updater\n\
              Environment=NIX_REMOTE=daemon\n\
              Environment=PATH={BIN}:/usr/sbin:/usr/bin:/sbin:/bin\n\
