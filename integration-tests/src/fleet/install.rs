@@ -32,6 +32,13 @@ const BIN: &str = "/usr/local/bin";
 /// The token of a machine that is not enrolled yet.
 const TOKEN: &str = "/etc/lab-updater/token";
 
+/// The environment of the agent's services.
+const ENVIRONMENT: &str = "\
+Environment=HOME=/var/lib/lab-updater
+Environment=NIX_REMOTE=daemon
+Environment=PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+";
+
 /// Our programs, built.
 #[derive(Clone, Debug)]
 pub struct Programs {
@@ -86,7 +93,7 @@ impl SystemSpec {
              [limits]\n\
              stage_timeout = \"60s\"\n\
              switch_timeout = \"40s\"\n\
-             boot_timeout = \"60s\"\n\
+             boot_timeout = \"30s\"\n\
              settle = \"1s\"\n\
              store_reserve_bytes = 1048576\n\
              boot_reserve_bytes = 1048576\n\
@@ -117,9 +124,7 @@ impl SystemSpec {
              RestartSec=1\n\
              SuccessExitStatus=85\n\
              WatchdogSec=300\n\
-             Environment=HOME=/var/lib/lab-updater\n\
-             Environment=NIX_REMOTE=daemon\n\
-             Environment=PATH={BIN}:/usr/sbin:/usr/bin:/sbin:/bin\n\
+             {ENVIRONMENT}\
              {hardening}\
              StateDirectory=lab-updater\n\
              StateDirectoryMode=0700\n\
@@ -131,7 +136,29 @@ impl SystemSpec {
              [Install]\n\
              WantedBy=multi-user.target\n"
         );
+        let dead_man = format!(
+            "[Unit]\n\
+             Description=Way back from a boot without lab-updater agent\n\
+             X-StopOnRemoval=false\n\
+             \n\
+             [Service]\n\
+             X-RestartIfChanged=false\n\
+             Type=oneshot\n\
+             ExecStart={BIN}/lab-agent dead-man --config @file:lab-agent.toml@\n\
+             {ENVIRONMENT}"
+        );
+        let timer = "[Unit]\n\
+             Description=Way back from a boot without lab-updater agent\n\
+             \n\
+             [Timer]\n\
+             OnBootSec=30\n\
+             AccuracySec=1s\n\
+             \n\
+             [Install]\n\
+             WantedBy=timers.target\n";
         self.unit(AGENT_UNIT, &unit)
+            .unit("lab-updater-dead-man.service", &dead_man)
+            .unit("lab-updater-dead-man.timer", timer)
     }
 }
 
