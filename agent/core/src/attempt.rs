@@ -538,7 +538,8 @@ impl Agent {
             self.calls.renew.clear();
             return;
         };
-        let (lease, epoch, status) = (attempt.lease, attempt.epoch, attempt.status());
+        // The highest seen, not the lease's own: a stop is acknowledged by it while an attempt runs.
+        let (lease, epoch, status) = (attempt.lease, self.durable.epoch, attempt.status());
         let within = self.limits.call_timeout;
         let call = self.calls.begin(crate::calls::Kind::Renew, now, within);
         out.effects.push(Effect::Renew {

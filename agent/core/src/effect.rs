@@ -47,7 +47,7 @@ pub enum Effect {
         call: CallId,
         /// Which lease.
         lease: LeaseId,
-        /// The epoch it was granted under.
+        /// The highest epoch seen.
         epoch: Epoch,
         /// Where the attempt stands.
         status: AttemptStatus,

@@ -189,6 +189,9 @@ pub struct Execute {
     /// Refuse unless this plan, shown by `lab update plan`, still holds.
     #[arg(long, value_name = "PLAN")]
     pub if_plan: Option<String>,
+    /// Also try targets that failed on a machine before.
+    #[arg(long)]
+    pub retry_failed: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub waiting: Waiting,

@@ -51,6 +51,7 @@ pub async fn execute(context: &Context, args: &Execute) -> Result<Exit, LabError
         parallel: args.parallel.parallel.unwrap_or(0),
         if_plan: args.if_plan.clone().unwrap_or_default(),
         reason: args.reason.clone(),
+        retry_failed: args.retry_failed,
         ..ExecuteRequest::default()
     };
     let mut client = context.open().await?;

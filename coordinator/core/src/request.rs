@@ -80,7 +80,7 @@ pub enum AgentRequest {
     Renew {
         /// The lease held.
         lease: LeaseId,
-        /// The epoch it was issued under, as the agent knows it.
+        /// The highest epoch the agent has seen.
         epoch: Epoch,
         /// Where the attempt stands.
         attempt: Option<common::AttemptStatus>,
@@ -124,6 +124,8 @@ pub struct Wish {
     pub to_generation: Option<u64>,
     /// Past windows, soak and stagger.
     pub immediate: bool,
+    /// Also to targets that failed on a machine before; otherwise such a machine refuses.
+    pub retry_failed: bool,
     /// Why.
     pub reason: String,
 }
@@ -349,6 +351,8 @@ pub enum Directive {
         rollout: Option<RolloutId>,
         /// What.
         target: Target,
+        /// Even if it failed there before.
+        force: bool,
     },
     /// It is the machine's turn.
     Proceed(Grant),
@@ -384,6 +388,8 @@ pub struct Grant {
     pub rollback_on_failure: bool,
     /// How long it may take to become healthy.
     pub health_timeout: Duration,
+    /// Whether the target is to be tried even if it failed there before.
+    pub force: bool,
 }
 
 /// What a stop asks of a machine.

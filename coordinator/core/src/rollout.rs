@@ -25,6 +25,9 @@ pub struct Rollout {
     pub reason: String,
     /// Past windows, soak and stagger; never past limits, budget or health.
     pub immediate: bool,
+    /// Also to targets that failed on a machine before.
+    #[serde(default)]
+    pub retry_failed: bool,
     /// Where it stands.
     pub state: RolloutState,
     /// When it ended.
@@ -336,6 +339,12 @@ impl PlaceState {
 }
 
 impl Rollout {
+    /// Whether machines are to try their target even if it failed there before: when an operator
+    /// said so, and on the way back, which leads to what ran before.
+    pub fn force(&self) -> bool {
+        self.retry_failed || self.action == Action::Rollback
+    }
+
     /// Whether it has ended.
     pub fn is_final(&self) -> bool {
         match self.state {

@@ -234,6 +234,7 @@ impl Bench {
             parallel: None,
             to_generation: None,
             immediate: false,
+            retry_failed: false,
             reason: String::new(),
         };
         self.operator(OperatorRequest::Execute {

@@ -245,7 +245,7 @@ impl Fleet {
                 return None;
             }
             let machine = self.facts().machines.get(name)?;
-            let (id, target) = (rollout.id.clone(), place.target.clone());
+            let (id, target, force) = (rollout.id.clone(), place.target.clone(), rollout.force());
             if machine.runs(&target) && machine.health() != HealthState::Unhealthy {
                 self.commit(
                     draft,
@@ -260,6 +260,7 @@ impl Fleet {
                 return Some(Directive::Stage {
                     rollout: Some(id),
                     target,
+                    force,
                 });
             }
             return None;
@@ -270,6 +271,7 @@ impl Fleet {
         needed.then(|| Directive::Stage {
             rollout: None,
             target: target.clone(),
+            force: false,
         })
     }
 
@@ -317,6 +319,7 @@ impl Fleet {
             allow_reboot: group.policy.allow_reboot || lease.action == Action::Reboot,
             rollback_on_failure: group.policy.rollback_on_failure,
             health_timeout: group.policy.health_timeout,
+            force: rollout.force(),
         })
     }
 

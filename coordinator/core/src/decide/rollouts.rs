@@ -424,6 +424,7 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &OperatorName, now: Times
         created_by: by.to_string(),
         reason: wish.reason.clone(),
         immediate: wish.immediate,
+        retry_failed: wish.retry_failed,
         state: RolloutState::Active,
         ended_at: None,
         groups: groups.collect(),

@@ -331,6 +331,7 @@ pub(crate) fn wish(groups: &[&str]) -> Wish {
         parallel: None,
         to_generation: None,
         immediate: false,
+        retry_failed: false,
         reason: "test".to_owned(),
     }
 }
