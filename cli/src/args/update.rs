@@ -127,8 +127,8 @@ pub struct Prepare {
     #[arg(long)]
     pub detach: bool,
     /// Stop waiting after this long: seconds, or 2h. The machines go on.
-    #[arg(long, value_name = "SECONDS")]
-    pub timeout: Option<Span>,
+    #[arg(long, default_value = "2h", value_name = "SECONDS")]
+    pub timeout: Span,
     /// Why; kept in the history.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub reason: String,

@@ -41,8 +41,11 @@ pub async fn run(context: &Context, verb: UpdateConfig) -> Result<Exit, LabError
 
 /// The revision in force and its document; revision 0 and an empty document before the first.
 pub async fn document_in_force(client: &mut Client) -> Result<(u64, Value), LabError> {
-    let reply = ask(client.get_config(GetConfigRequest { revision: 0 })).await?;
-    Ok((reply.revision, parsed(&reply.document)?))
+    match ask(client.get_config(GetConfigRequest { revision: 0 })).await {
+        Ok(reply) => Ok((reply.revision, parsed(&reply.document)?)),
+        Err(error) if error.exit == Exit::NotFound => Ok((0, json!({}))),
+        Err(error) => Err(error),
+    }
 }
 
 fn parsed(document: &str) -> Result<Value, LabError> {

@@ -197,7 +197,11 @@ async fn wait(
     args: &Prepare,
 ) -> Result<Exit, LabError> {
     let progress = context.output.progress();
-    let waited = bounded(staged(context, client, pinned, &progress), args.timeout).await;
+    let waited = bounded(
+        staged(context, client, pinned, &progress),
+        Some(args.timeout),
+    )
+    .await;
     drop(progress);
     let (exit, why) = match waited? {
         Waited::Ended(staging) => {

@@ -1,10 +1,14 @@
 //! `lab update verify` and `lab health-check`: asking machines how they are, now.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use common::StorePath;
 use lab_proto::operator::{
     GetHealthRequest, HealthCheckRequest, HealthReply, ListMachinesRequest, Machine, MachineHealth,
-    Selection,
+    Selection, WaitReason, WhyRequest,
 };
 use serde::Serialize;
 use tokio::time::sleep;
@@ -52,11 +56,34 @@ pub async fn run(context: &Context, args: &Verify) -> Result<Exit, LabError> {
         selection: Some(selection),
     };
     let machines = ask(client.list_machines(request)).await?.machines;
-    let verification = Verification::of(machines, &health.machines);
+    let arrived = arrived(&mut client, &machines).await?;
+    let verification = Verification::of(machines, &health.machines, &arrived);
     context
         .output
         .result(&verification, |look| verification.view(look))?;
     Ok(yes_if(verification.ok))
+}
+
+/// Machines whose target is a flake or a channel and that run what it came to. Only the coordinator
+/// knows that path; it says so when it is asked why they do not go.
+async fn arrived(client: &mut Client, machines: &[Machine]) -> Result<BTreeSet<String>, LabError> {
+    let mut arrived = BTreeSet::new();
+    let built = |machine: &&Machine| {
+        !machine.target.is_empty() && machine.target.parse::<StorePath>().is_err()
+    };
+    for machine in machines.iter().filter(built) {
+        let request = WhyRequest {
+            machine: machine.name.clone(),
+        };
+        let reason = ask(client.why(request)).await?.wait_reason;
+        let there = |reason: WaitReason| {
+            reason.kind == "up-to-date" || (reason.kind == "final" && reason.reason == "updated")
+        };
+        if reason.is_some_and(there) {
+            arrived.insert(machine.name.clone());
+        }
+    }
+    Ok(arrived)
 }
 
 fn yes_if(yes: bool) -> Exit {
@@ -145,14 +172,15 @@ struct Verified {
 }
 
 impl Verification {
-    fn of(machines: Vec<Machine>, health: &[MachineHealth]) -> Self {
+    fn of(machines: Vec<Machine>, health: &[MachineHealth], arrived: &BTreeSet<String>) -> Self {
         let health: BTreeMap<&str, &MachineHealth> = health
             .iter()
             .map(|health| (health.machine.as_str(), health))
             .collect();
         let verify = |machine: Machine| {
             let health = health.get(machine.name.as_str()).copied();
-            Verified::of(machine, health)
+            let arrived = machine.running == machine.target || arrived.contains(&machine.name);
+            Verified::of(machine, health, arrived)
         };
         let machines: Vec<Verified> = machines.into_iter().map(verify).collect();
         Self {
@@ -182,11 +210,11 @@ impl Verification {
 }
 
 impl Verified {
-    fn of(machine: Machine, health: Option<&MachineHealth>) -> Self {
+    fn of(machine: Machine, health: Option<&MachineHealth>, arrived: bool) -> Self {
         let mut problems = Vec::new();
         if machine.target.is_empty() {
             problems.push("has no target: lab update prepare".to_owned());
-        } else if machine.running != machine.target {
+        } else if !arrived {
             let target = closure(&machine.target, &machine.name);
             let booting = machine.needs_reboot && machine.profile == machine.target;
             problems.push(if booting {
@@ -256,6 +284,10 @@ mod tests {
             machine("away", '2', Some('2')),
             machine("none", '2', None),
             machine("unasked", '2', Some('2')),
+            Machine {
+                target: "git+https://x?rev=1#flake".into(),
+                ..machine("flake", '2', None)
+            },
         ];
         let answers = [
             health("good", "healthy", vec![]),
@@ -264,11 +296,13 @@ mod tests {
             health("sick", "unhealthy", vec![failed]),
             health("away", "offline", vec![]),
             health("none", "healthy", vec![]),
+            health("flake", "healthy", vec![]),
         ];
-        let verification = Verification::of(machines, &answers);
+        let flakes = BTreeSet::from(["flake".to_owned()]);
+        let verification = Verification::of(machines, &answers, &flakes);
         assert!(!verification.ok);
         insta::assert_snapshot!("verify", verification.view(&look()));
-        let good = Verification::of(vec![machine("good", '2', Some('2'))], &answers);
+        let good = Verification::of(vec![machine("good", '2', Some('2'))], &answers, &flakes);
         assert!(good.ok);
         assert_eq!(
             good.view(&look()),

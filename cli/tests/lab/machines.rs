@@ -95,3 +95,72 @@ async fn health_and_verification_say_yes_or_no() {
         assert_eq!(json_of(&out)["ok"], verify == 0);
     }
 }
+
+/// The whole way through real Nix: lock, build, sign, copy to a cache, pin what came out.
+#[tokio::test]
+async fn a_flake_is_built_signed_pushed_and_pinned() {
+    if Command::new("nix").arg("--version").output().await.is_err() {
+        return;
+    }
+    let mut fleet = machine("", true);
+    let absent = Machine {
+        name: "absent".into(),
+        ..fleet.machines[0].clone()
+    };
+    let script = Script::default().says("list_machines", &fleet).says(
+        "pin_targets",
+        PinTargetsReply {
+            machines: vec!["web-01".into()],
+        },
+    );
+    let coordinator = Coordinator::start(script).await;
+    let home = coordinator.home();
+    std::fs::write(
+        home.join("flake.nix"),
+        r#"{ outputs = _: { nixosConfigurations.web-01.config.system.build.toplevel = derivation {
+            name = "nixos-system-web-01-26.05"; system = "x86_64-linux";
+            builder = "/bin/sh"; args = [ "-c" "echo 26.05 > $out" ]; }; }; }"#,
+    )
+    .expect("written");
+    let key = home.join("key");
+    let words = ["key", "generate-secret", "--key-name", "test-1"];
+    let made = Command::new("nix")
+        .args(["--extra-experimental-features", "nix-command"])
+        .args(words)
+        .output()
+        .await
+        .expect("nix runs");
+    std::fs::write(&key, made.stdout).expect("written");
+    let flake = format!("--flake=path:{}", home.display());
+    let sign = format!("--sign-key={}", key.display());
+    let push = format!("--push-to=file://{}/cache", home.display());
+    let mut command = lab(&coordinator, &["update", "prepare", &flake, &sign, &push]);
+    // Nothing may be asked of the world's cache.
+    command.env("NIX_CONFIG", "substituters =");
+    let (code, out, err) = ended(command.output().await.expect("started"));
+    assert_eq!(code, 0, "{out}{err}");
+    let said = coordinator.said("pin_targets");
+    let path = said["targets"]["web-01"]["kind"]["Closure"]
+        .as_str()
+        .expect("a path");
+    assert!(path.ends_with("-nixos-system-web-01-26.05"), "{path}");
+    let hash = path
+        .trim_start_matches("/nix/store/")
+        .split('-')
+        .next()
+        .expect("a hash");
+    let info = std::fs::read_to_string(home.join(format!("cache/{hash}.narinfo")));
+    assert!(info.expect("in the cache").contains("Sig: test-1:"));
+
+    // A machine that the flake does not configure is named before anything is built.
+    fleet.machines.push(absent);
+    let coordinator = Coordinator::start(Script::default().says("list_machines", fleet)).await;
+    let mut command = lab(&coordinator, &["update", "prepare", &flake]);
+    command.env("NIX_CONFIG", "substituters =");
+    let (code, _, err) = ended(command.output().await.expect("started"));
+    assert_eq!(code, 2, "{err}");
+    assert!(
+        err.contains("where: absent") && !err.contains("building"),
+        "{err}"
+    );
+}
