@@ -1,0 +1,382 @@
+//! A machine in a directory, a coordinator that follows a script, and the real driver between them.
+
+use std::{
+    cell::RefCell,
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+
+use agent::{
+    config::Config,
+    dead_man::DeadManProgram,
+    directory::Directory,
+    driver::{Driver, Exit},
+    executor::Executor,
+    link::{Link, LinkError},
+    links::{BOOTED, CURRENT, Links, PROFILE, PROFILES},
+    state_file::StateFile,
+};
+use agent_core::{Directive, Durable, Limits, Proceed, Renewal, Signal, state::Unreported};
+use common::{Action, AttemptStatus, Epoch, LeaseId, MachineReport, Outcome, StorePath, Target};
+use platform::clock::Clock;
+use tokio::task::LocalSet;
+
+/// How much faster than real time the tests run.
+const SPEED: f64 = 20.0;
+
+/// Real time after which a test has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A small `switch-to-configuration`: sets the links, notes what it did, and then does what the
+/// system's file `extra` says.
+const SWITCH: &str = r#"#!/bin/sh
+here=$(dirname "$(dirname "$0")"); path=/nix/store/$(basename "$here")
+echo "$1 $(basename "$here" | cut -c34-)" >>"$LAB_ROOT/switches"
+case $1 in switch|boot) ln -sfn "$path" "$LAB_ROOT/boot/default";; esac
+case $1 in switch|test) ln -sfn "$path" "$LAB_ROOT/run/current-system";; esac
+. "$here/extra"
+"#;
+
+/// One machine and its coordinator.
+pub(crate) struct World {
+    _dir: tempfile::TempDir,
+    root: PathBuf,
+    cache: Links,
+    config_file: PathBuf,
+    pub(crate) coordinator: Rc<Coordinator>,
+}
+
+/// What a system is like.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Like {
+    pub(crate) kernel: &'static str,
+    pub(crate) extra: &'static str,
+    pub(crate) sick: bool,
+}
+
+pub(crate) fn path(name: &str) -> StorePath {
+    format!("/nix/store/0c5y5y5y5y5y5y5y5y5y5y5y5y5y5y5y-{name}")
+        .parse()
+        .expect("a path")
+}
+
+impl World {
+    /// A machine that runs the healthy system `old`.
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (root, cache) = (dir.path().join("machine"), dir.path().join("cache"));
+        let world = Self {
+            root,
+            cache: Links::new(&cache),
+            config_file: dir.path().join("agent.toml"),
+            coordinator: Rc::default(),
+            _dir: dir,
+        };
+        world.write_config("");
+        world.system(
+            "old",
+            Like {
+                kernel: "6.12",
+                ..Like::default()
+            },
+        );
+        world.install(&path("old"));
+        world
+    }
+
+    /// Writes the configuration anew, with more in `[hooks]`.
+    pub(crate) fn write_config(&self, hooks: &str) {
+        let base = self.config_file.parent().expect("a parent").display();
+        let check = self.script(
+            "check",
+            "test ! -e \"$LAB_ROOT$(readlink \"$LAB_ROOT/run/current-system\")/sick\"",
+        );
+        let text = format!(
+            r#"
+            machine = "web-01"
+            coordinator = "127.0.0.1:1"
+            state_dir = "{base}/state"
+            [executor]
+            kind = "directory"
+            root = "{root}"
+            cache = "{base}/cache"
+            [limits]
+            settle = "1s"
+            store_reserve_bytes = 0
+            boot_reserve_bytes = 0
+            [hooks]
+            {hooks}
+            [[checks]]
+            name = "well"
+            kind = "command"
+            command = ["{check}"]
+            [clock]
+            speed = {SPEED:.1}
+            "#,
+            root = self.root.display(),
+        );
+        fs::create_dir_all(self.config_file.with_file_name("state")).expect("made");
+        fs::write(&self.config_file, text).expect("written");
+    }
+
+    /// A script of the machine's owner.
+    pub(crate) fn script(&self, name: &str, text: &str) -> String {
+        let file = self.config_file.with_file_name(name);
+        write_executable(&file, &format!("#!/bin/sh\n{text}\n"));
+        file.display().to_string()
+    }
+
+    /// A system in the cache.
+    pub(crate) fn system(&self, name: &str, like: Like) -> StorePath {
+        let system = path(name);
+        let there = self.cache.at(system.as_str());
+        fs::create_dir_all(there.join("bin")).expect("made");
+        for (file, text) in [("nixos-version", "26.05"), ("extra", like.extra)] {
+            fs::write(there.join(file), text).expect("written");
+        }
+        if like.sick {
+            fs::write(there.join("sick"), "").expect("written");
+        }
+        write_executable(&there.join("bin/switch-to-configuration"), SWITCH);
+        let kernel = path(&format!("linux-{}", like.kernel));
+        fs::create_dir_all(self.cache.at(kernel.as_str())).expect("made");
+        symlink(kernel.as_str(), there.join("kernel")).expect("linked");
+        system
+    }
+
+    /// Puts a system from the cache onto the machine, as an installer would.
+    fn install(&self, system: &StorePath) {
+        let links = self.links();
+        for directory in ["/nix/store", PROFILES, "/run", "/boot"] {
+            fs::create_dir_all(links.at(directory)).expect("made");
+        }
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .arg(self.cache.at("/nix/store"))
+            .arg(links.at("/nix"))
+            .status();
+        assert!(copied.expect("cp").success());
+        fs::write(links.at("/boot_id"), "first-boot").expect("written");
+        let profile = format!("{PROFILES}/system-1-link");
+        for link in [CURRENT, BOOTED, "/boot/default", &profile] {
+            symlink(system.as_str(), links.at(link)).expect("linked");
+        }
+        symlink("system-1-link", links.at(PROFILE)).expect("linked");
+    }
+
+    pub(crate) fn links(&self) -> Links {
+        Links::new(&self.root)
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        Config::load(&self.config_file).expect("a good configuration")
+    }
+
+    pub(crate) fn running(&self) -> Option<StorePath> {
+        self.links().resolve(CURRENT)
+    }
+
+    pub(crate) fn profile(&self) -> Option<StorePath> {
+        self.links().resolve(PROFILE)
+    }
+
+    /// Lines of a file of the machine.
+    pub(crate) fn lines(&self, file: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.links().at(file)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// What is on the agent's disk.
+    pub(crate) fn durable(&self) -> Durable {
+        let state = StateFile::new(self.config().state_file());
+        state.load().expect("readable").unwrap_or_default()
+    }
+
+    /// Where the attempt stands, as it is on disk.
+    pub(crate) fn step(&self) -> Option<&'static str> {
+        self.durable().attempt.map(|attempt| attempt.step.word())
+    }
+
+    /// Lets the agent live until the condition holds, and then kills it: nothing is said good-bye
+    /// to. Ends early, with the exit, when the agent ends by itself.
+    pub(crate) async fn live_until(&self, condition: impl Fn(&Self) -> bool) -> Option<Exit> {
+        let tasks = LocalSet::new();
+        tasks
+            .run_until(async {
+                let driver = self.driver().await;
+                tokio::select! {
+                    exit = driver.run(std::future::pending()) => {
+                        Some(exit.expect("the driver ends in order"))
+                    }
+                    () = self.wait_for(condition) => None,
+                }
+            })
+            .await
+    }
+
+    /// Lets the agent live, started again after each boot, until it has reported this often.
+    pub(crate) async fn live_until_reported(&self, count: usize) -> Outcome {
+        let reported = |world: &Self| world.coordinator.outcomes().len() >= count;
+        while let Some(exit) = self.live_until(reported).await {
+            assert_eq!(exit, Exit::Booted);
+        }
+        self.coordinator.outcomes()[count - 1].clone()
+    }
+
+    async fn wait_for(&self, condition: impl Fn(&Self) -> bool) {
+        let waiting = async {
+            while !condition(self) {
+                tokio::time::sleep(Duration::from_millis(3)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+            panic!(
+                "it does not happen; step {:?}, reported {:?}, switches {:?}",
+                self.step(),
+                self.coordinator.outcomes(),
+                self.lines("switches")
+            );
+        }
+    }
+
+    async fn driver(&self) -> Driver<Directory, Coordinator> {
+        let config = self.config();
+        let clock = config.clock.clone().expect("a scaled clock");
+        let program = DeadManProgram {
+            program: vec![env!("CARGO_BIN_EXE_lab-agent").to_owned()],
+            config: self.config_file.clone(),
+        };
+        let host = Directory::open(&self.root, &self.cache.at("/"), clock.clone(), program)
+            .await
+            .expect("a machine");
+        let state = StateFile::new(config.state_file());
+        let executor = Executor::new(host, config, clock.clone());
+        let link = Rc::clone(&self.coordinator);
+        Driver::new(limits(&clock), state, executor, link, clock).expect("a driver")
+    }
+}
+
+/// Small enough that the dead-man timer goes off within a test.
+fn limits(clock: &Clock) -> Limits {
+    let work = clock.fleet(Duration::from_secs(3));
+    Limits {
+        call_timeout: work,
+        health_timeout: Duration::from_secs(20),
+        short_step: work,
+        hook_timeout: Duration::from_secs(30),
+        switch_timeout: Duration::from_secs(30),
+        reboot_timeout: work,
+        boot_timeout: work,
+        grace: Duration::from_secs(5),
+        poll_pause: Duration::from_secs(1),
+        ..Limits::default()
+    }
+}
+
+fn write_executable(file: &Path, text: &str) {
+    fs::write(file, text).expect("written");
+    fs::set_permissions(file, fs::Permissions::from_mode(0o755)).expect("executable");
+}
+
+/// A coordinator with one wish.
+#[derive(Default)]
+pub(crate) struct Coordinator {
+    wish: RefCell<Option<Proceed>>,
+    reports: RefCell<Vec<(Unreported, MachineReport)>>,
+}
+
+impl Coordinator {
+    /// Wants the machine to go to a system: stages it first, then gives the lease.
+    pub(crate) fn wants(&self, lease: u64, target: &StorePath) {
+        *self.wish.borrow_mut() = Some(Proceed {
+            rollout: format!("r-{lease}").parse().expect("a name"),
+            lease: LeaseId(lease),
+            epoch: Epoch(1),
+            valid_for: Duration::from_secs(3600),
+            action: Action::Update,
+            target: Some(Target::Closure(target.clone())),
+            allow_reboot: true,
+            rollback_on_failure: true,
+            health_timeout: Duration::ZERO,
+            force: false,
+        });
+    }
+
+    /// Changes the wish.
+    pub(crate) fn but(&self, change: impl FnOnce(&mut Proceed)) {
+        change(self.wish.borrow_mut().as_mut().expect("a wish"));
+    }
+
+    pub(crate) fn outcomes(&self) -> Vec<Outcome> {
+        let reports = self.reports.borrow();
+        reports
+            .iter()
+            .map(|(result, _)| result.outcome.clone())
+            .collect()
+    }
+
+    /// What the machine said of itself with its last result.
+    pub(crate) fn last_report(&self) -> MachineReport {
+        self.reports.borrow().last().expect("a report").1.clone()
+    }
+
+    fn next(&self, report: &MachineReport) -> Option<Directive> {
+        let wish = self.wish.borrow().clone()?;
+        let staged = report.staged.as_ref().map(|staged| &staged.target);
+        if staged == wish.target.as_ref() {
+            return Some(Directive::Proceed(wish));
+        }
+        Some(Directive::Stage {
+            rollout: Some(wish.rollout),
+            target: wish.target?,
+            force: wish.force,
+        })
+    }
+}
+
+impl Link for Coordinator {
+    async fn poll(
+        &self,
+        _hold: Duration,
+        report: &MachineReport,
+    ) -> Result<(Epoch, Directive), LinkError> {
+        loop {
+            if let Some(directive) = self.next(report) {
+                return Ok((Epoch(1), directive));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn renew(
+        &self,
+        _lease: LeaseId,
+        _epoch: Epoch,
+        _status: &AttemptStatus,
+        _silence: Duration,
+    ) -> Result<(Epoch, Renewal), LinkError> {
+        let valid_for = Duration::from_secs(3600);
+        Ok((Epoch(1), Renewal::Valid { valid_for }))
+    }
+
+    async fn report(
+        &self,
+        result: &Unreported,
+        report: &MachineReport,
+    ) -> Result<Epoch, LinkError> {
+        *self.wish.borrow_mut() = None;
+        let known = |(before, _): &(Unreported, MachineReport)| before == result;
+        let mut reports = self.reports.borrow_mut();
+        if !reports.iter().any(known) {
+            reports.push((result.clone(), report.clone()));
+        }
+        Ok(Epoch(1))
+    }
+
+    async fn listen(&self, _heard: impl Fn(Epoch, Signal)) -> Result<(), LinkError> {
+        std::future::pending().await
+    }
+}
