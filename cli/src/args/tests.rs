@@ -81,6 +81,7 @@ fn every_other_command_is_understood() {
         "lab update prepare --channel=https://channels.example.org/nixos",
         "lab update execute --detach --reason=because --yes",
         "lab update execute --if-plan=6f1c --timeout=90",
+        "lab update execute --machine=web-01 --retry-failed",
         "lab update approve --group=critical --comment=seen",
         "lab update approve r-0012",
         "lab update reject r-0012 --reason=no",
