@@ -189,9 +189,6 @@ pub struct Execute {
     /// Refuse unless this plan, shown by `lab update plan`, still holds.
     #[arg(long, value_name = "PLAN")]
     pub if_plan: Option<String>,
-    /// Try again where the target failed before; otherwise such a machine refuses.
-    #[arg(long)]
-    pub retry_failed: bool,
     /// Also try targets that failed on a machine before.
     #[arg(long)]
     pub retry_failed: bool,

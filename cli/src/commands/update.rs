@@ -50,7 +50,6 @@ pub async fn execute(context: &Context, args: &Execute) -> Result<Exit, LabError
         kind: "update".into(),
         parallel: args.parallel.parallel.unwrap_or(0),
         if_plan: args.if_plan.clone().unwrap_or_default(),
-        retry_failed: args.retry_failed,
         reason: args.reason.clone(),
         retry_failed: args.retry_failed,
         ..ExecuteRequest::default()
