@@ -162,8 +162,8 @@ impl Select {
 /// `lab health-check`
 #[derive(Args, Debug)]
 pub struct HealthCheck {
+    /// Which machines.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub select: Select,
     /// How long to wait for the answers: seconds, or 5m.
     #[arg(long, default_value = "300", value_name = "SECONDS")]
@@ -173,8 +173,8 @@ pub struct HealthCheck {
 /// `lab update-history`
 #[derive(Args, Debug)]
 pub struct UpdateHistory {
+    /// Which machines.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub select: Select,
     /// Only the last N days.
     #[arg(long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3660))]
@@ -200,12 +200,15 @@ pub struct Notify {
 
 /// How bad a message is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs)]
 pub enum Level {
+    /// For whoever looks for the cause of something.
     Debug,
+    /// Good to know.
     #[default]
     Info,
+    /// Somebody should look at it.
     Warning,
+    /// Somebody has to act.
     Error,
 }
 

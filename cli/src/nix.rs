@@ -218,6 +218,7 @@ mod tests {
     #[tokio::test]
     async fn a_flake_is_locked_and_evaluated_by_real_nix() {
         if !installed() {
+            eprintln!("skipped: Nix is not installed");
             return;
         }
         let directory = TempDir::new().expect("a directory");
@@ -249,6 +250,7 @@ mod tests {
     #[tokio::test]
     async fn a_nix_file_becomes_json() {
         if !installed() {
+            eprintln!("skipped: Nix is not installed");
             return;
         }
         let directory = TempDir::new().expect("a directory");

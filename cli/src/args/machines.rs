@@ -14,8 +14,8 @@ pub struct Machines {
     /// What to do.
     #[command(subcommand)]
     pub verb: Option<Verb>,
+    /// Which machines.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub select: Select,
 }
 
@@ -36,8 +36,8 @@ pub enum Verb {
 /// `lab machines list`
 #[derive(Args, Debug)]
 pub struct List {
+    /// Which machines.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub select: Select,
 }
 
@@ -63,14 +63,14 @@ pub struct Forget {
 pub struct Reboot {
     /// The machines.
     pub machines: Vec<MachineName>,
+    /// Which machines.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub select: Select,
+    /// How many at once.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub parallel: Parallel,
+    /// How to wait for the end.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub waiting: Waiting,
     /// Why; kept in the history.
     #[arg(long, default_value = "", hide_default_value = true)]

@@ -60,24 +60,26 @@ pub enum Update {
 /// `lab update plan`
 #[derive(Args, Debug)]
 pub struct Plan {
+    /// Which machines.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub select: Select,
     /// What kind of rollout to plan.
     #[arg(long, value_enum, default_value_t)]
     pub kind: Kind,
+    /// How many at once.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub parallel: Parallel,
 }
 
 /// Kinds of rollout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs)]
 pub enum Kind {
+    /// To the prepared targets.
     #[default]
     Update,
+    /// Back to what each machine ran before.
     Rollback,
+    /// The same systems, booted again.
     Reboot,
 }
 
@@ -117,11 +119,11 @@ pub struct Waiting {
 /// `lab update prepare`
 #[derive(Args, Debug)]
 pub struct Prepare {
+    /// Which machines.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub select: Select,
+    /// Where the targets come from.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub source: Source,
     /// Return as soon as the targets are set.
     #[arg(long)]
@@ -177,11 +179,11 @@ pub struct Source {
 /// `lab update execute`
 #[derive(Args, Debug)]
 pub struct Execute {
+    /// Which machines.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub select: Select,
+    /// How many at once.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub parallel: Parallel,
     /// Only show the plan.
     #[arg(long, conflicts_with_all = ["detach", "wait_for_completion"])]
@@ -192,8 +194,8 @@ pub struct Execute {
     /// Also try targets that failed on a machine before.
     #[arg(long)]
     pub retry_failed: bool,
+    /// How to wait for the end.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub waiting: Waiting,
     /// Why; kept in the history.
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -203,8 +205,8 @@ pub struct Execute {
 /// `lab update verify`
 #[derive(Args, Debug)]
 pub struct Verify {
+    /// Which machines.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub select: Select,
     /// How long to wait for the health checks: seconds, or 5m.
     #[arg(long, default_value = "300", value_name = "SECONDS")]
@@ -214,11 +216,11 @@ pub struct Verify {
 /// `lab update rollback`
 #[derive(Args, Debug)]
 pub struct Rollback {
+    /// Which machines.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub select: Select,
+    /// How many at once.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub parallel: Parallel,
     /// Go to this generation; otherwise to what each machine ran before.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -226,8 +228,8 @@ pub struct Rollback {
     /// Do not wait for windows, soak or stagger. Limits, budget and health still hold.
     #[arg(long)]
     pub immediate: bool,
+    /// How to wait for the end.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub waiting: Waiting,
     /// Why; kept in the history.
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -237,8 +239,8 @@ pub struct Rollback {
 /// `lab update status`
 #[derive(Args, Debug)]
 pub struct Status {
+    /// Which machines.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub select: Select,
     /// Also rollouts that ended.
     #[arg(long)]

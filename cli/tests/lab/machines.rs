@@ -100,6 +100,7 @@ async fn health_and_verification_say_yes_or_no() {
 #[tokio::test]
 async fn a_flake_is_built_signed_pushed_and_pinned() {
     if Command::new("nix").arg("--version").output().await.is_err() {
+        eprintln!("skipped: Nix is not installed");
         return;
     }
     let mut fleet = machine("", true);

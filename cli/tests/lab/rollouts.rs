@@ -269,6 +269,7 @@ async fn on_a_terminal_the_plan_is_shown_and_confirmed() {
     };
     let coordinator = Coordinator::start(script()).await;
     let Some((code, out)) = on_a_terminal(&coordinator, "update execute", "n\n").await else {
+        eprintln!("skipped: `script` (util-linux) is not installed");
         return;
     };
     assert_eq!(code, 1, "{out}");
