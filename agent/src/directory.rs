@@ -249,9 +249,9 @@ impl Directory {
             }
             let aside = PathBuf::from(format!("{}.part", here.display()));
             let copied = fs::remove_dir_all(&aside)
-                .or_else(|error| match error.kind() {
-                    io::ErrorKind::NotFound => Ok(()),
-                    _ => Err(error),
+                .or_else(|error| {
+                    let nothing_there = error.kind() == io::ErrorKind::NotFound;
+                    if nothing_there { Ok(()) } else { Err(error) }
                 })
                 .and_then(|()| copy(&there, &aside, &mut wanted))
                 .and_then(|()| fs::rename(&aside, &here));

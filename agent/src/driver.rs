@@ -56,7 +56,7 @@ pub enum DriverError {
 
 /// What the loop waits for.
 enum Event {
-    Input(Input),
+    Input(Box<Input>),
     JobEnded(StepId, CarriedOut),
 }
 
@@ -164,9 +164,10 @@ impl<H: Host + 'static, L: Link + 'static> Driver<H, L> {
 
     fn take(&mut self, event: Event) -> Result<Option<Exit>, DriverError> {
         match event {
-            Event::Input(input) => self.handle(input)?,
+            Event::Input(input) => self.handle(*input)?,
             Event::JobEnded(_, CarriedOut::Booted) => return Ok(Some(Exit::Booted)),
             Event::JobEnded(step, CarriedOut::Answer(answer)) => {
+                let answer = *answer;
                 self.handle(Input::StepDone { step, answer })?;
                 // The result is written down now, so its unit is not needed any more.
                 let executor = Rc::clone(&self.executor);
@@ -261,7 +262,7 @@ impl<H: Host + 'static, L: Link + 'static> Driver<H, L> {
                 }
             }
             Effect::Measure => match self.executor.measure() {
-                Ok(facts) => self.send(Event::Input(Input::Measured(facts))),
+                Ok(facts) => self.send(Event::Input(Box::new(Input::Measured(facts)))),
                 Err(error) => tracing::warn!("the machine cannot be measured: {error}"),
             },
             Effect::Note(note) => self.note(&note),
@@ -313,7 +314,7 @@ impl<H: Host + 'static, L: Link + 'static> Driver<H, L> {
                 let begun = clock.uptime();
                 let heard = |epoch, signal| {
                     sender
-                        .send(Event::Input(Input::Signal { epoch, signal }))
+                        .send(Event::Input(Box::new(Input::Signal { epoch, signal })))
                         .ok();
                 };
                 if let Err(error) = link.listen(heard).await {
@@ -368,7 +369,7 @@ impl<H: Host + 'static, L: Link + 'static> Driver<H, L> {
         let sender = self.sender.clone();
         spawn_local(async move {
             let input = call.await;
-            sender.send(Event::Input(input)).ok();
+            sender.send(Event::Input(Box::new(input))).ok();
         })
     }
 

@@ -33,7 +33,7 @@ pub struct Executor<H> {
 /// What became of a job.
 pub enum CarriedOut {
     /// It ended.
-    Answer(Answer),
+    Answer(Box<Answer>),
     /// The machine was booted anew: this process has to go.
     Booted,
 }
@@ -95,18 +95,16 @@ impl<H: Host> Executor<H> {
 
     /// Carries out a job, or waits for one that is at work.
     pub async fn carry_out(&self, job: &Job) -> CarriedOut {
+        let ended = |answer| CarriedOut::Answer(Box::new(answer));
         if let Work::Reboot { .. } = job.work {
             return match self.host.reboot().await {
                 Ok(Reboot::Happened) => CarriedOut::Booted,
-                Ok(Reboot::UnderWay) => CarriedOut::Answer(answer(Ok(Done::RebootAsked))),
-                Err(error) => CarriedOut::Answer(answer(Err(error.into()))),
+                Ok(Reboot::UnderWay) => ended(answer(Ok(Done::RebootAsked))),
+                Err(error) => ended(answer(Err(error.into()))),
             };
         }
-        CarriedOut::Answer(
-            self.work(job)
-                .await
-                .unwrap_or_else(|error| answer(Err(error.into()))),
-        )
+        let done = self.work(job).await;
+        ended(done.unwrap_or_else(|error| answer(Err(error.into()))))
     }
 
     async fn work(&self, job: &Job) -> Result<Answer, HostError> {
@@ -353,9 +351,10 @@ impl<H: Host> Executor<H> {
                     .any(|reason| reason.starts_with("inhibitor:"))
         };
         // Status 1 says only "refused"; that an inhibitor did it is read from the systems.
-        let end = match ran.end {
-            End::Exited(1) if inhibited() => Ok(ActivationEnd::RebootNeeded),
-            ref end => activation_end(end),
+        let end = if matches!(ran.end, End::Exited(1)) && inhibited() {
+            Ok(ActivationEnd::RebootNeeded)
+        } else {
+            activation_end(&ran.end)
         };
         Ok(Answer {
             result: end.map(|end| Done::Activated { end, facts }),

@@ -5,6 +5,7 @@
 //! the directory executor, where links still name absolute `/nix/store` paths.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     ffi::OsString,
     fs, io,
@@ -140,7 +141,7 @@ impl Links {
                 Some(Generation { number, path })
             })
             .collect();
-        found.sort_by(|a, b| b.number.cmp(&a.number));
+        found.sort_by_key(|generation| Reverse(generation.number));
         found
     }
 

@@ -1,10 +1,13 @@
 use super::*;
 
-fn load(text: &str) -> Result<Config, ConfigError> {
+fn written(text: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("agent.toml");
-    std::fs::write(&path, text).expect("written");
-    Config::load(&path)
+    std::fs::write(dir.path().join("agent.toml"), text).expect("written");
+    dir
+}
+
+fn load(text: &str) -> Result<Config, ConfigError> {
+    Config::load(&written(text).path().join("agent.toml"))
 }
 
 #[test]

@@ -56,8 +56,9 @@ async fn serve(answer: &'static str) -> String {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0; 1024];
-            let _ = stream.read(&mut request).await;
-            let _ = stream.write_all(answer.as_bytes()).await;
+            if stream.read(&mut request).await.unwrap_or(0) > 0 {
+                stream.write_all(answer.as_bytes()).await.ok();
+            }
         }
     });
     address
