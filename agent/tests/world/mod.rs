@@ -367,10 +367,7 @@ impl Link for Coordinator {
         result: &Unreported,
         report: &MachineReport,
     ) -> Result<Epoch, LinkError> {
-        // A result may be said twice: only its own wish is fulfilled by it.
-        self.wish
-            .borrow_mut()
-            .take_if(|wish| wish.lease == result.lease || result.lease.0 == 0);
+        *self.wish.borrow_mut() = None;
         let known = |(before, _): &(Unreported, MachineReport)| before == result;
         let mut reports = self.reports.borrow_mut();
         if !reports.iter().any(known) {

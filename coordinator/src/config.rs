@@ -1,0 +1,218 @@
+//! The coordinator's own settings: a TOML file, read as a whole or refused as a whole.
+//!
+//! What the file says is [`Raw`]; only the checked [`Config`] is used. The NixOS module writes the
+//! file, so an unknown key is a mistake there and is refused.
+
+use std::{
+    fmt, fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use platform::clock::Clock;
+use serde::Deserialize;
+
+/// Checked settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where everything is kept.
+    pub state_dir: PathBuf,
+    /// Where agents and operators are served, with client certificates.
+    pub listen: SocketAddr,
+    /// Where enrolment is served, and nothing else, without client certificates.
+    pub enrol_listen: SocketAddr,
+    /// The fleet's clock.
+    pub clock: Clock,
+}
+
+/// What the file says.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    state_dir: PathBuf,
+    #[serde(default = "default_listen")]
+    listen: String,
+    #[serde(default = "default_enrol_listen")]
+    enrol_listen: String,
+    #[serde(default)]
+    clock: RawClock,
+}
+
+/// Only tests and the demo have this section.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawClock {
+    #[serde(default = "real_speed")]
+    speed: f64,
+    start: Option<String>,
+    real_start: Option<String>,
+}
+
+impl Default for RawClock {
+    fn default() -> Self {
+        Self {
+            speed: real_speed(),
+            start: None,
+            real_start: None,
+        }
+    }
+}
+
+fn default_listen() -> String {
+    "[::]:7443".to_owned()
+}
+
+fn default_enrol_listen() -> String {
+    "[::]:7444".to_owned()
+}
+
+fn real_speed() -> f64 {
+    1.0
+}
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("failed to read {path}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not TOML, or has keys that do not belong there.
+    #[error("{path} cannot be used", path = path.display())]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// Values that cannot be used, all of them.
+    #[error("{path} cannot be used: {faults}", path = path.display(), faults = Lines(.faults))]
+    Values {
+        /// The file.
+        path: PathBuf,
+        /// Key and what is wrong with its value.
+        faults: Vec<String>,
+    },
+}
+
+struct Lines<'a>(&'a [String]);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(path, &text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let raw: Raw = toml::from_str(text).map_err(|source| ConfigError::Shape {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        raw.check().map_err(|faults| ConfigError::Values {
+            path: path.to_owned(),
+            faults,
+        })
+    }
+}
+
+impl Raw {
+    fn check(self) -> Result<Config, Vec<String>> {
+        let mut faults = Vec::new();
+        let listen = address("listen", &self.listen, &mut faults);
+        let enrol_listen = address("enrol_listen", &self.enrol_listen, &mut faults);
+        if let (Some(listen), Some(enrol)) = (listen, enrol_listen)
+            && listen == enrol
+            && listen.port() != 0
+        {
+            faults.push(format!("enrol_listen: {enrol} is what listen has already"));
+        }
+        if !self.state_dir.is_absolute() {
+            let shown = self.state_dir.display();
+            faults.push(format!("state_dir: {shown} is not an absolute path"));
+        }
+        let RawClock {
+            speed,
+            start,
+            real_start,
+        } = self.clock;
+        let clock = Clock::from_settings(speed, start.as_deref(), real_start.as_deref())
+            .map_err(|error| faults.push(format!("clock: {error}")))
+            .unwrap_or_default();
+        let (Some(listen), Some(enrol_listen), true) = (listen, enrol_listen, faults.is_empty())
+        else {
+            return Err(faults);
+        };
+        Ok(Config {
+            state_dir: self.state_dir,
+            listen,
+            enrol_listen,
+            // Maintenance windows follow the wall clock.
+            clock: clock.unwrap_or_else(Clock::system),
+        })
+    }
+}
+
+fn address(key: &str, text: &str, faults: &mut Vec<String>) -> Option<SocketAddr> {
+    text.parse()
+        .map_err(|_| {
+            faults.push(format!(
+                "{key}: {text:?} is not an address and port such as [::]:7443"
+            ));
+        })
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("c.toml"), text)
+            .map_err(|error| common::error_chain::Chain(&error).to_string())
+    }
+
+    #[test]
+    fn only_the_state_directory_must_be_said() {
+        let config = parse("state_dir = \"/var/lib/lab-coordinator\"").expect("valid");
+        assert_eq!(config.listen.port(), 7443);
+        assert_eq!(config.enrol_listen.port(), 7444);
+    }
+
+    #[test]
+    fn every_fault_is_listed() {
+        let text = "state_dir = 'here'\nlisten = 'everywhere'\n[clock]\nspeed = -1.0";
+        let error = parse(text).expect_err("three faults");
+        for part in ["state_dir", "everywhere", "clock: speed is -1"] {
+            assert!(error.contains(part), "{part} not in {error}");
+        }
+        let same = "state_dir = '/x'\nlisten = '[::]:1'\nenrol_listen = '[::]:1'";
+        assert!(parse(same).is_err());
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_their_line() {
+        let error = parse("state_dir = '/x'\nlisten_on = '[::]:1'").expect_err("unknown");
+        assert!(
+            error.contains("listen_on") && error.contains("line 2"),
+            "{error}"
+        );
+        assert!(parse("").expect_err("missing").contains("state_dir"));
+        assert!(parse("state_dir = 5").is_err());
+    }
+}

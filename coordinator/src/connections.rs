@@ -1,0 +1,361 @@
+//! The accept loop: who may connect, for how long, and who is sent away.
+//!
+//! Ours rather than tonic's for what tonic cannot do: deadlines for the TLS handshake and for the
+//! first request (a connection that says nothing would stay for ever), caps on connections, an age
+//! at which a connection is ended gracefully that differs between connections, and ending at once
+//! those whose certificate was revoked.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+    future::Future,
+    io,
+    net::IpAddr,
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt as _};
+use http::{Request, Response};
+use hyper::{body::Incoming, server::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use platform::identity::Subject;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{oneshot, watch},
+    time::{sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tonic::body::Body;
+use x509_parser::prelude::FromDer as _;
+
+use crate::driver::Handle;
+
+/// From the TCP connection to the end of the TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// From there to the first request.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+
+/// Age at which a connection is ended, so that no certificate is looked at for ever; a tenth more
+/// or less, so that a fleet that connected together does not come back together.
+const AGE: Duration = Duration::from_secs(3600);
+
+/// How long calls may take to end after that, and when the coordinator stops.
+const LAST_CALLS: Duration = Duration::from_secs(600);
+const STOPPING: Duration = Duration::from_secs(3);
+
+/// A quiet connection is asked this often whether it is still there, and given up without answer.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
+
+/// Calls at one time on one connection: a poll, a watch, a renewal and a few more.
+const STREAMS: u32 = 32;
+
+/// Size of all headers of a request, in bytes.
+const HEADERS: u32 = 16 * 1024;
+
+/// Streams reset before they were answered, and those we reset, until the connection is ended:
+/// what "rapid reset" attacks need many of.
+const RESETS: usize = 20;
+const OWN_RESETS: usize = 100;
+
+/// How many connections there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// Altogether.
+    pub total: usize,
+    /// From one address.
+    pub per_address: usize,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: IpAddr,
+    /// Subject and serial number of its certificate, where one was shown.
+    pub identity: Option<(Subject, String)>,
+    /// Whether it has asked anything yet.
+    asked: AtomicBool,
+}
+
+impl Peer {
+    /// One who has not asked yet.
+    pub fn new(address: IpAddr, identity: Option<(Subject, String)>) -> Self {
+        Self {
+            address,
+            identity,
+            asked: AtomicBool::new(false),
+        }
+    }
+}
+
+/// What answers requests.
+pub trait Answers: Clone + Send + Sync + 'static {
+    /// Answers one.
+    fn answer(
+        &self,
+        peer: Arc<Peer>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// The open connections of one listener.
+#[derive(Default)]
+pub struct Connections {
+    open: Mutex<Open>,
+    next: AtomicU64,
+}
+
+#[derive(Default)]
+struct Open {
+    per_address: HashMap<IpAddr, usize>,
+    /// Serial number of the certificate, and what ends the connection when it is dropped.
+    by_id: BTreeMap<u64, (String, oneshot::Sender<()>)>,
+    count: usize,
+}
+
+/// One connection's place under the caps; given back when dropped.
+struct Place {
+    connections: Arc<Connections>,
+    address: IpAddr,
+    id: u64,
+}
+
+impl Connections {
+    fn open(&self) -> MutexGuard<'_, Open> {
+        // Nothing below panics while it holds the lock.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        self.open().count
+    }
+
+    fn enter(self: &Arc<Self>, address: IpAddr, caps: Caps) -> Option<Place> {
+        let mut open = self.open();
+        let here = open.per_address.get(&address).copied().unwrap_or(0);
+        if open.count >= caps.total || here >= caps.per_address {
+            return None;
+        }
+        open.count += 1;
+        open.per_address.insert(address, here + 1);
+        Some(Place {
+            connections: self.clone(),
+            address,
+            id: self.next.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// Ends every connection whose certificate is not good any more, whenever that changes.
+    pub async fn end_revoked(self: Arc<Self>, handle: Handle) {
+        let mut changes = handle.registry_changes();
+        while changes.changed().await.is_ok() {
+            let registry = changes.borrow_and_update().clone();
+            self.open().by_id.retain(|_, (serial, _)| {
+                let certificate = registry.certificates.get(serial);
+                let good = certificate.is_some_and(|certificate| !certificate.revoked);
+                if !good {
+                    tracing::info!(serial, "closing a connection: its certificate was revoked");
+                }
+                good
+            });
+        }
+    }
+}
+
+impl Place {
+    /// From here on the connection ends when this certificate is revoked.
+    fn bind_to(&self, serial: String) -> oneshot::Receiver<()> {
+        let (sender, ended) = oneshot::channel();
+        self.connections
+            .open()
+            .by_id
+            .insert(self.id, (serial, sender));
+        ended
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.connections.open();
+        open.by_id.remove(&self.id);
+        open.count -= 1;
+        if let Some(count) = open.per_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.per_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// A listener's fixed parts.
+#[derive(Clone)]
+pub struct Listener<A> {
+    /// TLS of this listener.
+    pub tls: TlsAcceptor,
+    /// What answers.
+    pub answers: A,
+    /// How many may connect.
+    pub caps: Caps,
+    /// Who is connected.
+    pub connections: Arc<Connections>,
+    /// Becomes true when the coordinator stops.
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl<A: Answers> Listener<A> {
+    /// Serves streams with the address they come from, until there are no more or the coordinator
+    /// stops.
+    pub async fn serve<I, S>(mut self, incoming: I)
+    where
+        I: Stream<Item = io::Result<(S, IpAddr)>>,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut incoming = pin!(incoming);
+        loop {
+            let next = tokio::select! {
+                next = incoming.next() => next,
+                () = stopped(&mut self.stopping) => return,
+            };
+            let (stream, address) = match next {
+                Some(Ok(accepted)) => accepted,
+                None => return,
+                Some(Err(error)) => {
+                    // Out of descriptors, for one: others must end first.
+                    tracing::warn!("a connection could not be accepted: {error}");
+                    sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Some(place) = self.connections.enter(address, self.caps) else {
+                tracing::warn!(%address, "a connection is turned away: too many are open");
+                continue;
+            };
+            tokio::spawn(self.clone().connection(stream, address, place));
+        }
+    }
+
+    async fn connection<S>(self, stream: S, address: IpAddr, place: Place)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let stream = match timeout(HANDSHAKE, self.tls.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                tracing::debug!(%address, "no TLS: {error}");
+                return;
+            }
+            Err(_) => {
+                tracing::debug!(%address, "no TLS within {} s", HANDSHAKE.as_secs());
+                return;
+            }
+        };
+        let Ok(identity) = identity_of(&stream) else {
+            tracing::warn!(%address, "a certificate of our CA without a name of ours");
+            return;
+        };
+        // A listener for strangers binds to nothing; the sender is kept so that it never ends.
+        let (_kept, never) = oneshot::channel();
+        let revoked = match &identity {
+            Some((_, serial)) => place.bind_to(serial.clone()),
+            None => never,
+        };
+        let peer = Arc::new(Peer::new(address, identity));
+        self.http(stream, peer, revoked).await;
+        drop(place);
+    }
+
+    async fn http<S>(
+        mut self,
+        stream: TlsStream<S>,
+        peer: Arc<Peer>,
+        revoked: oneshot::Receiver<()>,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (answers, asker) = (self.answers, peer.clone());
+        let service = hyper::service::service_fn(move |request| {
+            let (answers, peer) = (answers.clone(), asker.clone());
+            peer.asked.store(true, Ordering::Relaxed);
+            async move { Ok::<_, Infallible>(answers.answer(peer, request).await) }
+        });
+        let mut connection = pin!(
+            http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(STREAMS)
+                .max_header_list_size(HEADERS)
+                .max_pending_accept_reset_streams(RESETS)
+                .max_local_error_reset_streams(OWN_RESETS)
+                .keep_alive_interval(KEEPALIVE)
+                .keep_alive_timeout(KEEPALIVE_ANSWER)
+                .serve_connection(TokioIo::new(stream), service)
+        );
+        let silent = async {
+            sleep(FIRST_REQUEST).await;
+            if peer.asked.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
+        let last_calls = tokio::select! {
+            _ = connection.as_mut() => return,
+            // Dropped here, and with it the socket: nothing more is answered.
+            _ = revoked => return,
+            () = silent => {
+                tracing::debug!(address = %peer.address, "a connection asked nothing");
+                return;
+            }
+            () = sleep(age_of(&peer)) => LAST_CALLS,
+            () = stopped(&mut self.stopping) => STOPPING,
+        };
+        connection.as_mut().graceful_shutdown();
+        let hurried = async {
+            stopped(&mut self.stopping).await;
+            sleep(STOPPING).await;
+        };
+        tokio::select! {
+            _ = connection => {}
+            () = sleep(last_calls) => {}
+            () = hurried => {}
+        }
+    }
+}
+
+/// Waits until the coordinator stops.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // An error means that whoever would say so is gone.
+    stopping.wait_for(|stopping| *stopping).await.ok();
+}
+
+/// [`AGE`], a tenth more or less. Spread by who it is; nothing depends on it being random.
+fn age_of(peer: &Peer) -> Duration {
+    let spread = match &peer.identity {
+        Some((_, serial)) => serial.bytes().fold(0u32, |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(u32::from(byte))
+        }),
+        None => 0,
+    };
+    AGE * 9 / 10 + AGE / 5 * (spread % 1000) / 1000
+}
+
+/// Subject and serial number of the certificate that the other end showed.
+fn identity_of<S>(stream: &TlsStream<S>) -> Result<Option<(Subject, String)>, ()> {
+    let (_, session) = stream.get_ref();
+    let Some(leaf) = session.peer_certificates().and_then(<[_]>::first) else {
+        return Ok(None);
+    };
+    let subject = Subject::of(leaf).map_err(drop)?;
+    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(leaf).map_err(drop)?;
+    let serial = parsed.raw_serial().iter();
+    Ok(Some((
+        subject,
+        serial.map(|byte| format!("{byte:02x}")).collect(),
+    )))
+}

@@ -1,0 +1,150 @@
+//! The door to the driver. Cheap to clone; everybody who asks the fleet has one.
+
+use std::{sync::Arc, time::Duration};
+
+use common::{Epoch, MachineName, MachineReport, Timestamp};
+use coordinator_core::{
+    Reply, Request,
+    identity::Registry,
+    view::{Query, View},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{parked::Poll, watchers::Signal};
+
+pub(super) type ReplyTo<T> = oneshot::Sender<T>;
+
+/// Signals that may wait for a slow agent before it is taken for gone.
+const SIGNALS: usize = 8;
+
+/// A durable answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// What the core says.
+    pub reply: Reply,
+    /// The fleet's epoch when it said so.
+    pub epoch: Epoch,
+}
+
+/// A look at the fleet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    /// What was seen.
+    pub view: View,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// The driver has ended; the process is about to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the coordinator is stopping")]
+pub struct Stopped;
+
+pub(super) struct Asked {
+    pub(super) request: Request,
+    pub(super) reply: ReplyTo<Answer>,
+}
+
+pub(super) enum Message {
+    Ask(Asked),
+    Poll(Poll),
+    View {
+        query: Query,
+        reply: ReplyTo<Seen>,
+    },
+    Watch {
+        machine: MachineName,
+        signals: mpsc::Sender<Signal>,
+    },
+    Stop,
+}
+
+/// Asks the driver.
+#[derive(Clone)]
+pub struct Handle {
+    queue: mpsc::Sender<Message>,
+    registry: watch::Receiver<Arc<Registry>>,
+    revision: watch::Receiver<u64>,
+}
+
+impl Handle {
+    pub(super) fn new(
+        queue: mpsc::Sender<Message>,
+        registry: watch::Receiver<Arc<Registry>>,
+        revision: watch::Receiver<u64>,
+    ) -> Self {
+        Self {
+            queue,
+            registry,
+            revision,
+        }
+    }
+
+    /// Asks, and answers once what came of it is durable.
+    pub async fn ask(&self, request: Request) -> Result<Answer, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Ask(Asked { request, reply })).await?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// A machine's poll, held until `until` while the answer is "wait".
+    pub async fn poll(
+        &self,
+        machine: MachineName,
+        report: Box<MachineReport>,
+        until: Timestamp,
+    ) -> Result<Answer, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let poll = Poll {
+            machine,
+            report,
+            until,
+            reply,
+        };
+        self.send(Message::Poll(poll)).await?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Looks. What is seen is durable.
+    pub async fn view(&self, query: Query) -> Result<Seen, Stopped> {
+        let (reply, seen) = oneshot::channel();
+        self.send(Message::View { query, reply }).await?;
+        seen.await.map_err(|_| Stopped)
+    }
+
+    /// Signals for a machine, from now on. A newer stream of the same machine ends this one.
+    pub async fn watch(&self, machine: MachineName) -> Result<mpsc::Receiver<Signal>, Stopped> {
+        let (signals, receiver) = mpsc::channel(SIGNALS);
+        self.send(Message::Watch { machine, signals }).await?;
+        Ok(receiver)
+    }
+
+    /// Tokens and certificates as they are now.
+    pub fn registry(&self) -> Arc<Registry> {
+        self.registry.borrow().clone()
+    }
+
+    /// Tells of every change of tokens and certificates.
+    pub fn registry_changes(&self) -> watch::Receiver<Arc<Registry>> {
+        self.registry.clone()
+    }
+
+    /// A number that rises whenever the status may have changed.
+    pub fn revisions(&self) -> watch::Receiver<u64> {
+        self.revision.clone()
+    }
+
+    /// Lets the driver finish what it was asked before, and end.
+    pub async fn stop(&self) {
+        if self.send(Message::Stop).await.is_ok() {
+            self.queue.closed().await;
+        }
+    }
+
+    async fn send(&self, message: Message) -> Result<(), Stopped> {
+        // A driver that takes this long for a batch has a disk that does not write.
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let sent = tokio::time::timeout(PATIENCE, self.queue.send(message)).await;
+        sent.map_err(|_| Stopped)?.map_err(|_| Stopped)
+    }
+}

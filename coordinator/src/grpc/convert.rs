@@ -1,0 +1,143 @@
+//! The only room that names both wire types and core types: free functions, one way each.
+//!
+//! Whatever is malformed stops here, with a reason; text from outside is bounded and tamed.
+
+pub(super) mod agent;
+pub(super) mod operator;
+pub(super) mod status;
+
+use std::{fmt::Display, str::FromStr, time::Duration};
+
+use common::{StorePath, Timestamp};
+use coordinator_core::request::Refusal;
+use tonic::{Status, metadata::MetadataValue};
+
+use crate::{driver::Stopped, issue::IssueError, store::StoreError};
+
+/// Metadata key under which a refusal says what to try next.
+const HINT: &str = "lab-hint";
+
+/// A message that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {text}")]
+pub(super) struct Malformed {
+    /// Which field.
+    pub(super) field: &'static str,
+    /// What is wrong with it.
+    pub(super) text: String,
+}
+
+impl Malformed {
+    pub(super) fn new(field: &'static str, text: impl Display) -> Self {
+        // Never echoes more of the input than a person needs.
+        let text = common::text::tame_line(&text.to_string(), 200);
+        Self { field, text }
+    }
+}
+
+impl From<Malformed> for Status {
+    fn from(malformed: Malformed) -> Self {
+        Self::invalid_argument(malformed.to_string())
+    }
+}
+
+/// A refusal as `lab` turns it into an exit status.
+pub(super) fn refusal(refusal: &Refusal) -> Status {
+    let text = refusal.to_string();
+    match refusal {
+        Refusal::NotFound { .. } => Status::not_found(text),
+        Refusal::NotNow(_) => Status::failed_precondition(text),
+        Refusal::Changed(_) => Status::aborted(text),
+        Refusal::Forbidden(_) => Status::permission_denied(text),
+        Refusal::Invalid(_) => Status::invalid_argument(text),
+        Refusal::Faults(faults) => {
+            let all: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            Status::invalid_argument(format!("{text}: {}", all.join("; ")))
+        }
+    }
+}
+
+/// With what to try next.
+pub(super) fn hinted(mut status: Status, hint: &str) -> Status {
+    if let Ok(hint) = MetadataValue::try_from(hint) {
+        status.metadata_mut().insert(HINT, hint);
+    }
+    status
+}
+
+pub(super) fn stopped(stopped: Stopped) -> Status {
+    Status::unavailable(stopped.to_string())
+}
+
+/// Reading the past failed. The cause is for the journal, not for the caller.
+pub(super) fn unreadable(error: &StoreError) -> Status {
+    tracing::error!("{}", common::error_chain::Chain(error));
+    Status::internal("the store cannot be read; the coordinator's journal says why")
+}
+
+pub(super) fn not_issued(error: IssueError) -> Status {
+    match error {
+        IssueError::Refused(why) => refusal(&why),
+        IssueError::Stopped(why) => stopped(why),
+        IssueError::Ca(error @ crate::ca::CaError::Request(_)) => {
+            Status::invalid_argument(error.to_string())
+        }
+        error @ (IssueError::Ca(_) | IssueError::Unexpected) => {
+            tracing::error!("{}", common::error_chain::Chain(&error));
+            Status::internal("the certificate could not be made; the journal says why")
+        }
+    }
+}
+
+/// The core answered with something that this request has no answer for: a bug.
+pub(super) fn unexpected() -> Status {
+    Status::internal("the fleet answered with something else")
+}
+
+/// A name of any kind.
+pub(super) fn name<T>(field: &'static str, text: &str) -> Result<T, Malformed>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    text.parse().map_err(|error| Malformed::new(field, error))
+}
+
+/// A name, or nothing when it is empty.
+pub(super) fn optional<T>(field: &'static str, text: &str) -> Result<Option<T>, Malformed>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        name(field, text).map(Some)
+    }
+}
+
+pub(super) fn path(path: Option<&StorePath>) -> String {
+    path.map_or_else(String::new, ToString::to_string)
+}
+
+/// RFC 3339, UTC, whole seconds.
+pub(super) fn time(at: Timestamp) -> String {
+    let at = jiff::Timestamp::from_millisecond(at.as_millis());
+    // Only times beyond the year 9999 do not fit.
+    let at = at.unwrap_or(jiff::Timestamp::MAX);
+    format!("{at:.0}")
+}
+
+/// Milliseconds that fit the wire.
+pub(super) fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// Seconds from one time to another; negative when it has passed.
+pub(super) fn seconds_until(at: Timestamp, now: Timestamp) -> i64 {
+    at.as_millis().saturating_sub(now.as_millis()) / 1000
+}
+
+pub(super) fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,430 @@
+//! Operators' messages, and answers that are not views of the fleet.
+
+use std::time::Duration;
+
+use common::{
+    Action, MachineName, StopMode, StorePath, Target, Timestamp,
+    text::{REASON_MAX, tame_line},
+};
+use coordinator_core::{
+    FleetConfig,
+    config::{Fault, Faults},
+    history::Entry,
+    identity::{Certificate, Holder, Registry, Role, Token, TokenState},
+    request::{OperatorRequest, Selection, Which, Wish},
+};
+use lab_proto::operator as wire;
+
+use super::{Malformed, name, optional, path, time};
+use crate::{audit::AuditRecord, store::ConfigRevision};
+
+/// Longest life of a token, and the one it has when nothing is said.
+const TOKEN_LIFE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+
+/// What went wrong where a document was sent.
+pub(crate) enum BadDocument {
+    /// Its shape or content has faults.
+    Faults(Vec<Fault>),
+    /// It is no JSON at all.
+    NotJson(String),
+}
+
+fn text(text: &str) -> String {
+    tame_line(text, REASON_MAX)
+}
+
+/// A selection.
+pub(crate) fn selection(selection: Option<wire::Selection>) -> Result<Selection, Malformed> {
+    let selection = selection.unwrap_or_default();
+    let groups = selection
+        .groups
+        .iter()
+        .map(|group| name("selection.groups", group));
+    let machines = selection
+        .machines
+        .iter()
+        .map(|machine| name("selection.machines", machine));
+    Ok(Selection {
+        groups: groups.collect::<Result<_, _>>()?,
+        machines: machines.collect::<Result<_, _>>()?,
+    })
+}
+
+/// A wish, and the plan it must still come out with.
+pub(crate) fn wish(message: wire::ExecuteRequest) -> Result<(Wish, Option<String>), Malformed> {
+    let action = match message.kind.as_str() {
+        "" | "update" => Action::Update,
+        "rollback" => Action::Rollback,
+        "reboot" => Action::Reboot,
+        other => {
+            return Err(Malformed::new(
+                "kind",
+                format!("{other:?} is not a kind of rollout"),
+            ));
+        }
+    };
+    let wish = Wish {
+        selection: selection(message.selection)?,
+        action,
+        parallel: (message.parallel > 0).then_some(message.parallel),
+        to_generation: (message.to_generation > 0).then_some(message.to_generation),
+        immediate: message.immediate,
+        reason: text(&message.reason),
+        retry_failed: message.retry_failed,
+    };
+    if wish.action != Action::Rollback && (wish.immediate || wish.to_generation.is_some()) {
+        return Err(Malformed::new(
+            "kind",
+            "only a rollback is immediate or goes to a generation",
+        ));
+    }
+    let if_plan = (!message.if_plan.is_empty()).then_some(message.if_plan);
+    Ok((wish, if_plan))
+}
+
+/// Targets to pin.
+pub(crate) fn pin_targets(message: wire::PinTargetsRequest) -> Result<OperatorRequest, Malformed> {
+    let mut targets = Vec::with_capacity(message.targets.len());
+    for (machine, target) in message.targets {
+        let machine: MachineName = name("targets", &machine)?;
+        let missing = || Malformed::new("targets", format!("nothing is said for {machine}"));
+        let target = target_of(target.kind.ok_or_else(missing)?)?;
+        targets.push((machine, target));
+    }
+    // A map has no order of its own.
+    targets.sort();
+    Ok(OperatorRequest::PinTargets {
+        targets,
+        reason: text(&message.reason),
+    })
+}
+
+fn target_of(target: wire::pinned_target::Kind) -> Result<Target, Malformed> {
+    let plain = |field, text: String| {
+        let odd = text.is_empty() || text.len() > REASON_MAX || text.chars().any(char::is_control);
+        if odd {
+            Err(Malformed::new(
+                field,
+                "is empty, too long, or has odd characters",
+            ))
+        } else {
+            Ok(text)
+        }
+    };
+    Ok(match target {
+        wire::pinned_target::Kind::Closure(path) => {
+            Target::Closure(name::<StorePath>("targets.closure", &path)?)
+        }
+        wire::pinned_target::Kind::Flake(flake) => Target::Flake {
+            reference: plain("targets.flake.reference", flake.reference)?,
+            attribute: plain("targets.flake.attribute", flake.attribute)?,
+        },
+        wire::pinned_target::Kind::Channel(url) => Target::Channel {
+            url: plain("targets.channel", url)?,
+        },
+    })
+}
+
+/// Yes or no.
+pub(crate) fn approve(message: wire::ApproveRequest) -> Result<OperatorRequest, Malformed> {
+    Ok(OperatorRequest::Approve {
+        rollout: optional("rollout", &message.rollout)?,
+        group: optional("group", &message.group)?,
+        reject: message.reject,
+        comment: text(&message.comment),
+    })
+}
+
+pub(crate) fn pause(message: wire::RolloutRequest) -> Result<OperatorRequest, Malformed> {
+    Ok(OperatorRequest::Pause {
+        rollout: optional("rollout", &message.rollout)?,
+        reason: text(&message.reason),
+    })
+}
+
+pub(crate) fn resume_rollout(message: wire::RolloutRequest) -> Result<OperatorRequest, Malformed> {
+    Ok(OperatorRequest::ResumeRollout {
+        rollout: optional("rollout", &message.rollout)?,
+        reason: text(&message.reason),
+    })
+}
+
+pub(crate) fn abort(message: wire::RolloutRequest) -> Result<OperatorRequest, Malformed> {
+    Ok(OperatorRequest::Abort {
+        rollout: optional("rollout", &message.rollout)?,
+        reason: text(&message.reason),
+    })
+}
+
+/// Whatever else a stop says, it stops: an unknown mode is read as the gentler one.
+pub(crate) fn emergency_stop(
+    message: wire::EmergencyStopRequest,
+) -> Result<OperatorRequest, Malformed> {
+    let mode = match message.mode.as_str() {
+        "" | "finish" => StopMode::Finish,
+        "rollback" => StopMode::Rollback,
+        other => {
+            let text = format!("{other:?} is not a mode: finish or rollback");
+            return Err(Malformed::new("mode", text));
+        }
+    };
+    let groups = message.groups.iter().map(|group| name("groups", group));
+    Ok(OperatorRequest::EmergencyStop {
+        groups: groups.collect::<Result<_, _>>()?,
+        mode,
+        reason: text(&message.reason),
+    })
+}
+
+pub(crate) fn resume(message: &wire::ResumeRequest) -> OperatorRequest {
+    OperatorRequest::Resume {
+        reason: text(&message.reason),
+    }
+}
+
+pub(crate) fn health_check(
+    message: wire::HealthCheckRequest,
+) -> Result<OperatorRequest, Malformed> {
+    let timeout = Duration::from_secs(u64::from(message.timeout_s));
+    Ok(OperatorRequest::RequestHealthCheck {
+        selection: selection(message.selection)?,
+        timeout: (!timeout.is_zero()).then_some(timeout),
+    })
+}
+
+pub(crate) fn forget(message: &wire::ForgetMachineRequest) -> Result<OperatorRequest, Malformed> {
+    Ok(OperatorRequest::ForgetMachine {
+        machine: name("machine", &message.machine)?,
+        reason: text(&message.reason),
+    })
+}
+
+/// A document, read and checked.
+pub(crate) fn document(document: &str) -> Result<FleetConfig, BadDocument> {
+    let value: serde_json::Value =
+        serde_json::from_str(document).map_err(|error| BadDocument::NotJson(error.to_string()))?;
+    FleetConfig::parse(&value).map_err(|Faults(faults)| BadDocument::Faults(faults))
+}
+
+pub(crate) fn set_config(config: FleetConfig, message: &wire::SetConfigRequest) -> OperatorRequest {
+    OperatorRequest::SetConfig {
+        config: Box::new(config),
+        if_revision: (message.if_revision > 0).then_some(message.if_revision),
+        reason: text(&message.reason),
+    }
+}
+
+/// What comes of a checked document.
+pub(crate) fn checked(revision: u64, faults: Vec<Fault>) -> wire::CheckConfigReply {
+    let faults = faults.into_iter().map(|fault| wire::ConfigFault {
+        path: fault.path,
+        message: fault.message,
+        hint: fault.hint,
+    });
+    wire::CheckConfigReply {
+        revision,
+        faults: faults.collect(),
+    }
+}
+
+pub(crate) fn config(revision: ConfigRevision) -> wire::ConfigReply {
+    wire::ConfigReply {
+        revision: revision.revision,
+        document: revision.document.to_string(),
+        set_by: revision.by,
+        set_at: time(revision.at),
+    }
+}
+
+/// Whom a token is to make, and how long it is good.
+pub(crate) fn token(message: &wire::CreateTokenRequest) -> Result<(Holder, Duration), Malformed> {
+    let machine = optional("machine", &message.machine)?;
+    let operator = optional("operator", &message.operator)?;
+    let holder = match (machine, operator) {
+        (Some(machine), None) if message.role.is_empty() => Holder::Machine(machine),
+        (Some(_), None) => return Err(Malformed::new("role", "a machine has none")),
+        (None, Some(name)) => Holder::Operator {
+            name,
+            role: role(&message.role)?,
+        },
+        (None, None) | (Some(_), Some(_)) => {
+            return Err(Malformed::new(
+                "machine",
+                "name either a machine or an operator",
+            ));
+        }
+    };
+    let life = match message.valid_for_s {
+        0 => TOKEN_LIFE,
+        seconds => Duration::from_secs(seconds),
+    };
+    if life > TOKEN_LIFE_MAX {
+        return Err(Malformed::new(
+            "valid_for_s",
+            "a token is good for at most 7 days",
+        ));
+    }
+    Ok((holder, life))
+}
+
+fn role(word: &str) -> Result<Role, Malformed> {
+    let known = Role::ALL.into_iter().find(|role| role.word() == word);
+    known.ok_or_else(|| {
+        let words = Role::ALL.map(Role::word).join(", ");
+        Malformed::new("role", format!("{word:?} is not a role: {words}"))
+    })
+}
+
+pub(crate) fn revoke_token(message: wire::RevokeTokenRequest) -> OperatorRequest {
+    OperatorRequest::RevokeToken {
+        id: text(&message.id),
+        reason: text(&message.reason),
+    }
+}
+
+pub(crate) fn revoke_identity(
+    message: &wire::RevokeIdentityRequest,
+) -> Result<OperatorRequest, Malformed> {
+    let which = match (message.serial.as_str(), message.name.as_str()) {
+        ("", "") => return Err(Malformed::new("serial", "give a serial number or a name")),
+        (serial, "") => Which::Serial(text(serial)),
+        ("", name) => Which::Name(text(name)),
+        (_, _) => {
+            return Err(Malformed::new(
+                "serial",
+                "give a serial number or a name, not both",
+            ));
+        }
+    };
+    Ok(OperatorRequest::RevokeIdentity {
+        which,
+        reason: text(&message.reason),
+    })
+}
+
+fn kind_and_role(holder: &Holder) -> (&'static str, &'static str) {
+    match holder {
+        Holder::Machine(_) => ("machine", ""),
+        Holder::Operator { role, .. } => ("operator", role.word()),
+    }
+}
+
+/// Tokens, newest first.
+pub(crate) fn tokens(registry: &Registry, now: Timestamp) -> wire::TokenList {
+    let mut tokens: Vec<(&String, &Token)> = registry.tokens.iter().collect();
+    tokens.sort_by_key(|(id, _)| std::cmp::Reverse(id.trim_start_matches('t').parse::<u64>().ok()));
+    let tokens = tokens.into_iter().map(|(id, token)| {
+        let (kind, role) = kind_and_role(&token.holder);
+        let state = match token.state {
+            TokenState::Open if now >= token.expires_at => "expired",
+            TokenState::Open => "open",
+            TokenState::Used => "used",
+            TokenState::Revoked => "revoked",
+        };
+        wire::Token {
+            id: id.clone(),
+            name: token.holder.name().to_owned(),
+            kind: kind.to_owned(),
+            role: role.to_owned(),
+            expires_at: time(token.expires_at),
+            state: state.to_owned(),
+            created_by: token.created_by.clone(),
+        }
+    });
+    wire::TokenList {
+        tokens: tokens.collect(),
+    }
+}
+
+/// Certificates, newest first.
+pub(crate) fn identities(registry: &Registry, now: Timestamp) -> wire::IdentityList {
+    let mut certificates: Vec<(&String, &Certificate)> = registry.certificates.iter().collect();
+    certificates.sort_by_key(|(_, certificate)| std::cmp::Reverse(certificate.issued_at));
+    let identities = certificates.into_iter().map(|(serial, certificate)| {
+        let (kind, role) = kind_and_role(&certificate.holder);
+        let state = match certificate.revoked {
+            true => "revoked",
+            false if now >= certificate.expires_at => "expired",
+            false => "valid",
+        };
+        wire::Identity {
+            serial: serial.clone(),
+            name: certificate.holder.name().to_owned(),
+            kind: kind.to_owned(),
+            role: role.to_owned(),
+            issued_at: time(certificate.issued_at),
+            expires_at: time(certificate.expires_at),
+            state: state.to_owned(),
+        }
+    });
+    wire::IdentityList {
+        identities: identities.collect(),
+    }
+}
+
+/// A notice to people.
+pub(crate) fn notify(message: &wire::NotifyRequest) -> Result<OperatorRequest, Malformed> {
+    let level = match message.level.as_str() {
+        "" => "info",
+        "debug" | "info" | "warning" | "error" => &message.level,
+        other => {
+            let text = format!("{other:?} is not a level: debug, info, warning, error");
+            return Err(Malformed::new("level", text));
+        }
+    };
+    if message.message.trim().is_empty() {
+        return Err(Malformed::new("message", "is empty"));
+    }
+    Ok(OperatorRequest::Notify {
+        level: level.to_owned(),
+        message: text(&message.message),
+        channel: text(&message.channel),
+    })
+}
+
+/// One line of the history.
+pub(crate) fn history_entry(entry: Entry) -> wire::HistoryEntry {
+    wire::HistoryEntry {
+        at: time(entry.at),
+        kind: entry.kind,
+        rollout: entry.rollout.map_or_else(String::new, |id| id.to_string()),
+        machine: entry
+            .machine
+            .map_or_else(String::new, |name| name.to_string()),
+        group: entry
+            .group
+            .map_or_else(String::new, |name| name.to_string()),
+        by: entry.by,
+        text: entry.text,
+        verdict: entry
+            .verdict
+            .map_or_else(String::new, |verdict| verdict.word().to_owned()),
+        took_s: entry.took_s,
+        from: path(entry.from.as_ref()),
+        to: path(entry.to.as_ref()),
+        generation: entry.generation,
+    }
+}
+
+/// One record of the audit log.
+pub(crate) fn audit_record(record: AuditRecord) -> wire::AuditRecord {
+    let AuditRecord { body, hash } = record;
+    wire::AuditRecord {
+        sequence: body.sequence,
+        at: time(body.at),
+        actor: body.actor,
+        role: body.role.word().to_owned(),
+        serial: body.serial,
+        action: body.action,
+        object: body.object,
+        reason: body.reason,
+        result: body.result,
+        hash: hex(&hash),
+    }
+}
+
+/// Bytes, hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,427 @@
+//! What operators are shown: the fleet's views as messages.
+
+use common::{Action, CheckResult, LeaseId, StopMode, Target, Timestamp};
+use coordinator_core::{
+    WaitReason,
+    fleet::Stop,
+    plan::{Plan, PlannedGroup, PlannedMachine},
+    policy::Policy,
+    rollout::{Approval, PauseReason, Place, Rollout, RolloutState, Wave, WaveState},
+    view::{HealthView, MachineView, PlaceView, RolloutView, StatusView, StopView, WhyView},
+    window::{self, WindowState},
+};
+use lab_proto::operator as wire;
+
+use super::{count, path, seconds_until, time};
+
+/// The status of rollouts.
+pub(crate) fn status(view: StatusView, now: Timestamp) -> wire::Status {
+    wire::Status {
+        epoch: view.epoch.0,
+        stopped: view.stop.is_some(),
+        stop: view.stop.map(stop),
+        rollouts: view
+            .rollouts
+            .into_iter()
+            .map(|rollout| of_rollout(rollout, now))
+            .collect(),
+        revision: view.revision,
+        away: count(view.away),
+        away_allowed: view.away_allowed,
+        time: time(now),
+    }
+}
+
+fn stop(stop: Stop) -> wire::Stop {
+    let mode = match stop.mode {
+        StopMode::Finish => "finish",
+        StopMode::Rollback => "rollback",
+    };
+    wire::Stop {
+        by: stop.by,
+        reason: stop.reason,
+        at: time(stop.at),
+        mode: mode.to_owned(),
+        groups: stop.groups.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The word for what a rollout does.
+pub(super) fn action_word(action: Action) -> &'static str {
+    match action {
+        Action::Update => "update",
+        Action::Rollback => "rollback",
+        Action::Reboot => "reboot",
+    }
+}
+
+fn of_rollout(view: RolloutView, now: Timestamp) -> wire::Rollout {
+    let RolloutView {
+        rollout,
+        group_waits,
+        machines,
+        only_late_left,
+    } = view;
+    let state = match &rollout.state {
+        RolloutState::Active => "active",
+        RolloutState::Paused(_) => "paused",
+        RolloutState::Finished => "finished",
+        RolloutState::Failed => "failed",
+        RolloutState::Aborted { .. } => "aborted",
+    };
+    let mut seen = machines.into_iter();
+    let waits = group_waits.into_iter().chain(std::iter::repeat(None));
+    let groups: Vec<wire::RolloutGroup> = rollout
+        .groups
+        .iter()
+        .zip(waits)
+        .map(|(group, wait)| {
+            let waves = group.waves.iter();
+            wire::RolloutGroup {
+                name: group.name.to_string(),
+                state: group_state(&rollout, group).to_owned(),
+                waves: waves.map(|wave| of_wave(wave, &mut seen, now)).collect(),
+                max_parallel: group.policy.max_parallel,
+                max_failures: group.policy.max_failures,
+                failed: group.failed,
+                wait_reason: wait.as_ref().map(|reason| wait_reason(reason)),
+            }
+        })
+        .collect();
+    wire::Rollout {
+        id: rollout.id.to_string(),
+        kind: action_word(rollout.action).to_owned(),
+        state: state.to_owned(),
+        created_by: rollout.created_by.clone(),
+        created_at: time(rollout.created_at),
+        ended_at: rollout.ended_at.map(time),
+        pause: pause(&rollout),
+        failed: rollout.groups.iter().map(|group| group.failed).sum(),
+        groups,
+        only_late_left,
+    }
+}
+
+fn group_state(rollout: &Rollout, group: &coordinator_core::rollout::RolloutGroup) -> &'static str {
+    let begun = group
+        .waves
+        .iter()
+        .any(|wave| wave.state != WaveState::Waiting);
+    match group.approval {
+        _ if group.finished_at.is_some() => "finished",
+        Approval::Asked(_) if !rollout.is_final() => "awaiting-approval",
+        _ if begun => "open",
+        Approval::NotNeeded | Approval::Needed | Approval::Asked(_) | Approval::Given { .. } => {
+            "waiting"
+        }
+    }
+}
+
+/// Why a rollout is paused or was aborted, and the way out where there is one.
+fn pause(rollout: &Rollout) -> Option<wire::PauseReason> {
+    match &rollout.state {
+        RolloutState::Paused(reason) => Some(wire::PauseReason {
+            kind: reason.kind().to_owned(),
+            text: reason.to_string(),
+            way_out: reason.way_out(&rollout.id),
+        }),
+        RolloutState::Aborted { by, reason } => {
+            let said = PauseReason::Operator {
+                by: by.clone(),
+                reason: reason.clone(),
+            };
+            Some(wire::PauseReason {
+                kind: said.kind().to_owned(),
+                text: said.to_string().replacen("paused", "aborted", 1),
+                way_out: String::new(),
+            })
+        }
+        RolloutState::Active | RolloutState::Finished | RolloutState::Failed => None,
+    }
+}
+
+fn of_wave(wave: &Wave, seen: &mut impl Iterator<Item = PlaceView>, now: Timestamp) -> wire::Wave {
+    let (state, soaks_until) = match wave.state {
+        WaveState::Waiting => ("waiting", None),
+        WaveState::Open(_) => ("open", None),
+        WaveState::Soaking(until) => ("soaking", Some(time(until))),
+        WaveState::Closed => ("closed", None),
+    };
+    // Views come in the order of the places, as the core promises.
+    let machines = wave.places.iter().zip(seen);
+    wire::Wave {
+        state: state.to_owned(),
+        machines: machines
+            .map(|(place, view)| of_place(place, view, now))
+            .collect(),
+        soaks_until,
+        canary: wave.canary,
+    }
+}
+
+fn of_place(place: &Place, view: PlaceView, now: Timestamp) -> wire::RolloutMachine {
+    wire::RolloutMachine {
+        name: view.machine.to_string(),
+        state: view.state.to_owned(),
+        generation: view.generation,
+        running: path(view.running.as_ref()),
+        target: place
+            .closure
+            .as_ref()
+            .map_or_else(|| place.target.to_string(), ToString::to_string),
+        wait_reason: view.wait.as_ref().map(wait_reason),
+        lease: view.lease.map(|lease| of_lease(lease, now)),
+        reason: place.reason.clone(),
+        verdict: place
+            .verdict
+            .map_or_else(String::new, |verdict| verdict.word().to_owned()),
+        step: view.step,
+    }
+}
+
+fn of_lease((id, until): (LeaseId, Timestamp), now: Timestamp) -> wire::Lease {
+    wire::Lease {
+        id: id.0,
+        expires_in_s: seconds_until(until, now),
+    }
+}
+
+/// A wait reason with its numbers in the fields that its kind has.
+pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
+    let names = |list: &[common::MachineName]| list.iter().map(ToString::to_string).collect();
+    let mut shown = wire::WaitReason {
+        kind: reason.kind().to_owned(),
+        text: reason.to_string(),
+        until: reason.until().map_or_else(String::new, time),
+        ..wire::WaitReason::default()
+    };
+    match reason {
+        WaitReason::Stopped { by, reason } => {
+            shown.by.clone_from(by);
+            shown.reason.clone_from(reason);
+            "lab resume --reason=…".clone_into(&mut shown.hint);
+        }
+        WaitReason::Paused { rollout, reason } => {
+            shown.rollout = rollout.to_string();
+            shown.reason.clone_from(reason);
+            shown.hint = format!("lab update resume {rollout}");
+        }
+        WaitReason::Approval { group, rollout } => {
+            shown.group = group.to_string();
+            shown.rollout = rollout.to_string();
+            shown.hint = format!("lab update approve {rollout} --group={group}");
+        }
+        WaitReason::BadTarget { reason } => shown.reason.clone_from(reason),
+        WaitReason::Final { state } => shown.reason.clone_from(state),
+        WaitReason::NoTarget => "lab update prepare".clone_into(&mut shown.hint),
+        WaitReason::NoRollout => "lab update execute".clone_into(&mut shown.hint),
+        WaitReason::UnknownMachine => "lab update-config show".clone_into(&mut shown.hint),
+        WaitReason::Dependency { group } | WaitReason::Stagger { group, .. } => {
+            shown.group = group.to_string();
+        }
+        WaitReason::WindowTooShort { needs, left, .. } => {
+            shown.needs_s = needs.as_secs();
+            shown.left_s = left.as_secs();
+        }
+        WaitReason::WaveNotOpen { wave, open } => {
+            shown.count = u64::from(*wave);
+            shown.allowed = u64::from(*open);
+        }
+        WaitReason::GroupUnhealthy { machines } => shown.machines = names(machines),
+        WaitReason::MachineUnhealthy { checks } => shown.reason = checks.join(", "),
+        WaitReason::GroupLimit { away, allowed } | WaitReason::FleetLimit { away, allowed } => {
+            shown.machines = names(away);
+            shown.count = away.len() as u64;
+            shown.allowed = u64::from(*allowed);
+        }
+        WaitReason::Offline { since } => {
+            shown.reason = since.map_or_else(String::new, |since| format!("since {}", time(since)));
+        }
+        WaitReason::UpToDate
+        | WaitReason::Staging
+        | WaitReason::WindowClosed { .. }
+        | WaitReason::Soaking { .. } => {}
+    }
+    shown
+}
+
+/// One machine.
+pub(crate) fn machine(view: MachineView, now: Timestamp) -> wire::Machine {
+    let report = view.report.as_ref();
+    let staged = report.and_then(|report| report.staged.as_ref());
+    let of_report = |what: fn(&common::MachineReport) -> Option<&common::StorePath>| {
+        path(report.and_then(what))
+    };
+    wire::Machine {
+        name: view.name.to_string(),
+        group: view
+            .group
+            .as_ref()
+            .map_or_else(String::new, ToString::to_string),
+        state: view.state.to_owned(),
+        away: view.away,
+        running: of_report(|report| report.running.as_ref()),
+        booted: of_report(|report| report.booted.as_ref()),
+        profile: of_report(|report| report.profile.as_ref()),
+        generation: report.map_or(0, |report| report.generation),
+        generations: view
+            .generations
+            .iter()
+            .map(|generation| wire::MachineGeneration {
+                number: generation.number,
+                path: generation.path.to_string(),
+            })
+            .collect(),
+        needs_reboot: staged.is_some_and(|staged| {
+            Some(&staged.target) == view.target.as_ref() && staged.needs_reboot
+        }),
+        target: view
+            .target
+            .as_ref()
+            .map_or_else(String::new, Target::to_string),
+        staged: view.staged,
+        boot_id: report.map_or_else(String::new, |report| report.boot_id.to_string()),
+        agent_version: report.map_or_else(String::new, |report| report.agent_version.clone()),
+        last_seen: view.last_seen.map(time),
+        checks: view.checks.into_iter().map(check).collect(),
+        epoch: view.epoch.0,
+        enrolled: view.enrolled,
+        step: view
+            .attempt
+            .map_or_else(String::new, |attempt| attempt.step),
+        lease: view.lease.map(|lease| of_lease(lease, now)),
+    }
+}
+
+fn check(check: CheckResult) -> wire::Check {
+    wire::Check {
+        name: check.name,
+        passed: check.passed,
+        detail: check.detail,
+    }
+}
+
+/// Why a machine does not go.
+pub(crate) fn why(view: WhyView) -> wire::WhyReply {
+    let (rollout, state) = match view.place {
+        Some((rollout, state)) => (rollout.to_string(), state.to_owned()),
+        None => (String::new(), String::new()),
+    };
+    wire::WhyReply {
+        machine: view.machine.to_string(),
+        may_go: view.wait.is_none(),
+        next: view
+            .wait
+            .as_ref()
+            .and_then(WaitReason::until)
+            .map_or_else(String::new, time),
+        wait_reason: view.wait.as_ref().map(wait_reason),
+        state,
+        rollout,
+    }
+}
+
+/// How a machine is.
+pub(crate) fn health(view: HealthView) -> wire::MachineHealth {
+    wire::MachineHealth {
+        machine: view.machine.to_string(),
+        group: view
+            .group
+            .as_ref()
+            .map_or_else(String::new, ToString::to_string),
+        state: view.state.to_owned(),
+        checks: view.checks.into_iter().map(check).collect(),
+    }
+}
+
+/// Where a machine stands with the stop.
+pub(crate) fn stop_progress(view: StopView) -> wire::StopProgress {
+    wire::StopProgress {
+        machine: view.machine.to_string(),
+        state: view.state.to_owned(),
+        step: view.step,
+    }
+}
+
+/// A plan.
+pub(crate) fn plan(plan: &Plan, now: Timestamp) -> wire::PlanReply {
+    wire::PlanReply {
+        id: plan.digest(),
+        groups: plan
+            .groups
+            .iter()
+            .map(|group| planned_group(group, now))
+            .collect(),
+        excluded: plan
+            .excluded
+            .iter()
+            .map(|(machine, reason)| wire::Excluded {
+                machine: machine.to_string(),
+                reason: Some(wait_reason(reason)),
+            })
+            .collect(),
+        max_away: plan.max_away,
+    }
+}
+
+fn planned_group(group: &PlannedGroup, now: Timestamp) -> wire::PlannedGroup {
+    let policy = &group.policy;
+    let waves = group.waves.len();
+    let (window, opens_at) = window_of(policy, now);
+    wire::PlannedGroup {
+        name: group.name.to_string(),
+        waves: group
+            .waves
+            .iter()
+            .enumerate()
+            .map(|(number, wave)| wire::PlannedWave {
+                machines: wave.machines.iter().map(planned_machine).collect(),
+                canary: wave.canary,
+                soak_s: match (number + 1 == waves, wave.canary) {
+                    (true, _) => 0,
+                    (false, true) => policy.canary_soak.as_secs(),
+                    (false, false) => policy.soak.as_secs(),
+                },
+            })
+            .collect(),
+        max_parallel: policy.max_parallel,
+        max_failures: policy.max_failures,
+        policy: policy.preset.word().to_owned(),
+        needs_approval: policy.needs_approval,
+        after: policy
+            .dependencies
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        stagger_s: policy.stagger.as_secs(),
+        window,
+        opens_at,
+    }
+}
+
+fn planned_machine(machine: &PlannedMachine) -> wire::PlannedMachine {
+    wire::PlannedMachine {
+        name: machine.name.to_string(),
+        running: path(machine.running.as_ref()),
+        target: machine.target.to_string(),
+        staged: machine.staged.is_some(),
+        needs_reboot: machine.staged.unwrap_or(false),
+    }
+}
+
+/// The windows in words, and when the next one opens unless one is open.
+fn window_of(policy: &Policy, now: Timestamp) -> (String, Option<String>) {
+    if policy.windows.is_empty() {
+        return ("always".to_owned(), None);
+    }
+    let windows: Vec<String> = policy.windows.iter().map(ToString::to_string).collect();
+    let text = format!("{} {}", windows.join(", "), policy.timezone);
+    // The configuration was checked: its zone exists.
+    let state =
+        window::zone(&policy.timezone).map(|zone| window::state_of(&policy.windows, now, &zone));
+    let opens_at = match state {
+        Ok(WindowState::Closed { opens_at }) => opens_at.map(time),
+        Ok(WindowState::Open { .. }) | Err(_) => None,
+    };
+    (text, opens_at)
+}

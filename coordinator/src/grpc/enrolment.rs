@@ -1,0 +1,115 @@
+//! How a machine or an operator gets its first certificate.
+//!
+//! Served on a listener of its own, without client certificates. A token is 160 random bits, so
+//! guessing is hopeless; the limit on wrong tokens keeps guessers from costing anything.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use common::token::EnrolmentToken;
+use lab_proto::enrolment::{EnrolReply, EnrolRequest, enrolment_server::Enrolment};
+use tonic::{Code, Request, Response, Status};
+
+use super::convert;
+use crate::issue::Issuance;
+
+/// Wrong tokens from one address within [`SPAN`] before it is refused without a look.
+const WRONG_MAX: u32 = 10;
+
+/// How long wrong tokens count.
+const SPAN: Duration = Duration::from_secs(60);
+
+/// Addresses remembered; when there are more, everybody begins anew.
+const ADDRESSES_MAX: usize = 10_000;
+
+/// Trades tokens for certificates.
+pub struct EnrolmentService {
+    issuance: Issuance,
+    service_port: u16,
+    wrong: Mutex<HashMap<IpAddr, Wrong>>,
+}
+
+/// Wrong tokens of one address.
+#[derive(Clone, Copy)]
+struct Wrong {
+    since: Instant,
+    count: u32,
+}
+
+impl EnrolmentService {
+    /// Signs with this CA; tells the port of the service for agents and operators.
+    pub fn new(issuance: Issuance, service_port: u16) -> Self {
+        Self {
+            issuance,
+            service_port,
+            wrong: Mutex::default(),
+        }
+    }
+
+    fn is_barred(&self, address: IpAddr) -> bool {
+        let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_it = wrong.get(&address);
+        of_it.is_some_and(|wrong| wrong.count >= WRONG_MAX && wrong.since.elapsed() < SPAN)
+    }
+
+    fn count_wrong(&self, address: IpAddr) {
+        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        if wrong.len() >= ADDRESSES_MAX {
+            wrong.clear();
+        }
+        let fresh = Wrong {
+            since: Instant::now(),
+            count: 0,
+        };
+        let of_it = wrong.entry(address).or_insert(fresh);
+        if of_it.since.elapsed() >= SPAN {
+            *of_it = fresh;
+        }
+        of_it.count += 1;
+    }
+}
+
+#[tonic::async_trait]
+impl Enrolment for EnrolmentService {
+    async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolReply>, Status> {
+        let address: IpAddr = *request
+            .extensions()
+            .get()
+            .ok_or_else(|| Status::internal("the caller's address is not known"))?;
+        if self.is_barred(address) {
+            return Err(Status::resource_exhausted(
+                "too many wrong tokens from this address; try again in a minute",
+            ));
+        }
+        let message = request.into_inner();
+        let issued = match EnrolmentToken::parse(&message.token) {
+            Ok(token) => {
+                let asked = self
+                    .issuance
+                    .enrol(&token, &message.certificate_request_pem);
+                asked.await.map_err(convert::not_issued)
+            }
+            Err(error) => Err(Status::invalid_argument(error.to_string())),
+        };
+        let issued = issued.inspect_err(|status| {
+            if matches!(
+                status.code(),
+                Code::PermissionDenied | Code::InvalidArgument
+            ) {
+                tracing::warn!(%address, "enrolment refused: {}", status.message());
+                self.count_wrong(address);
+            }
+        })?;
+        tracing::info!(%address, name = issued.holder.name(), "enrolled");
+        Ok(Response::new(EnrolReply {
+            certificate_chain_pem: issued.chain_pem,
+            ca_pem: self.issuance.ca().pem().to_owned(),
+            name: issued.holder.name().to_owned(),
+            service_port: u32::from(self.service_port),
+        }))
+    }
+}

@@ -1,0 +1,581 @@
+//! What operators ask.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use coordinator_core::{
+    Reply, Request as Question,
+    identity::{Actor, Holder},
+    request::{OperatorRequest, Refusal, Selection},
+    view::{Query, View},
+};
+use futures_util::Stream;
+use lab_proto::operator as wire;
+use platform::clock::Clock;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{
+    auth,
+    convert::{
+        self,
+        operator::{self as from, BadDocument},
+        status as show,
+    },
+};
+use crate::{
+    driver::{Handle, Seen},
+    issue::Issuance,
+    store::{Archive, HistoryQuery, StoreError},
+};
+
+/// Shortest time between two messages of one status stream.
+const STATUS_PAUSE: Duration = Duration::from_millis(250);
+
+/// Entries of history, audit log and configurations that one answer has at most, and has when
+/// nothing is said.
+const ENTRIES_MAX: u32 = 10_000;
+const ENTRIES: u32 = 500;
+
+/// Answers operators.
+pub struct OperatorService {
+    handle: Handle,
+    archive: Arc<dyn Archive>,
+    issuance: Issuance,
+    clock: Clock,
+}
+
+impl OperatorService {
+    /// Asks this driver, reads this archive, signs with this CA.
+    pub fn new(
+        handle: Handle,
+        archive: Arc<dyn Archive>,
+        issuance: Issuance,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            handle,
+            archive,
+            issuance,
+            clock,
+        }
+    }
+
+    async fn ask(&self, actor: Actor, request: OperatorRequest) -> Result<Reply, Status> {
+        let question = Question::Operator { actor, request };
+        let answer = self.handle.ask(question).await.map_err(convert::stopped)?;
+        match answer.reply {
+            Reply::Refused(why) => Err(convert::refusal(&why)),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Asks for something that is answered with a sentence.
+    async fn done(
+        &self,
+        actor: Actor,
+        request: OperatorRequest,
+    ) -> Result<Response<wire::Done>, Status> {
+        let Reply::Done(text) = self.ask(actor, request).await? else {
+            return Err(convert::unexpected());
+        };
+        Ok(Response::new(wire::Done { text }))
+    }
+
+    async fn view(&self, query: Query) -> Result<Seen, Status> {
+        let seen = self.handle.view(query).await.map_err(convert::stopped)?;
+        match &seen.view {
+            View::Refused(why) => Err(convert::refusal(why)),
+            _ => Ok(seen),
+        }
+    }
+
+    async fn revision(&self) -> Result<u64, Status> {
+        match self.view(Query::Config).await?.view {
+            View::Config(revision, _) => Ok(revision),
+            _ => Err(convert::unexpected()),
+        }
+    }
+
+    /// Reads the archive without keeping others from being served.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Archive) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let archive = self.archive.clone();
+        let done = tokio::task::spawn_blocking(move || read(&*archive)).await;
+        let done = done.map_err(|_| Status::internal("reading the store broke off"))?;
+        done.map_err(|error| convert::unreadable(&error))
+    }
+
+    /// The beginning of the last so many days; 0: of all time.
+    fn since(&self, days: u32) -> common::Timestamp {
+        match days {
+            0 => common::Timestamp(i64::MIN),
+            days => self.clock.now() - Duration::from_secs(u64::from(days) * 24 * 3600),
+        }
+    }
+}
+
+fn limit(asked: u32) -> usize {
+    let limit = if asked == 0 {
+        ENTRIES
+    } else {
+        asked.min(ENTRIES_MAX)
+    };
+    limit as usize
+}
+
+async fn status_of(
+    handle: &Handle,
+    selection: &Selection,
+    all: bool,
+) -> Result<wire::Status, Status> {
+    let query = Query::Status {
+        selection: selection.clone(),
+        all,
+    };
+    let seen = handle.view(query).await.map_err(convert::stopped)?;
+    match seen.view {
+        View::Status(status) => Ok(show::status(status, seen.now)),
+        // Nothing to show before there is a configuration is no error.
+        View::Refused(why) => Err(convert::refusal(&why)),
+        _ => Err(convert::unexpected()),
+    }
+}
+
+/// Sends the status whenever it has changed, until nobody listens.
+async fn send_status(
+    handle: Handle,
+    selection: Selection,
+    all: bool,
+    out: mpsc::Sender<Result<wire::Status, Status>>,
+) {
+    let mut revisions = handle.revisions();
+    let mut last = None;
+    loop {
+        revisions.mark_unchanged();
+        let status = status_of(&handle, &selection, all).await;
+        let failed = status.is_err();
+        // The time alone is no news.
+        let news = status.as_ref().map(|status| wire::Status {
+            time: String::new(),
+            ..status.clone()
+        });
+        let news = news.ok();
+        if failed || news != last {
+            last = news;
+            if out.send(status).await.is_err() || failed {
+                return;
+            }
+        }
+        tokio::select! {
+            changed = revisions.changed() => if changed.is_err() { return },
+            () = out.closed() => return,
+        }
+        tokio::time::sleep(STATUS_PAUSE).await;
+    }
+}
+
+#[tonic::async_trait]
+impl wire::operator_server::Operator for OperatorService {
+    async fn get_status(
+        &self,
+        request: Request<wire::StatusRequest>,
+    ) -> Result<Response<wire::Status>, Status> {
+        let message = request.into_inner();
+        let selection = from::selection(message.selection)?;
+        let status = status_of(&self.handle, &selection, message.all).await?;
+        Ok(Response::new(status))
+    }
+
+    type WatchStatusStream = Pin<Box<dyn Stream<Item = Result<wire::Status, Status>> + Send>>;
+
+    async fn watch_status(
+        &self,
+        request: Request<wire::StatusRequest>,
+    ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let message = request.into_inner();
+        let selection = from::selection(message.selection)?;
+        let (out, statuses) = mpsc::channel(1);
+        tokio::spawn(send_status(
+            self.handle.clone(),
+            selection,
+            message.all,
+            out,
+        ));
+        Ok(Response::new(Box::pin(ReceiverStream::new(statuses))))
+    }
+
+    async fn list_machines(
+        &self,
+        request: Request<wire::ListMachinesRequest>,
+    ) -> Result<Response<wire::MachineList>, Status> {
+        let selection = from::selection(request.into_inner().selection)?;
+        let seen = self.view(Query::Machines(selection)).await?;
+        let View::Machines(machines) = seen.view else {
+            return Err(convert::unexpected());
+        };
+        let machines = machines
+            .into_iter()
+            .map(|machine| show::machine(machine, seen.now));
+        Ok(Response::new(wire::MachineList {
+            machines: machines.collect(),
+        }))
+    }
+
+    async fn why(
+        &self,
+        request: Request<wire::WhyRequest>,
+    ) -> Result<Response<wire::WhyReply>, Status> {
+        let machine = convert::name("machine", &request.into_inner().machine)?;
+        let View::Why(why) = self.view(Query::Why(machine)).await?.view else {
+            return Err(convert::unexpected());
+        };
+        Ok(Response::new(show::why(why)))
+    }
+
+    async fn get_history(
+        &self,
+        request: Request<wire::HistoryRequest>,
+    ) -> Result<Response<wire::History>, Status> {
+        let message = request.into_inner();
+        let Selection { groups, machines } = from::selection(message.selection)?;
+        let query = HistoryQuery {
+            since: self.since(message.days),
+            limit: limit(message.limit),
+            groups,
+            machines,
+        };
+        let entries = self.read(move |archive| archive.history(&query)).await?;
+        Ok(Response::new(wire::History {
+            entries: entries.into_iter().map(from::history_entry).collect(),
+        }))
+    }
+
+    async fn plan(
+        &self,
+        request: Request<wire::ExecuteRequest>,
+    ) -> Result<Response<wire::PlanReply>, Status> {
+        let actor = auth::operator(&request)?;
+        let (wish, _) = from::wish(request.into_inner())?;
+        let Reply::Plan(plan) = self.ask(actor, OperatorRequest::Plan(wish)).await? else {
+            return Err(convert::unexpected());
+        };
+        Ok(Response::new(show::plan(&plan, self.clock.now())))
+    }
+
+    async fn execute(
+        &self,
+        request: Request<wire::ExecuteRequest>,
+    ) -> Result<Response<wire::ExecuteReply>, Status> {
+        let actor = auth::operator(&request)?;
+        let (wish, if_plan) = from::wish(request.into_inner())?;
+        let question = OperatorRequest::Execute { wish, if_plan };
+        let Reply::Executed { rollout, plan } = self.ask(actor, question).await? else {
+            return Err(convert::unexpected());
+        };
+        Ok(Response::new(wire::ExecuteReply {
+            rollout: rollout.map_or_else(String::new, |id| id.to_string()),
+            plan: Some(show::plan(&plan, self.clock.now())),
+        }))
+    }
+
+    async fn pin_targets(
+        &self,
+        request: Request<wire::PinTargetsRequest>,
+    ) -> Result<Response<wire::PinTargetsReply>, Status> {
+        let actor = auth::operator(&request)?;
+        let question = from::pin_targets(request.into_inner())?;
+        let Reply::Pinned(machines) = self.ask(actor, question).await? else {
+            return Err(convert::unexpected());
+        };
+        Ok(Response::new(wire::PinTargetsReply {
+            machines: machines.iter().map(ToString::to_string).collect(),
+        }))
+    }
+
+    async fn approve(
+        &self,
+        request: Request<wire::ApproveRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        self.done(actor, from::approve(request.into_inner())?).await
+    }
+
+    async fn pause(
+        &self,
+        request: Request<wire::RolloutRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        self.done(actor, from::pause(request.into_inner())?).await
+    }
+
+    async fn resume_rollout(
+        &self,
+        request: Request<wire::RolloutRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        self.done(actor, from::resume_rollout(request.into_inner())?)
+            .await
+    }
+
+    async fn abort(
+        &self,
+        request: Request<wire::RolloutRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        self.done(actor, from::abort(request.into_inner())?).await
+    }
+
+    async fn emergency_stop(
+        &self,
+        request: Request<wire::EmergencyStopRequest>,
+    ) -> Result<Response<wire::EmergencyStopReply>, Status> {
+        let actor = auth::operator(&request)?;
+        let question = from::emergency_stop(request.into_inner())?;
+        let Reply::Stopped(epoch) = self.ask(actor, question).await? else {
+            return Err(convert::unexpected());
+        };
+        let View::StopProgress(machines) = self.view(Query::StopProgress).await?.view else {
+            return Err(convert::unexpected());
+        };
+        Ok(Response::new(wire::EmergencyStopReply {
+            epoch: epoch.0,
+            machines: machines.into_iter().map(show::stop_progress).collect(),
+        }))
+    }
+
+    async fn resume(
+        &self,
+        request: Request<wire::ResumeRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        self.done(actor, from::resume(request.get_ref())).await
+    }
+
+    async fn request_health_check(
+        &self,
+        request: Request<wire::HealthCheckRequest>,
+    ) -> Result<Response<wire::HealthCheckStarted>, Status> {
+        let actor = auth::operator(&request)?;
+        let question = from::health_check(request.into_inner())?;
+        let Reply::HealthCheck { request, machines } = self.ask(actor, question).await? else {
+            return Err(convert::unexpected());
+        };
+        Ok(Response::new(wire::HealthCheckStarted {
+            request,
+            machines: machines.iter().map(ToString::to_string).collect(),
+        }))
+    }
+
+    async fn get_health(
+        &self,
+        request: Request<wire::GetHealthRequest>,
+    ) -> Result<Response<wire::HealthReply>, Status> {
+        let message = request.into_inner();
+        let query = Query::Health {
+            request: message.request,
+            selection: from::selection(message.selection)?,
+        };
+        let View::Health(machines) = self.view(query).await?.view else {
+            return Err(convert::unexpected());
+        };
+        Ok(Response::new(wire::HealthReply {
+            machines: machines.into_iter().map(show::health).collect(),
+        }))
+    }
+
+    async fn forget_machine(
+        &self,
+        request: Request<wire::ForgetMachineRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        self.done(actor, from::forget(request.get_ref())?).await
+    }
+
+    async fn get_config(
+        &self,
+        request: Request<wire::GetConfigRequest>,
+    ) -> Result<Response<wire::ConfigReply>, Status> {
+        let revision = match request.into_inner().revision {
+            0 => self.revision().await?,
+            revision => revision,
+        };
+        let found = self.read(move |archive| archive.config(revision)).await?;
+        match found {
+            Some(found) => Ok(Response::new(from::config(found))),
+            None if revision == 0 => Err(convert::hinted(
+                Status::not_found("there is no fleet configuration yet"),
+                "lab update-config import FILE",
+            )),
+            None => Err(convert::refusal(&Refusal::NotFound {
+                what: "revision of the configuration",
+                name: revision.to_string(),
+            })),
+        }
+    }
+
+    async fn check_config(
+        &self,
+        request: Request<wire::SetConfigRequest>,
+    ) -> Result<Response<wire::CheckConfigReply>, Status> {
+        let revision = self.revision().await?;
+        let faults = match from::document(&request.into_inner().document) {
+            Ok(_) => Vec::new(),
+            Err(BadDocument::Faults(faults)) => faults,
+            Err(BadDocument::NotJson(why)) => return Err(not_json(&why)),
+        };
+        Ok(Response::new(from::checked(revision, faults)))
+    }
+
+    async fn set_config(
+        &self,
+        request: Request<wire::SetConfigRequest>,
+    ) -> Result<Response<wire::CheckConfigReply>, Status> {
+        let actor = auth::operator(&request)?;
+        let message = request.into_inner();
+        let config = match from::document(&message.document) {
+            Ok(config) => config,
+            Err(BadDocument::Faults(faults)) => {
+                let revision = self.revision().await?;
+                return Ok(Response::new(from::checked(revision, faults)));
+            }
+            Err(BadDocument::NotJson(why)) => return Err(not_json(&why)),
+        };
+        let question = from::set_config(config, &message);
+        let Reply::Config { revision } = self.ask(actor, question).await? else {
+            return Err(convert::unexpected());
+        };
+        Ok(Response::new(from::checked(revision, Vec::new())))
+    }
+
+    async fn get_config_log(
+        &self,
+        request: Request<wire::ConfigLogRequest>,
+    ) -> Result<Response<wire::ConfigLog>, Status> {
+        let limit = limit(request.into_inner().limit);
+        let revisions = self.read(move |archive| archive.configs(limit)).await?;
+        Ok(Response::new(wire::ConfigLog {
+            revisions: revisions.into_iter().map(from::config).collect(),
+        }))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<wire::CreateTokenRequest>,
+    ) -> Result<Response<wire::CreateTokenReply>, Status> {
+        let actor = auth::operator(&request)?;
+        let (holder, life) = from::token(request.get_ref())?;
+        let token = self.issuance.ca().token();
+        let token = token.map_err(|error| convert::not_issued(error.into()))?;
+        let expires_at = self.clock.now() + life;
+        let question = OperatorRequest::CreateToken {
+            secret_hash: token.secret_hash(),
+            holder,
+            expires_at,
+        };
+        let Reply::Token(id) = self.ask(actor, question).await? else {
+            return Err(convert::unexpected());
+        };
+        Ok(Response::new(wire::CreateTokenReply {
+            id,
+            token: token.reveal(),
+            expires_at: convert::time(expires_at),
+        }))
+    }
+
+    async fn list_tokens(
+        &self,
+        _: Request<wire::ListTokensRequest>,
+    ) -> Result<Response<wire::TokenList>, Status> {
+        let registry = self.handle.registry();
+        Ok(Response::new(from::tokens(&registry, self.clock.now())))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<wire::RevokeTokenRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        self.done(actor, from::revoke_token(request.into_inner()))
+            .await
+    }
+
+    async fn list_identities(
+        &self,
+        _: Request<wire::ListIdentitiesRequest>,
+    ) -> Result<Response<wire::IdentityList>, Status> {
+        let registry = self.handle.registry();
+        Ok(Response::new(from::identities(&registry, self.clock.now())))
+    }
+
+    async fn revoke_identity(
+        &self,
+        request: Request<wire::RevokeIdentityRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        self.done(actor, from::revoke_identity(request.get_ref())?)
+            .await
+    }
+
+    async fn renew_own_certificate(
+        &self,
+        request: Request<wire::RenewOwnCertificateRequest>,
+    ) -> Result<Response<wire::RenewOwnCertificateReply>, Status> {
+        let Actor { name, role, serial } = auth::operator(&request)?;
+        let holder = Holder::Operator { name, role };
+        let message = request.into_inner();
+        let issued = self
+            .issuance
+            .renew(&serial, &holder, &message.certificate_request_pem)
+            .await
+            .map_err(convert::not_issued)?;
+        Ok(Response::new(wire::RenewOwnCertificateReply {
+            certificate_chain_pem: issued.chain_pem,
+        }))
+    }
+
+    async fn notify(
+        &self,
+        request: Request<wire::NotifyRequest>,
+    ) -> Result<Response<wire::NotifyReply>, Status> {
+        let actor = auth::operator(&request)?;
+        let question = from::notify(request.get_ref())?;
+        let Reply::Notify(channels) = self.ask(actor, question).await? else {
+            return Err(convert::unexpected());
+        };
+        Ok(Response::new(wire::NotifyReply { channels }))
+    }
+
+    async fn get_audit(
+        &self,
+        request: Request<wire::AuditRequest>,
+    ) -> Result<Response<wire::Audit>, Status> {
+        let message = request.into_inner();
+        let (since, limit) = (self.since(message.days), limit(message.limit));
+        let records = self
+            .read(move |archive| archive.audit(since, limit))
+            .await?;
+        Ok(Response::new(wire::Audit {
+            records: records.into_iter().map(from::audit_record).collect(),
+        }))
+    }
+
+    async fn verify_audit(
+        &self,
+        _: Request<wire::VerifyAuditRequest>,
+    ) -> Result<Response<wire::VerifyAuditReply>, Status> {
+        let check = self.read(|archive| archive.verify_audit()).await?;
+        Ok(Response::new(wire::VerifyAuditReply {
+            intact: check.fault.is_none(),
+            records: check.records,
+            fault: check.fault.unwrap_or_default(),
+            head: from::hex(&check.head),
+        }))
+    }
+}
+
+fn not_json(why: &str) -> Status {
+    Status::invalid_argument(format!("the document is not JSON: {why}"))
+}

@@ -1,0 +1,200 @@
+//! Certificates, from the request to the signature: the fact is durable before the CA signs.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use common::{Timestamp, token::EnrolmentToken};
+use coordinator_core::{
+    Reply, Request,
+    identity::{Holder, Role},
+    request::Refusal,
+};
+use platform::{
+    clock::Clock,
+    identity::{Identity, KeyAndRequest},
+};
+
+use crate::{
+    ca::{Ca, CaError, Serial, SigningRequest, life_of},
+    driver::{Handle, Stopped},
+};
+
+/// Name of the first administrator.
+const FIRST_ADMIN: &str = "admin";
+
+/// Hands out certificates.
+#[derive(Clone)]
+pub struct Issuance {
+    ca: Arc<Ca>,
+    handle: Handle,
+    clock: Clock,
+}
+
+/// A certificate, just issued.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// Whose.
+    pub holder: Holder,
+    /// Leaf first, CA last; PEM.
+    pub chain_pem: String,
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// The core says no.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// The request cannot be used, or signing failed.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The process is about to end.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// The core answered something else; a bug.
+    #[error("the fleet answered a certificate request with something else")]
+    Unexpected,
+}
+
+impl Issuance {
+    /// Signs with this CA what the driver behind the handle allows.
+    pub fn new(ca: Arc<Ca>, handle: Handle, clock: Clock) -> Self {
+        Self { ca, handle, clock }
+    }
+
+    /// The CA.
+    pub fn ca(&self) -> &Ca {
+        &self.ca
+    }
+
+    /// Trades a token for a certificate.
+    pub async fn enrol(
+        &self,
+        token: &EnrolmentToken,
+        request_pem: &str,
+    ) -> Result<Issued, IssueError> {
+        // Before the token is spent: a request that cannot be signed costs nobody a token.
+        let request = SigningRequest::parse(request_pem)?;
+        let secret_hash = token.secret_hash();
+        let registry = self.handle.registry();
+        let holder = registry.open_token(&secret_hash, self.clock.now());
+        // Nobody's token: the core will refuse it, in its own words.
+        let life = holder.map_or(Duration::ZERO, |(_, token)| life_of(&token.holder));
+        let serial = Serial::random()?;
+        let asked = Request::Enrol {
+            secret_hash,
+            serial: serial.hex(),
+            expires_at: self.end_of(life),
+        };
+        self.certify(asked, &request, &serial).await
+    }
+
+    /// Gives the holder of the certificate with this serial number a fresh one.
+    pub async fn renew(
+        &self,
+        old: &str,
+        holder: &Holder,
+        request_pem: &str,
+    ) -> Result<Issued, IssueError> {
+        let request = SigningRequest::parse(request_pem)?;
+        let serial = Serial::random()?;
+        let asked = Request::RenewCertificate {
+            serial: old.to_owned(),
+            new_serial: serial.hex(),
+            expires_at: self.end_of(life_of(holder)),
+        };
+        self.certify(asked, &request, &serial).await
+    }
+
+    /// Makes the identity file of the first administrator, unless an administrator exists who can
+    /// still get in. So this is also the way back when every administrator's certificate ended.
+    pub async fn bootstrap(&self, file: &Path) -> Result<bool, IssueError> {
+        // Says that an identity was promised and maybe never written; removed once it is.
+        let marker = file.with_extension("pending");
+        if self.has_admin() && !marker.exists() {
+            return Ok(false);
+        }
+        let noted = std::fs::write(&marker, "");
+        noted.map_err(|source| CaError::File {
+            what: "write",
+            path: marker.clone(),
+            source,
+        })?;
+        let own = KeyAndRequest::generate().map_err(CaError::Identity)?;
+        let request = SigningRequest::parse(&own.request_pem)?;
+        let serial = Serial::random()?;
+        // The constant is a name.
+        let name = FIRST_ADMIN.parse().map_err(|_| IssueError::Unexpected)?;
+        let holder = Holder::Operator {
+            name,
+            role: Role::Admin,
+        };
+        let asked = Request::Bootstrap {
+            expires_at: self.end_of(life_of(&holder)),
+            serial: serial.hex(),
+            holder,
+        };
+        let issued = self.certify(asked, &request, &serial).await?;
+        let identity = Identity::from_parts(&own.key_pem, &issued.chain_pem);
+        let identity = identity.map_err(CaError::Identity)?;
+        identity.save(file).map_err(CaError::Identity)?;
+        std::fs::remove_file(&marker).map_err(|source| CaError::File {
+            what: "remove",
+            path: marker,
+            source,
+        })?;
+        Ok(true)
+    }
+
+    fn has_admin(&self) -> bool {
+        let now = self.clock.now();
+        self.handle
+            .registry()
+            .certificates
+            .values()
+            .any(|certificate| {
+                let admin = matches!(
+                    certificate.holder,
+                    Holder::Operator {
+                        role: Role::Admin,
+                        ..
+                    }
+                );
+                admin && !certificate.revoked && now < certificate.expires_at
+            })
+    }
+
+    async fn certify(
+        &self,
+        asked: Request,
+        request: &SigningRequest,
+        serial: &Serial,
+    ) -> Result<Issued, IssueError> {
+        match self.handle.ask(asked).await?.reply {
+            Reply::Certify(holder) => {
+                let chain_pem = self.ca.sign(request, &holder, serial)?;
+                Ok(Issued { holder, chain_pem })
+            }
+            Reply::Refused(refusal) => Err(IssueError::Refused(refusal)),
+            Reply::Done(_)
+            | Reply::Directive(_)
+            | Reply::Renewal(_)
+            | Reply::Acknowledged
+            | Reply::Plan(_)
+            | Reply::Executed { .. }
+            | Reply::Pinned(_)
+            | Reply::Stopped(_)
+            | Reply::HealthCheck { .. }
+            | Reply::Config { .. }
+            | Reply::Token(_)
+            | Reply::Notify(_) => Err(IssueError::Unexpected),
+        }
+    }
+
+    /// The end of a life that begins now, in fleet time. Lives are of real time, as the
+    /// certificates are; only a clock that runs fast tells the two apart.
+    fn end_of(&self, life: Duration) -> Timestamp {
+        const SECOND: Duration = Duration::from_secs(1);
+        let speed = SECOND.as_secs_f64() / self.clock.real(SECOND).as_secs_f64();
+        self.clock.now() + life.mul_f64(speed)
+    }
+}

@@ -1,0 +1,308 @@
+//! The coordinator as a whole: every room wired to the others.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use common::error_chain::Chain;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
+
+use crate::{
+    ca::{Ca, CaError},
+    config::Config,
+    connections::{Caps, Connections, Listener},
+    driver::{Driver, DriverError, Handle},
+    grpc::{
+        self, agent::AgentService, auth::Gate, enrolment::EnrolmentService,
+        operator::OperatorService,
+    },
+    issue::{Issuance, IssueError},
+    notify,
+    store::{Store, StoreError, sled::SledStore},
+    tls::{self, OwnCertificate, TlsError},
+};
+
+/// Connections of agents and operators.
+const MEMBERS: Caps = Caps {
+    total: 65_536,
+    per_address: 32_768,
+};
+
+/// Connections of those who enrol: short ones.
+const STRANGERS: Caps = Caps {
+    total: 256,
+    per_address: 64,
+};
+
+/// How often the coordinator's own certificate is replaced: long before it ends.
+const OWN_RENEWAL: Duration = Duration::from_secs(10 * 24 * 3600);
+
+/// Why the coordinator does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The state directory cannot be made.
+    #[error("failed to create {path}", path = path.display())]
+    StateDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The certificate authority.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The first administrator's identity.
+    #[error("failed to make the first administrator's identity")]
+    Bootstrap(#[source] IssueError),
+    /// An address cannot be listened on.
+    #[error("failed to listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread cannot be started.
+    #[error("failed to start the driver's thread")]
+    Thread(#[source] io::Error),
+    /// The driver ended.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// The driver's thread ended without a word: a bug.
+    #[error("the driver broke off; its last words are in the journal")]
+    BrokeOff,
+}
+
+/// A coordinator at work.
+pub struct Server {
+    address: SocketAddr,
+    enrol_address: SocketAddr,
+    handle: Handle,
+    connections: Arc<Connections>,
+    stopping: watch::Sender<bool>,
+    driver: oneshot::Receiver<Result<(), DriverError>>,
+    tasks: JoinSet<()>,
+}
+
+impl Server {
+    /// Opens everything and begins to serve. Returns once connections are taken.
+    pub async fn start(config: &Config) -> Result<Self, ServerError> {
+        create_state_dir(&config.state_dir)?;
+        let store = SledStore::open(&config.state_dir.join("store"))?;
+        Self::start_with(config, Box::new(store)).await
+    }
+
+    /// As [`Server::start`], with another store.
+    pub async fn start_with(
+        config: &Config,
+        mut store: Box<dyn Store>,
+    ) -> Result<Self, ServerError> {
+        create_state_dir(&config.state_dir)?;
+        let clock = config.clock.clone();
+        let ca = Arc::new(Ca::open(&config.state_dir)?);
+        let own = ca.coordinator()?;
+        let certificate = OwnCertificate::new(&own)?;
+        let members = acceptor(tls::for_members(certificate.clone(), ca.pem())?);
+        let strangers = acceptor(tls::for_strangers(certificate.clone())?);
+
+        let loaded = store.load()?;
+        let archive = store.archive();
+        let (tellings, told) = mpsc::channel(notify::QUEUE);
+        let (driver, handle) = Driver::new(loaded, store, clock.clone(), tellings)?;
+        let driver = spawn(driver)?;
+        let issuance = Issuance::new(ca.clone(), handle.clone(), clock.clone());
+        let admin = config.state_dir.join("admin.pem");
+        if issuance
+            .bootstrap(&admin)
+            .await
+            .map_err(ServerError::Bootstrap)?
+        {
+            tracing::info!("wrote an administrator's identity to {}", admin.display());
+        }
+
+        let (listener, address) = listen(config.listen).await?;
+        let (enrol_listener, enrol_address) = listen(config.enrol_listen).await?;
+        let (stopping, stops) = watch::channel(false);
+        let routes = grpc::member_routes(
+            AgentService::new(handle.clone(), issuance.clone(), clock.clone()),
+            OperatorService::new(handle.clone(), archive, issuance.clone(), clock.clone()),
+        );
+        let connections = Arc::new(Connections::default());
+        let of_members = Listener {
+            tls: members,
+            answers: Gate::new(routes, handle.clone(), clock.clone()),
+            caps: MEMBERS,
+            connections: connections.clone(),
+            stopping: stops.clone(),
+        };
+        let routes = grpc::stranger_routes(EnrolmentService::new(issuance, address.port()));
+        let of_strangers = Listener {
+            tls: strangers,
+            answers: Gate::new(routes, handle.clone(), clock),
+            caps: STRANGERS,
+            connections: Arc::default(),
+            stopping: stops,
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(of_members.serve(streams(listener)));
+        tasks.spawn(of_strangers.serve(streams(enrol_listener)));
+        tasks.spawn(connections.clone().end_revoked(handle.clone()));
+        tasks.spawn(notify::run(told));
+        tasks.spawn(renew_own(ca, certificate));
+        Ok(Self {
+            address,
+            enrol_address,
+            handle,
+            connections,
+            stopping,
+            driver,
+            tasks,
+        })
+    }
+
+    /// Where agents and operators are served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where enrolment is served.
+    pub fn enrol_address(&self) -> SocketAddr {
+        self.enrol_address
+    }
+
+    /// The door to the driver.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Open connections of agents and operators.
+    pub fn connections(&self) -> usize {
+        self.connections.count()
+    }
+
+    /// Waits until the driver ends by itself, which it does only when something is wrong.
+    pub async fn failed(&mut self) -> ServerError {
+        match (&mut self.driver).await {
+            Ok(Err(error)) => error.into(),
+            Ok(Ok(())) | Err(_) => ServerError::BrokeOff,
+        }
+    }
+
+    /// Ends: no new connections, a moment for the calls that run, a last snapshot.
+    pub async fn stop(self) -> Result<(), ServerError> {
+        let Self {
+            handle,
+            stopping,
+            driver,
+            mut tasks,
+            connections,
+            ..
+        } = self;
+        stopping.send_replace(true);
+        // Held polls and streams end with their connections, a few seconds from now at the latest.
+        const PATIENCE: Duration = Duration::from_secs(8);
+        let quiet = async {
+            while connections.count() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, quiet).await.is_ok();
+        handle.stop().await;
+        tasks.shutdown().await;
+        match driver.await {
+            Ok(ended) => Ok(ended?),
+            Err(_) => Err(ServerError::BrokeOff),
+        }
+    }
+}
+
+fn create_state_dir(path: &Path) -> Result<(), ServerError> {
+    let mut builder = fs::DirBuilder::new();
+    let made = builder.recursive(true).mode(0o700).create(path);
+    made.map_err(|source| ServerError::StateDir {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn acceptor(config: rustls::ServerConfig) -> TlsAcceptor {
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// Runs the driver on a thread of its own: it blocks while a batch is made durable.
+fn spawn(driver: Driver) -> Result<oneshot::Receiver<Result<(), DriverError>>, ServerError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    let runtime = runtime.map_err(ServerError::Thread)?;
+    let (ended, receiver) = oneshot::channel();
+    let body = move || {
+        let result = runtime.block_on(driver.run());
+        if let Err(error) = &result {
+            tracing::error!("{}", Chain(error));
+        }
+        // Nobody waits any more when the server was dropped.
+        drop(ended.send(result));
+    };
+    let thread = std::thread::Builder::new()
+        .name("driver".to_owned())
+        .spawn(body);
+    thread.map_err(ServerError::Thread)?;
+    Ok(receiver)
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
+    let failed = |source| ServerError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// Accepted connections and where they come from; small answers are sent at once.
+fn streams(
+    listener: TcpListener,
+) -> impl tokio_stream::Stream<Item = io::Result<(tokio::net::TcpStream, std::net::IpAddr)>> {
+    TcpListenerStream::new(listener).map(|stream| {
+        let stream = stream?;
+        stream.set_nodelay(true)?;
+        let address = stream.peer_addr()?.ip().to_canonical();
+        Ok((stream, address))
+    })
+}
+
+/// Replaces the coordinator's certificate every now and then. Never returns.
+async fn renew_own(ca: Arc<Ca>, certificate: Arc<OwnCertificate>) {
+    loop {
+        tokio::time::sleep(OWN_RENEWAL).await;
+        let renewed = ca
+            .coordinator()
+            .map_err(ServerError::from)
+            .and_then(|own| certificate.replace(&own).map_err(ServerError::from));
+        match renewed {
+            Ok(()) => tracing::info!("the coordinator's certificate was renewed"),
+            Err(error) => tracing::error!(
+                "the coordinator's certificate could not be renewed: {}",
+                Chain(&error)
+            ),
+        }
+    }
+}

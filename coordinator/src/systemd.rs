@@ -1,0 +1,58 @@
+//! What systemd is told: ready, how things stand, alive. Without systemd nobody listens, and
+//! nothing depends on it.
+
+use std::time::Duration;
+
+use coordinator_core::view::{Query, View};
+use sd_notify::NotifyState;
+
+use crate::driver::Handle;
+
+/// Serving from here on.
+pub fn ready(address: &str) {
+    tell(&[
+        NotifyState::Ready,
+        NotifyState::Status(&format!("serving on {address}")),
+    ]);
+}
+
+/// Ending.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Says that we are alive as long as the driver answers, and how things stand. Never returns while
+/// it does.
+pub async fn watchdog(handle: Handle) {
+    const PAUSE: Duration = Duration::from_secs(30);
+    let pause = sd_notify::watchdog_enabled().map_or(PAUSE, |limit| limit / 3);
+    loop {
+        tokio::time::sleep(pause.min(PAUSE)).await;
+        let query = Query::Status {
+            selection: Default::default(),
+            all: false,
+        };
+        let Ok(seen) = handle.view(query).await else {
+            return;
+        };
+        let status = match seen.view {
+            View::Status(status) if status.stop.is_some() => "an emergency stop holds".to_owned(),
+            View::Status(status) => {
+                let open = status
+                    .rollouts
+                    .iter()
+                    .filter(|view| !view.rollout.is_final());
+                let (open, away) = (open.count(), status.away);
+                format!("{open} rollouts at work, {away} machines away")
+            }
+            _ => "no fleet configuration yet".to_owned(),
+        };
+        tell(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
+    }
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!("systemd was not told: {error}");
+    }
+}
