@@ -2,7 +2,7 @@
 //! renewal without anybody's help. The narrow door: nothing outside of this file and `convert`
 //! knows the wire.
 
-use std::{cell::RefCell, fs, path::PathBuf, time::Duration};
+use std::{cell::RefCell, fs, path::PathBuf, sync::Arc, time::Duration};
 
 use agent_core::{Directive, Renewal, Signal, state::Unreported};
 use common::{
@@ -45,6 +45,8 @@ pub struct CoordinatorClient {
     identity: RefCell<Option<Identity>>,
     /// Locked while dialling, so that calls that begin together dial once.
     client: Mutex<Option<Client>>,
+    /// Locked while a token is being traded.
+    trading: Arc<Mutex<()>>,
 }
 
 impl CoordinatorClient {
@@ -59,6 +61,7 @@ impl CoordinatorClient {
             wall: Clock::system(),
             identity: RefCell::new(None),
             client: Mutex::new(None),
+            trading: Arc::default(),
         }
     }
 
@@ -145,12 +148,22 @@ impl CoordinatorClient {
             )));
         };
         let token = EnrolmentToken::parse(&token).map_err(unconnected)?;
-        let identity = enrol::enrol(&self.enrol, &token)
-            .await
-            .map_err(unconnected)?;
-        identity.save(&self.identity_file).map_err(unconnected)?;
-        tracing::info!("enrolled; the certificate is in place");
-        Ok(identity)
+        let (address, file) = (self.enrol.clone(), self.identity_file.clone());
+        let (wall, trading) = (self.wall.clone(), Arc::clone(&self.trading));
+        // A task of its own: a poll may be dropped while the answer is on its way, and a token
+        // works only once.
+        let trade = tokio::spawn(async move {
+            let _alone = trading.lock().await;
+            match Identity::load(&file) {
+                Ok(identity) if wall.now() < identity.not_after() => return Ok(identity),
+                Ok(_) | Err(_) => {}
+            }
+            let identity = enrol::enrol(&address, &token).await.map_err(unconnected)?;
+            identity.save(&file).map_err(unconnected)?;
+            tracing::info!("enrolled; the certificate is in place");
+            Ok(identity)
+        });
+        trade.await.map_err(unconnected)?
     }
 
     /// Renews the certificate when half of its life, and a little more by chance, has passed. Never

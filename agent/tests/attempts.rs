@@ -214,8 +214,8 @@ async fn a_target_that_cannot_be_obtained_is_refused() {
     assert!(outcome.reason.contains("not in the cache"), "{outcome:?}");
 }
 
-/// Killed as soon as a step is on disk, and started again: each hook has run once, and the attempt
-/// ends as it would have.
+/// Killed as soon as a step is on disk, and started again: no hook runs twice, and the
+/// attempt ends as it would have, or turns round where nobody can tell.
 #[tokio::test]
 async fn the_agent_may_die_at_any_step() {
     let steps = [
@@ -241,16 +241,27 @@ async fn the_agent_may_die_at_any_step() {
             },
         );
         world.coordinator.wants(1, &new);
-        let killed = world.live_until(|world| world.step() == Some(step)).await;
+        // A short step may pass unseen on a busy host; then the agent dies after its report.
+        let there =
+            |world: &World| world.step() == Some(step) || !world.coordinator.outcomes().is_empty();
+        let killed = world.live_until(there).await;
         assert_eq!(killed, None, "{step}");
         let outcome = world.live_until_reported(1).await;
-        assert_eq!(outcome.kind, OutcomeKind::Confirmed, "{step}: {outcome:?}");
-        assert_eq!(world.running(), Some(new), "{step}");
-        assert_eq!(
-            world.lines("hooks"),
-            ["pre-update", "post-update"],
-            "{step}"
-        );
+        let hooks = world.lines("hooks");
+        if step.ends_with("hook") && outcome.kind != OutcomeKind::Confirmed {
+            // It died after the hook was written down and before it was begun. Nobody can tell that
+            // from a hook that was cut short, so the attempt turns round, and nothing runs twice.
+            assert!(
+                outcome.reason.contains("is not known") || outcome.reason.contains("lost"),
+                "{outcome:?}"
+            );
+            assert_eq!(world.running(), Some(path("old")), "{step}");
+            assert!(hooks.len() < 2, "{step}: {hooks:?}");
+        } else {
+            assert_eq!(outcome.kind, OutcomeKind::Confirmed, "{step}: {outcome:?}");
+            assert_eq!(world.running(), Some(new), "{step}");
+            assert_eq!(hooks, ["pre-update", "post-update"], "{step}");
+        }
         assert_eq!(world.durable().last_lease.0, 1, "{step}");
     }
 }
@@ -269,10 +280,10 @@ async fn without_an_agent_the_timer_brings_the_machine_back() {
         },
     );
     world.coordinator.wants(1, &new);
-    let at_work = |world: &World| world.lines("switches").len() == 1;
+    let at_work = |world: &World| world.running() == Some(path("new"));
     assert_eq!(world.live_until(at_work).await, None);
     assert_eq!(world.step(), Some("activating"));
-    for _ in 0..3000 {
+    for _ in 0..9000 {
         if world.running() == Some(path("old")) {
             break;
         }

@@ -367,7 +367,10 @@ impl Link for Coordinator {
         result: &Unreported,
         report: &MachineReport,
     ) -> Result<Epoch, LinkError> {
-        *self.wish.borrow_mut() = None;
+        // A result may be said twice: only its own wish is fulfilled by it.
+        self.wish
+            .borrow_mut()
+            .take_if(|wish| wish.lease == result.lease || result.lease.0 == 0);
         let known = |(before, _): &(Unreported, MachineReport)| before == result;
         let mut reports = self.reports.borrow_mut();
         if !reports.iter().any(known) {
