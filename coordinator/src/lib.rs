@@ -14,6 +14,7 @@ pub mod grpc;
 pub mod issue;
 pub mod notify;
 pub mod offline;
+pub mod run;
 pub mod server;
 pub mod store;
 pub mod systemd;
