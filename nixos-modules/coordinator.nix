@@ -49,14 +49,19 @@ let
 
   configFile = toml.generate "lab-coordinator.toml" cfg.settings;
 
-  # The programs judge their own input, before a system that carries it exists.
-  checkedConfigFile = pkgs.runCommand "lab-coordinator-checked.toml" { } ''
-    ${optionalString canExecute ''
-      ${getExe' cfg.package "lab-coordinator"} --config ${configFile} --check-config
-    ''}
-    cp ${configFile} $out
-  '';
+  # The coordinator itself judges its settings and its fleet, before a system that carries them
+  # exists.
+  check =
+    name: file: arguments:
+    pkgs.runCommand name { } ''
+      ${optionalString canExecute ''
+        ${getExe' cfg.package "lab-coordinator"} --config ${configFile} --check-config ${arguments}
+      ''}
+      cp ${file} $out
+    '';
+  checkedConfigFile = check "lab-coordinator-checked.toml" configFile "";
   fleetFile = json.generate "lab-fleet.json" cfg.fleet;
+  checkedFleetFile = check "lab-fleet-checked.json" fleetFile "--fleet ${fleetFile}";
 
   # What a machine says of its group against what the fleet configuration says.
   groupFaults = concatMap (
@@ -87,7 +92,7 @@ in
 
         It is written to the coordinator whenever it changed and when the coordinator's machine
         starts. What `lab update-config set` has changed in between is overwritten then. A fleet
-        configuration with a fault is refused as a whole, and the one before it stays.
+        configuration with a fault fails the build of the system.
       '';
     };
 
@@ -192,7 +197,7 @@ in
       serviceConfig = import ./hardening.nix // {
         Type = "oneshot";
         RemainAfterExit = true;
-        ExecStart = "${getExe' cfg.package "lab"} update-config import --yes ${fleetFile}";
+        ExecStart = "${getExe' cfg.package "lab"} update-config import --yes ${checkedFleetFile}";
         Restart = "on-failure";
         RestartSec = 10;
 

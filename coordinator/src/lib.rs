@@ -10,6 +10,7 @@ pub mod ca;
 pub mod config;
 pub mod connections;
 pub mod driver;
+pub mod fleet_file;
 pub mod grpc;
 pub mod issue;
 pub mod notify;

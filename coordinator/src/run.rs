@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use common::error_chain::Chain;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{Config, Server, offline, systemd};
+use crate::{Config, Server, fleet_file, offline, systemd};
 
 /// Keeps a fleet of NixOS machines up to date.
 #[derive(Parser)]
@@ -18,6 +18,9 @@ struct Args {
     /// Only say what is wrong with the settings.
     #[arg(long)]
     check_config: bool,
+    /// And what is wrong with this fleet configuration, JSON.
+    #[arg(long, value_name = "FILE", requires = "check_config")]
+    fleet: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -64,7 +67,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     }
     let config = Config::load(&args.config)?;
     if args.check_config {
-        return Ok(());
+        return Ok(args.fleet.as_deref().map_or(Ok(()), fleet_file::check)?);
     }
     let store = config.state_dir.join("store");
     let now = config.clock.now();

@@ -81,6 +81,20 @@ mod tests {
     }
 
     #[test]
+    fn the_coordinator_accepts_what_the_module_writes() {
+        let Some(cases) = evaluated() else { return };
+        for (case, listen) in [
+            ("coordinator", "[::]:7443"),
+            ("bareCoordinator", "192.0.2.10:7443"),
+        ] {
+            let file = toml_file(&cases[case]["coordinatorSettings"]);
+            let config = coordinator::Config::load(file.path())
+                .unwrap_or_else(|error| panic!("{case}: {}", Chain(&error)));
+            assert_eq!(config.listen.to_string(), listen);
+        }
+    }
+
+    #[test]
     fn the_agent_is_not_stopped_by_its_own_switch() {
         let Some(cases) = evaluated() else { return };
         let unit = unit(&cases["machine"], AGENT);
@@ -196,6 +210,7 @@ mod tests {
     fn the_examples_are_fleets_without_a_fault() {
         for (name, groups) in [("update-config", 3), ("four-groups", 4)] {
             let file = evaluation::root().join(format!("docs/examples/{name}.json"));
+            coordinator::fleet_file::check(&file).expect("no fault");
             let document = fs::read(file).expect("the example");
             let document = serde_json::from_slice(&document).expect("JSON");
             let fleet = FleetConfig::parse(&document).expect("no fault");
