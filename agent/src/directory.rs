@@ -37,6 +37,9 @@ pub const EXIT_REBOOTED: u8 = 86;
 /// Where the boot id lies.
 const BOOT_ID: &str = "/boot_id";
 
+/// There while a boot is under way, so that one that is cut short is done again.
+const BOOTING: &str = "/booting";
+
 /// What the boot loader would start.
 const BOOT_DEFAULT: &str = "/boot/default";
 
@@ -90,7 +93,7 @@ impl Directory {
             fs::create_dir_all(&directory)
                 .map_err(|error| HostError::io(format!("make {}", directory.display()), error))?;
         }
-        if !machine.links.at(BOOT_ID).exists() {
+        if !machine.links.at(BOOT_ID).exists() || machine.links.at(BOOTING).exists() {
             machine.boot().await?;
         }
         Ok(machine)
@@ -105,8 +108,20 @@ impl Directory {
         }
     }
 
-    /// Starts what the boot default names, under a new boot id.
+    /// Starts what the boot default names. The new boot id comes last: an agent that sees it ends,
+    /// and with it the boot that it may be carrying out.
     async fn boot(&self) -> Result<(), HostError> {
+        let failed = |error| HostError::io("boot the machine", error);
+        fs::write(self.links.at(BOOTING), "").map_err(failed)?;
+        self.start_system().await?;
+        let boot_id = fs::read("/proc/sys/kernel/random/uuid").map_err(failed)?;
+        let aside = self.links.at(BOOT_ID).with_extension("new");
+        fs::write(&aside, boot_id).map_err(failed)?;
+        fs::rename(&aside, self.links.at(BOOT_ID)).map_err(failed)?;
+        fs::remove_file(self.links.at(BOOTING)).map_err(failed)
+    }
+
+    async fn start_system(&self) -> Result<(), HostError> {
         let failed = |error| HostError::io("boot the machine", error);
         let system = self
             .links
@@ -125,8 +140,6 @@ impl Directory {
             }
         }
         fs::create_dir_all(self.links.at(UNITS)).map_err(failed)?;
-        let boot_id = fs::read("/proc/sys/kernel/random/uuid").map_err(failed)?;
-        fs::write(self.links.at(BOOT_ID), boot_id).map_err(failed)?;
         let Some(system) = system else {
             return Ok(());
         };
