@@ -9,6 +9,7 @@
 # What is wrong with the system ($toplevel/toy/failure) shows here as:
 #   precheck     the pre-switch check refuses (exit 1)
 #   bootloader   the boot loader cannot be installed (exit 1)
+#   slow         installing the boot loader takes a second
 #   units        a unit fails to start (exit 4)
 #   init         the init interface differs (exit 100)
 LAB_ROOT=${LAB_ROOT:-}
@@ -84,6 +85,7 @@ switch | boot)
         echo "Failed to install bootloader" >&2
         exit 1
     fi
+    [ "$failure" != slow ] || sleep 1
     ln -sfn "$toplevel" "$root/boot/default.new" && mv -fT "$root/boot/default.new" "$root/boot/default" || exit 1
     [ "${NIXOS_NO_SYNC:-0}" = 1 ] || sync -f "$root/boot/default" 2>/dev/null || sync
     ;;

@@ -1,4 +1,5 @@
 //! What tests, benchmarks and the demo share: worlds in which lab-updater runs.
 
 pub mod bench;
+pub mod demo;
 pub mod fleet;
