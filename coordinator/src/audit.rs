@@ -1,13 +1,17 @@
 //! The audit log's chain: every record carries a SHA-256 over itself and the hash before it, so
 //! that a record cannot be changed or taken out without breaking all that follow.
 
-use common::{Timestamp, text::tame_line};
+use common::{
+    Timestamp,
+    text::{REASON_MAX, tame_line},
+};
 use coordinator_core::{identity::Role, request::AuditEntry};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// Longest text in a record, in bytes. An object that names ten thousand machines is cut.
-const TEXT_MAX: usize = 1024;
+/// Longest text in a record, in bytes: records must stay small values of the store. An object that
+/// names ten thousand machines is cut.
+const TEXT_MAX: usize = 512;
 
 /// A link of the chain.
 pub type Hash = [u8; 32];
@@ -92,7 +96,7 @@ impl Chain {
             serial: entry.actor.serial.clone(),
             action: tame_line(&entry.action, TEXT_MAX),
             object: tame_line(&entry.object, TEXT_MAX),
-            reason: tame_line(&entry.reason, TEXT_MAX),
+            reason: tame_line(&entry.reason, REASON_MAX),
             result: tame_line(&entry.result, TEXT_MAX),
         };
         let json = serde_json::to_vec(&body)?;

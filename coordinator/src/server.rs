@@ -225,7 +225,9 @@ impl Server {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        let _ = tokio::time::timeout(PATIENCE, quiet).await.is_ok();
+        if tokio::time::timeout(PATIENCE, quiet).await.is_err() {
+            tracing::warn!("{} connections are cut off", connections.count());
+        }
         handle.stop().await;
         tasks.shutdown().await;
         match driver.await {

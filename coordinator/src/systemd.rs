@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use coordinator_core::view::{Query, View};
+use coordinator_core::view::{Query, StatusView, View};
 use sd_notify::NotifyState;
 
 use crate::driver::Handle;
@@ -35,20 +35,25 @@ pub async fn watchdog(handle: Handle) {
         let Ok(seen) = handle.view(query).await else {
             return;
         };
-        let status = match seen.view {
-            View::Status(status) if status.stop.is_some() => "an emergency stop holds".to_owned(),
-            View::Status(status) => {
-                let open = status
-                    .rollouts
-                    .iter()
-                    .filter(|view| !view.rollout.is_final());
-                let (open, away) = (open.count(), status.away);
-                format!("{open} rollouts at work, {away} machines away")
-            }
-            _ => "no fleet configuration yet".to_owned(),
+        let View::Status(status) = seen.view else {
+            // A selection of everything is never refused.
+            continue;
         };
+        let status = line(&status);
         tell(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
     }
+}
+
+fn line(status: &StatusView) -> String {
+    if status.stop.is_some() {
+        return "an emergency stop holds".to_owned();
+    }
+    let open = status
+        .rollouts
+        .iter()
+        .filter(|view| !view.rollout.is_final());
+    let (open, away) = (open.count(), status.away);
+    format!("{open} rollouts at work, {away} machines away")
 }
 
 fn tell(state: &[NotifyState<'_>]) {

@@ -67,10 +67,8 @@ impl Agent for AgentService {
         let asked = self.handle.poll(machine, report, until).await;
         let Answer { reply, epoch } = asked.map_err(convert::stopped)?;
         let now = self.clock.now();
-        let directive = match reply {
-            Reply::Directive(directive) => directive,
-            Reply::Refused(why) => return Err(convert::refusal(&why)),
-            _ => return Err(convert::unexpected()),
+        let Reply::Directive(directive) = reply else {
+            return Err(convert::other(&reply));
         };
         let held = !hold.is_zero() && matches!(directive, Directive::Wait(_));
         let directive = convert_agent::directive(epoch, directive, held, now);
@@ -81,11 +79,10 @@ impl Agent for AgentService {
         let (machine, _) = auth::machine(&request)?;
         let question = convert_agent::renewal_request(request.into_inner())?;
         let Answer { reply, epoch } = self.ask(machine, question).await?;
-        match reply {
-            Reply::Renewal(renewal) => Ok(Response::new(convert_agent::renewal(epoch, renewal))),
-            Reply::Refused(why) => Err(convert::refusal(&why)),
-            _ => Err(convert::unexpected()),
-        }
+        let Reply::Renewal(renewal) = reply else {
+            return Err(convert::other(&reply));
+        };
+        Ok(Response::new(convert_agent::renewal(epoch, renewal)))
     }
 
     async fn report(
@@ -95,11 +92,10 @@ impl Agent for AgentService {
         let (machine, _) = auth::machine(&request)?;
         let question = convert_agent::result(request.into_inner())?;
         let Answer { reply, epoch } = self.ask(machine, question).await?;
-        match reply {
-            Reply::Acknowledged => Ok(Response::new(ReportReply { epoch: epoch.0 })),
-            Reply::Refused(why) => Err(convert::refusal(&why)),
-            _ => Err(convert::unexpected()),
+        if reply != Reply::Acknowledged {
+            return Err(convert::other(&reply));
         }
+        Ok(Response::new(ReportReply { epoch: epoch.0 }))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<Signal, Status>> + Send>>;

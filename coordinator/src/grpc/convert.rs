@@ -9,7 +9,7 @@ pub(super) mod status;
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use common::{StorePath, Timestamp};
-use coordinator_core::request::Refusal;
+use coordinator_core::{Reply, request::Refusal, view::View};
 use tonic::{Status, metadata::MetadataValue};
 
 use crate::{driver::Stopped, issue::IssueError, store::StoreError};
@@ -89,8 +89,24 @@ pub(super) fn not_issued(error: IssueError) -> Status {
     }
 }
 
+/// An answer that is not the one hoped for: a refusal, or a bug.
+pub(super) fn other(reply: &Reply) -> Status {
+    if let Reply::Refused(why) = reply {
+        return refusal(why);
+    }
+    unexpected()
+}
+
+/// As [`other`], of a look at the fleet.
+pub(super) fn other_view(view: &View) -> Status {
+    if let View::Refused(why) = view {
+        return refusal(why);
+    }
+    unexpected()
+}
+
 /// The core answered with something that this request has no answer for: a bug.
-pub(super) fn unexpected() -> Status {
+fn unexpected() -> Status {
     Status::internal("the fleet answered with something else")
 }
 

@@ -64,10 +64,7 @@ impl OperatorService {
     async fn ask(&self, actor: Actor, request: OperatorRequest) -> Result<Reply, Status> {
         let question = Question::Operator { actor, request };
         let answer = self.handle.ask(question).await.map_err(convert::stopped)?;
-        match answer.reply {
-            Reply::Refused(why) => Err(convert::refusal(&why)),
-            reply => Ok(reply),
-        }
+        Ok(answer.reply)
     }
 
     /// Asks for something that is answered with a sentence.
@@ -76,25 +73,23 @@ impl OperatorService {
         actor: Actor,
         request: OperatorRequest,
     ) -> Result<Response<wire::Done>, Status> {
-        let Reply::Done(text) = self.ask(actor, request).await? else {
-            return Err(convert::unexpected());
+        let reply = self.ask(actor, request).await?;
+        let Reply::Done(text) = reply else {
+            return Err(convert::other(&reply));
         };
         Ok(Response::new(wire::Done { text }))
     }
 
     async fn view(&self, query: Query) -> Result<Seen, Status> {
-        let seen = self.handle.view(query).await.map_err(convert::stopped)?;
-        match &seen.view {
-            View::Refused(why) => Err(convert::refusal(why)),
-            _ => Ok(seen),
-        }
+        self.handle.view(query).await.map_err(convert::stopped)
     }
 
     async fn revision(&self) -> Result<u64, Status> {
-        match self.view(Query::Config).await?.view {
-            View::Config(revision, _) => Ok(revision),
-            _ => Err(convert::unexpected()),
-        }
+        let view = self.view(Query::Config).await?.view;
+        let View::Config(revision, _) = view else {
+            return Err(convert::other_view(&view));
+        };
+        Ok(revision)
     }
 
     /// Reads the archive without keeping others from being served.
@@ -136,12 +131,10 @@ async fn status_of(
         all,
     };
     let seen = handle.view(query).await.map_err(convert::stopped)?;
-    match seen.view {
-        View::Status(status) => Ok(show::status(status, seen.now)),
-        // Nothing to show before there is a configuration is no error.
-        View::Refused(why) => Err(convert::refusal(&why)),
-        _ => Err(convert::unexpected()),
-    }
+    let View::Status(status) = seen.view else {
+        return Err(convert::other_view(&seen.view));
+    };
+    Ok(show::status(status, seen.now))
 }
 
 /// Sends the status whenever it has changed, until nobody listens.
@@ -214,7 +207,7 @@ impl wire::operator_server::Operator for OperatorService {
         let selection = from::selection(request.into_inner().selection)?;
         let seen = self.view(Query::Machines(selection)).await?;
         let View::Machines(machines) = seen.view else {
-            return Err(convert::unexpected());
+            return Err(convert::other_view(&seen.view));
         };
         let machines = machines
             .into_iter()
@@ -229,8 +222,9 @@ impl wire::operator_server::Operator for OperatorService {
         request: Request<wire::WhyRequest>,
     ) -> Result<Response<wire::WhyReply>, Status> {
         let machine = convert::name("machine", &request.into_inner().machine)?;
-        let View::Why(why) = self.view(Query::Why(machine)).await?.view else {
-            return Err(convert::unexpected());
+        let view = self.view(Query::Why(machine)).await?.view;
+        let View::Why(why) = view else {
+            return Err(convert::other_view(&view));
         };
         Ok(Response::new(show::why(why)))
     }
@@ -259,8 +253,9 @@ impl wire::operator_server::Operator for OperatorService {
     ) -> Result<Response<wire::PlanReply>, Status> {
         let actor = auth::operator(&request)?;
         let (wish, _) = from::wish(request.into_inner())?;
-        let Reply::Plan(plan) = self.ask(actor, OperatorRequest::Plan(wish)).await? else {
-            return Err(convert::unexpected());
+        let reply = self.ask(actor, OperatorRequest::Plan(wish)).await?;
+        let Reply::Plan(plan) = reply else {
+            return Err(convert::other(&reply));
         };
         Ok(Response::new(show::plan(&plan, self.clock.now())))
     }
@@ -272,8 +267,9 @@ impl wire::operator_server::Operator for OperatorService {
         let actor = auth::operator(&request)?;
         let (wish, if_plan) = from::wish(request.into_inner())?;
         let question = OperatorRequest::Execute { wish, if_plan };
-        let Reply::Executed { rollout, plan } = self.ask(actor, question).await? else {
-            return Err(convert::unexpected());
+        let reply = self.ask(actor, question).await?;
+        let Reply::Executed { rollout, plan } = reply else {
+            return Err(convert::other(&reply));
         };
         Ok(Response::new(wire::ExecuteReply {
             rollout: rollout.map_or_else(String::new, |id| id.to_string()),
@@ -287,8 +283,9 @@ impl wire::operator_server::Operator for OperatorService {
     ) -> Result<Response<wire::PinTargetsReply>, Status> {
         let actor = auth::operator(&request)?;
         let question = from::pin_targets(request.into_inner())?;
-        let Reply::Pinned(machines) = self.ask(actor, question).await? else {
-            return Err(convert::unexpected());
+        let reply = self.ask(actor, question).await?;
+        let Reply::Pinned(machines) = reply else {
+            return Err(convert::other(&reply));
         };
         Ok(Response::new(wire::PinTargetsReply {
             machines: machines.iter().map(ToString::to_string).collect(),
@@ -334,11 +331,13 @@ impl wire::operator_server::Operator for OperatorService {
     ) -> Result<Response<wire::EmergencyStopReply>, Status> {
         let actor = auth::operator(&request)?;
         let question = from::emergency_stop(request.into_inner())?;
-        let Reply::Stopped(epoch) = self.ask(actor, question).await? else {
-            return Err(convert::unexpected());
+        let reply = self.ask(actor, question).await?;
+        let Reply::Stopped(epoch) = reply else {
+            return Err(convert::other(&reply));
         };
-        let View::StopProgress(machines) = self.view(Query::StopProgress).await?.view else {
-            return Err(convert::unexpected());
+        let view = self.view(Query::StopProgress).await?.view;
+        let View::StopProgress(machines) = view else {
+            return Err(convert::other_view(&view));
         };
         Ok(Response::new(wire::EmergencyStopReply {
             epoch: epoch.0,
@@ -360,8 +359,9 @@ impl wire::operator_server::Operator for OperatorService {
     ) -> Result<Response<wire::HealthCheckStarted>, Status> {
         let actor = auth::operator(&request)?;
         let question = from::health_check(request.into_inner())?;
-        let Reply::HealthCheck { request, machines } = self.ask(actor, question).await? else {
-            return Err(convert::unexpected());
+        let reply = self.ask(actor, question).await?;
+        let Reply::HealthCheck { request, machines } = reply else {
+            return Err(convert::other(&reply));
         };
         Ok(Response::new(wire::HealthCheckStarted {
             request,
@@ -378,8 +378,9 @@ impl wire::operator_server::Operator for OperatorService {
             request: message.request,
             selection: from::selection(message.selection)?,
         };
-        let View::Health(machines) = self.view(query).await?.view else {
-            return Err(convert::unexpected());
+        let view = self.view(query).await?.view;
+        let View::Health(machines) = view else {
+            return Err(convert::other_view(&view));
         };
         Ok(Response::new(wire::HealthReply {
             machines: machines.into_iter().map(show::health).collect(),
@@ -444,8 +445,9 @@ impl wire::operator_server::Operator for OperatorService {
             Err(BadDocument::NotJson(why)) => return Err(not_json(&why)),
         };
         let question = from::set_config(config, &message);
-        let Reply::Config { revision } = self.ask(actor, question).await? else {
-            return Err(convert::unexpected());
+        let reply = self.ask(actor, question).await?;
+        let Reply::Config { revision } = reply else {
+            return Err(convert::other(&reply));
         };
         Ok(Response::new(from::checked(revision, Vec::new())))
     }
@@ -475,8 +477,9 @@ impl wire::operator_server::Operator for OperatorService {
             holder,
             expires_at,
         };
-        let Reply::Token(id) = self.ask(actor, question).await? else {
-            return Err(convert::unexpected());
+        let reply = self.ask(actor, question).await?;
+        let Reply::Token(id) = reply else {
+            return Err(convert::other(&reply));
         };
         Ok(Response::new(wire::CreateTokenReply {
             id,
@@ -542,8 +545,9 @@ impl wire::operator_server::Operator for OperatorService {
     ) -> Result<Response<wire::NotifyReply>, Status> {
         let actor = auth::operator(&request)?;
         let question = from::notify(request.get_ref())?;
-        let Reply::Notify(channels) = self.ask(actor, question).await? else {
-            return Err(convert::unexpected());
+        let reply = self.ask(actor, question).await?;
+        let Reply::Notify(channels) = reply else {
+            return Err(convert::other(&reply));
         };
         Ok(Response::new(wire::NotifyReply { channels }))
     }

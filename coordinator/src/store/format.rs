@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::StoreError;
 
-/// Largest value, in bytes. Larger ones go into files of their own in sled, which it never syncs;
-/// 60 KiB stays far below that limit.
-pub(super) const CHUNK: usize = 60 * 1024;
+/// Largest value, in bytes. sled writes a leaf of its tree as one item, and an item of more than
+/// 128 KiB (a quarter of a segment) into a file of its own that it never syncs. A leaf has up to 16
+/// values, and up to 10 more before it is written anew: 26 of these stay below the limit.
+pub(super) const CHUNK: usize = 4 * 1024;
 
 /// The format of the store. A newer major number is refused; a newer minor one only adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

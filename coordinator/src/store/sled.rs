@@ -3,8 +3,8 @@
 //! sled's own `flush` only asks the kernel to write (`sync_file_range`) and does not wait for the
 //! disk: a power cut loses what it called durable, and can leave a store that does not open. So
 //! there is one way to the disk here, [`SledStore::commit`]: transaction, flush, and then
-//! `fdatasync` on a descriptor of our own of sled's only data file. Values stay below 64 KiB,
-//! because larger ones go into files that sled never syncs at all.
+//! `fdatasync` on a descriptor of our own of sled's only data file. Values stay small, because
+//! large leaves go into files of their own that sled never syncs at all; see `format::CHUNK`.
 
 use std::{
     fs::{self, File},
@@ -14,7 +14,10 @@ use std::{
     sync::Arc,
 };
 
-use common::Timestamp;
+use common::{
+    Timestamp,
+    text::{REASON_MAX, tame_line},
+};
 use coordinator_core::{fleet::Facts, history::Entry};
 use serde::{Deserialize, Serialize};
 use sled::{
@@ -40,6 +43,7 @@ const KEY_SNAPSHOT: &[u8] = b"snapshot";
 
 /// The coordinator's store.
 pub struct SledStore {
+    directory: PathBuf,
     db: sled::Db,
     /// sled's data file, opened by us only to sync it.
     data: File,
@@ -87,6 +91,7 @@ impl SledStore {
         };
         let data = directory.join("db");
         let mut store = Self {
+            directory: directory.to_owned(),
             data: File::open(&data).map_err(file("open", &data))?,
             db,
             meta,
@@ -98,7 +103,7 @@ impl SledStore {
             snapshot: 0,
             chain: Chain::default(),
         };
-        store.read_heads()?;
+        store.read_heads(fresh)?;
         if fresh {
             store.sync()?;
             sync_directory(directory)?;
@@ -110,10 +115,18 @@ impl SledStore {
     }
 
     /// Checks the format and finds the ends of journal and audit log.
-    fn read_heads(&mut self) -> Result<(), StoreError> {
+    fn read_heads(&mut self, fresh: bool) -> Result<(), StoreError> {
         let read = engine("read");
         match self.meta.get(KEY_FORMAT).map_err(read)? {
             Some(bytes) => decode::<Format>("the format", &bytes)?.check()?,
+            // sled opens a file that it cannot make sense of as an empty store. Beginning anew there
+            // would hand out lease numbers a second time.
+            None if !fresh => {
+                return Err(StoreError::Damaged {
+                    path: self.directory.clone(),
+                    reason: "it is empty, though it is not new".to_owned(),
+                });
+            }
             None => {
                 let format = encode("the format", &Format::CURRENT)?;
                 self.meta
@@ -231,7 +244,10 @@ impl Store for SledStore {
         }
         for entry in &batch.history {
             let key = history_key(entry.at, self.db.generate_id().map_err(engine("write"))?);
-            history.push((key, encode("a history entry", entry)?));
+            let mut entry = entry.clone();
+            // History entries are never chunked: they must stay small values.
+            entry.text = tame_line(&entry.text, REASON_MAX);
+            history.push((key, encode("a history entry", &entry)?));
         }
         let mut chain = self.chain;
         for entry in &batch.audit {

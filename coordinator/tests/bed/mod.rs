@@ -1,10 +1,11 @@
 //! A coordinator in this process, and clients for it.
 #![allow(dead_code, reason = "each test program uses its part")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use common::token::EnrolmentToken;
 use coordinator::{Config, Server, store::memory::MemoryStore};
+use hyper_util::rt::TokioIo;
 use lab_proto::{
     agent::{self, agent_client::AgentClient},
     operator::{
@@ -15,10 +16,13 @@ use lab_proto::{
 use platform::{
     channel::{self, Timeouts},
     clock::Clock,
-    identity::Identity,
+    identity::{Identity, SERVER_NAME, provider},
 };
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tempfile::TempDir;
-use tonic::transport::Channel;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
 
 /// A coordinator, its directory, and the administrator's client.
 pub(crate) struct Bed {
@@ -59,7 +63,11 @@ impl Bed {
         }
     }
 
-    /// One group, one machine.
+    pub(crate) fn admin_identity(&self) -> Identity {
+        Identity::load(&self.directory.path().join("admin.pem")).expect("an identity")
+    }
+
+    /// One group, two machines, one of which may be away.
     pub(crate) async fn configure(&mut self) {
         let reply = self
             .admin
@@ -128,6 +136,35 @@ impl Bed {
 pub(crate) async fn dial(server: &Server, identity: &Identity) -> Channel {
     let address = server.address().to_string();
     channel::connect(&address, identity, Timeouts::default())
+        .await
+        .expect("a connection")
+}
+
+/// A connection that shows no certificate and trusts the CA in this directory.
+pub(crate) async fn plain_tls(directory: &Path, address: &str) -> Channel {
+    let ca = std::fs::read(directory.join("ca.pem")).expect("readable");
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(&ca).expect("PEM"))
+        .expect("a CA");
+    let mut config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let tls = TlsConnector::from(Arc::new(config));
+    let address = address.to_owned();
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let (tls, address) = (tls.clone(), address.clone());
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            let name = ServerName::try_from(SERVER_NAME).expect("a name");
+            tls.connect(name, stream).await.map(TokioIo::new)
+        }
+    });
+    Endpoint::from_static("http://coordinator")
+        .connect_with_connector(connector)
         .await
         .expect("a connection")
 }

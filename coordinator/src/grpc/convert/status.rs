@@ -84,7 +84,7 @@ fn of_rollout(view: RolloutView, now: Timestamp) -> wire::Rollout {
                 max_parallel: group.policy.max_parallel,
                 max_failures: group.policy.max_failures,
                 failed: group.failed,
-                wait_reason: wait.as_ref().map(|reason| wait_reason(reason)),
+                wait_reason: wait.as_ref().map(wait_reason),
             }
         })
         .collect();
