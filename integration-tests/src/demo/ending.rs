@@ -45,7 +45,7 @@ impl Expected {
 
     /// Whether the rollout has got there, or will not get any further.
     pub(super) fn is_reached(&self, rollout: &Rollout) -> bool {
-        let away = machines_of(rollout).any(|machine| is_away(machine));
+        let away = machines_of(rollout).any(is_away);
         match rollout.state.as_str() {
             "finished" | "failed" | "aborted" => true,
             "paused" => !away,
