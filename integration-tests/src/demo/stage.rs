@@ -33,6 +33,9 @@ use super::{
 /// How long the coordinator and the agents may take to be there.
 const START_WITHIN: Duration = Duration::from_secs(60);
 
+/// How long killed processes may take to be gone.
+const GONE_WITHIN: Duration = Duration::from_secs(2);
+
 /// The kernel that machines run at first, and the one that some of them go to.
 const KERNELS: [&str; 2] = ["6.12.8", "6.12.9"];
 
@@ -229,12 +232,8 @@ impl Stage {
     /// Ends what machines still have at work (a switch that hangs, a timer), and removes
     /// everything from disk, unless it is to be kept.
     pub(super) fn end(self, keep: bool) -> Option<PathBuf> {
-        for machine in &self.machines {
-            for group in machine.process_groups() {
-                // It may have ended by itself: that is what is wanted.
-                killpg(Pid::from_raw(group), Signal::SIGKILL).ok();
-            }
-        }
+        let groups = self.machines.iter().flat_map(Machine::process_groups);
+        end_groups(&groups.map(Pid::from_raw).collect::<Vec<_>>());
         if keep {
             return Some(self.directory.keep());
         }
@@ -299,6 +298,19 @@ impl Running {
         let agents = self.agents.into_values().map(Agent::end);
         futures_util::future::join_all(agents).await;
         self.coordinator.end().await;
+    }
+}
+
+/// Kills process groups and waits until they are gone.
+fn end_groups(groups: &[Pid]) {
+    let began = Instant::now();
+    for group in groups {
+        // It may have ended by itself: that is what is wanted.
+        killpg(*group, Signal::SIGKILL).ok();
+    }
+    let is_there = |group: &Pid| killpg(*group, None).is_ok();
+    while groups.iter().any(is_there) && began.elapsed() < GONE_WITHIN {
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -1,6 +1,12 @@
 //! `demo --keep`: the fleet stays, `lab` and the document's script work with it, Ctrl-C ends it.
 
-use std::{fs, path::Path, process::Output};
+use std::{
+    fs,
+    path::Path,
+    process::Output,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -107,14 +113,18 @@ fn ctrl_c_ends_every_process() {
         ours.iter()
             .any(|command| command.contains("switch-to-configuration"))
     };
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     while !switching() {
         assert!(began.elapsed().as_secs() < 30, "nothing switches");
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(20));
     }
     let (status, said) = demo.interrupt();
     assert_eq!(status, Some(0), "{said}");
     assert!(said.contains("Kept: "), "{said}");
+    let began = Instant::now();
+    while !processes_of(pid).is_empty() && began.elapsed() < Duration::from_secs(5) {
+        thread::sleep(Duration::from_millis(20));
+    }
     assert_eq!(processes_of(pid), Vec::<String>::new());
     assert_eq!(world.left_behind().len(), 1);
 }

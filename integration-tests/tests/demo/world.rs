@@ -87,6 +87,8 @@ impl World {
 
     /// Starts the demo with `--keep`, and waits until it says how to reach it.
     pub(crate) fn keep(&self, arguments: &[&str]) -> Kept {
+        // Before the fleet's night begins, which does not wait for a compiler.
+        lab();
         let mut child = self
             .command(arguments)
             .arg("--keep")
@@ -219,7 +221,8 @@ fn lab() -> &'static Path {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
         let mut build = Command::new(cargo);
         build
-            .args(["build", "--quiet", "-p", "cli", "--bin", "lab"])
+            // Of the whole workspace, so that dependencies have the features that they have already.
+            .args(["build", "--quiet", "--workspace", "--bin", "lab"])
             .arg("--manifest-path")
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
             .arg("--target-dir")
