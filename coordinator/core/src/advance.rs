@@ -359,34 +359,48 @@ impl Fleet {
         finished.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
-    /// Whether the rollout could go on but has not for too long, and what it waited for.
+    /// Whether the rollout could go on but has not for too long, and what it waited for. Time in
+    /// which it could not go on does not count, and does not make good for the time before it
+    /// either: with a window of an hour a day the patience of three hours lasts three days.
     fn stalled(&mut self, number: u64, now: Timestamp) -> Option<PauseReason> {
         if self.only_late_since(number).is_some() {
             return None;
         }
-        let groups = self.facts().rollouts[&number].groups.len();
-        let mut waits = (0..groups).filter_map(|group| self.group_wait(number, group, now));
-        // A group of this rollout that waits for another one of it says nothing about progress.
-        let patient = waits.any(|reason| {
-            let inner = if let WaitReason::Dependency { group } = &reason {
-                self.facts().rollouts[&number].group(group).is_some()
-            } else {
-                false
-            };
-            reason.is_orderly() && !inner
-        });
-        let live = self.index().waves.range((number, 0, 0)..(number + 1, 0, 0));
-        if patient || live.into_iter().any(|(_, count)| count.live > 0) {
-            self.hearsay.progress.insert(number, now);
+        let patient = self.is_patient(number, now);
+        let mut live = self.index().waves.range((number, 0, 0)..(number + 1, 0, 0));
+        let at_work = live.any(|(_, count)| count.live > 0);
+        let looked = self.hearsay.looked.insert(number, now).unwrap_or(now);
+        let since = self.hearsay.progress.entry(number).or_insert(now);
+        if at_work {
+            *since = now;
             return None;
         }
-        let since = *self.hearsay.progress.entry(number).or_insert(now);
+        if patient {
+            *since = (*since + now.since(looked)).min(now);
+            return None;
+        }
+        let since = *since;
         if now < since + self.times().no_progress {
             return None;
         }
         Some(PauseReason::NoProgress {
             since,
             waited_for: self.waited_for(number, now),
+        })
+    }
+
+    /// Whether the rollout waits for something that only time, a person or another rollout brings.
+    fn is_patient(&self, number: u64, now: Timestamp) -> bool {
+        let groups = self.facts().rollouts[&number].groups.len();
+        let mut waits = (0..groups).filter_map(|group| self.group_wait(number, group, now));
+        // A group of this rollout that waits for another one of it says nothing about progress.
+        waits.any(|reason| {
+            let inner = if let WaitReason::Dependency { group } = &reason {
+                self.facts().rollouts[&number].group(group).is_some()
+            } else {
+                false
+            };
+            reason.is_orderly() && !inner
         })
     }
 
@@ -452,6 +466,7 @@ impl Fleet {
         }
         let mut deadline = match self.only_late_since(number) {
             Some(since) => return since + times.catch_up,
+            None if self.is_patient(number, now) => Timestamp::MAX,
             None => self.hearsay.progress.get(&number).copied().unwrap_or(now) + times.no_progress,
         };
         for (index, group) in rollout.groups.iter().enumerate() {

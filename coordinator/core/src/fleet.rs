@@ -100,6 +100,8 @@ pub struct Hearsay {
     pub expiries: BTreeSet<(Timestamp, LeaseId)>,
     /// When each unfinished rollout last went on, by number.
     pub progress: BTreeMap<u64, Timestamp>,
+    /// When each unfinished rollout was last looked at for that.
+    pub looked: BTreeMap<u64, Timestamp>,
     /// The next instant at which the clock alone changes something.
     pub deadline: Timestamp,
     /// Health checks that machines are still to be asked for.
@@ -138,6 +140,7 @@ impl Fleet {
             lease_until: BTreeMap::new(),
             expiries: BTreeSet::new(),
             progress: BTreeMap::new(),
+            looked: BTreeMap::new(),
             deadline: now,
             checks: BTreeMap::new(),
             last_check: 0,

@@ -454,8 +454,9 @@ impl Fleet {
             rollout.ended_at = Some(at);
         });
         if let Some(number) = number_of(id) {
-            self.index.leave(number);
+            self.index.leave(&self.facts, number);
             self.hearsay.progress.remove(&number);
+            self.hearsay.looked.remove(&number);
         }
     }
 }

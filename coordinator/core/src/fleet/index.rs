@@ -102,13 +102,26 @@ impl Index {
         self.open_places.insert(number, open);
     }
 
-    /// Forgets a rollout that has ended.
-    pub(super) fn leave(&mut self, number: u64) {
+    /// Forgets a rollout that has ended. A machine that another unfinished rollout gave up to it,
+    /// or had ended its part there before, has its place in that one again.
+    pub(super) fn leave(&mut self, facts: &Facts, number: u64) {
         self.unfinished.remove(&number);
         self.open_places.remove(&number);
         self.place_of
             .retain(|_, location| location.rollout != number);
         self.waves.retain(|(rollout, _, _), _| *rollout != number);
+        let Some(ended) = facts.rollouts.get(&number) else {
+            return;
+        };
+        for place in ended.places() {
+            let others = self.unfinished.iter().rev();
+            let other = others
+                .into_iter()
+                .find_map(|number| place_in(*number, facts.rollouts.get(number)?, &place.machine));
+            if let Some(at) = other {
+                self.place_of.insert(place.machine.clone(), at);
+            }
+        }
     }
 
     /// Takes a change of a place's state into account.
@@ -182,6 +195,27 @@ impl Index {
                 .insert(machine.clone());
         }
     }
+}
+
+/// Where the machine's place is in this rollout.
+fn place_in(
+    number: u64,
+    rollout: &crate::rollout::Rollout,
+    machine: &MachineName,
+) -> Option<Location> {
+    for (group, g) in rollout.groups.iter().enumerate() {
+        for (wave, w) in g.waves.iter().enumerate() {
+            if let Some(place) = w.places.iter().position(|p| p.machine == *machine) {
+                return Some(Location {
+                    rollout: number,
+                    group,
+                    wave,
+                    place,
+                });
+            }
+        }
+    }
+    None
 }
 
 impl WaveCount {
