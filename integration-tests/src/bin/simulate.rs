@@ -1,0 +1,254 @@
+//! `simulate`: runs seeds of the simulator, replays recorded runs, and shows that known bugs would
+//! be found.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command that reports to whoever runs it"
+)]
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use clap::Parser;
+use integration_tests::sim::{self, Outcome, Recording, SeededBug};
+use serde_json::json;
+
+/// Simulates fleets: both real cores, a virtual clock, and everything that can go wrong.
+#[derive(Debug, Parser)]
+struct Args {
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Run this seed only.
+    #[arg(long, conflicts_with_all = ["seeds", "from"])]
+    seed: Option<u64>,
+    /// Run a recorded run again, without any chance.
+    #[arg(long, value_name = "FILE")]
+    replay: Option<PathBuf>,
+    /// With --seed or --replay: tell everything that happens, and wait for Enter after each event
+    /// when standard input is a terminal.
+    #[arg(long)]
+    step: bool,
+    /// Switch on each known bug in turn and run seeds until it is found.
+    #[arg(long)]
+    bugs: bool,
+    /// With --bugs: seeds after which a bug counts as not found.
+    #[arg(long, default_value_t = 200)]
+    within: u64,
+    /// Where the recordings of failing seeds go.
+    #[arg(long, value_name = "DIRECTORY", default_value = ".")]
+    keep: PathBuf,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let good = if let Some(file) = &args.replay {
+        replay_file(file, args.step)
+    } else if args.bugs {
+        Ok(bugs(&args))
+    } else {
+        seeds(&args)
+    };
+    match good {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("simulate: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn seeds(args: &Args) -> io::Result<bool> {
+    let range = match args.seed {
+        Some(seed) => seed..seed + 1,
+        None => args.from..args.from + args.seeds,
+    };
+    let begin = Instant::now();
+    let mut total = Total::default();
+    for seed in range {
+        if args.seed.is_some() && !args.json {
+            println!("seed {seed}");
+        }
+        let outcome = sim::run(seed, None);
+        total.add(&outcome);
+        if !outcome.is_good() {
+            report(&outcome, &args.keep)?;
+        }
+        if args.step {
+            walk(&outcome.recording)?;
+        }
+    }
+    let wall = begin.elapsed().as_secs_f64();
+    if args.json {
+        println!("{}", total.json(wall));
+    } else {
+        total.print(wall);
+    }
+    Ok(total.violations == 0 && total.unfinished == 0)
+}
+
+fn report(outcome: &Outcome, directory: &Path) -> io::Result<()> {
+    eprintln!("seed {}:", outcome.seed);
+    for violation in &outcome.violations {
+        eprintln!("  at {}: {}", clock(violation.at), violation.text);
+    }
+    if let Some(unfinished) = &outcome.unfinished {
+        eprintln!("  has not ended: {unfinished}");
+    }
+    let file = directory.join(format!("seed-{}.json", outcome.seed));
+    fs::write(&file, serde_json::to_vec(&outcome.recording)?)?;
+    eprintln!("  simulate --replay {}", file.display());
+    Ok(())
+}
+
+fn replay_file(file: &Path, step: bool) -> io::Result<bool> {
+    let recording: Recording = serde_json::from_slice(&fs::read(file)?)?;
+    println!(
+        "{} events; found then: {:?}",
+        recording.len(),
+        recording.found
+    );
+    if step {
+        return walk(&recording);
+    }
+    let violations = sim::replay(&recording, |_, _, _| {});
+    for violation in &violations {
+        println!("at {}: {}", clock(violation.at), violation.text);
+    }
+    Ok(violations.is_empty())
+}
+
+/// Tells what happens, event by event.
+fn walk(recording: &Recording) -> io::Result<bool> {
+    let stops = io::IsTerminal::is_terminal(&io::stdin());
+    let mut line = String::new();
+    let violations = sim::replay(recording, |at, event, story| {
+        println!("{} {event}", clock(at));
+        for line in story {
+            println!("    {line}");
+        }
+        // A closed input only means that nobody wants to stop.
+        if stops && io::stdin().read_line(&mut line).is_err() {
+            line.clear();
+        }
+    });
+    for violation in &violations {
+        println!("at {}: {}", clock(violation.at), violation.text);
+    }
+    Ok(violations.is_empty())
+}
+
+fn bugs(args: &Args) -> bool {
+    let mut all = true;
+    let mut rows = Vec::new();
+    for bug in SeededBug::all() {
+        let found = (args.from..args.from + args.within)
+            .map(|seed| sim::run(seed, Some(bug)))
+            .find(|outcome| !outcome.violations.is_empty());
+        all &= found.is_some();
+        let row = match &found {
+            Some(outcome) => (
+                (outcome.seed - args.from + 1).to_string(),
+                outcome.events.to_string(),
+                outcome.violations[0].text.clone(),
+            ),
+            None => ("-".to_owned(), "-".to_owned(), "NOT FOUND".to_owned()),
+        };
+        if args.json {
+            rows.push(
+                json!({ "bug": bug.name(), "seeds": row.0, "events": row.1, "violated": row.2 }),
+            );
+        } else {
+            println!(
+                "{:<40} seed {:>4}  event {:>7}  {}",
+                bug.name(),
+                row.0,
+                row.1,
+                row.2
+            );
+        }
+    }
+    if args.json {
+        println!("{}", json!({ "bugs": rows, "all_found": all }));
+    }
+    all
+}
+
+/// Sums over seeds.
+#[derive(Debug, Default)]
+struct Total {
+    seeds: u64,
+    rollouts: u64,
+    events: u64,
+    hours: f64,
+    machine_hours: f64,
+    faults: BTreeMap<&'static str, u64>,
+    violations: usize,
+    unfinished: u64,
+}
+
+impl Total {
+    fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        self.rollouts += outcome.rollouts;
+        self.events += outcome.events;
+        self.hours += outcome.hours;
+        let machines = u32::try_from(outcome.machines).unwrap_or(u32::MAX);
+        self.machine_hours += outcome.hours * f64::from(machines);
+        for (kind, count) in &outcome.faults {
+            *self.faults.entry(kind).or_default() += count;
+        }
+        self.violations += outcome.violations.len();
+        self.unfinished += u64::from(outcome.unfinished.is_some());
+    }
+
+    fn json(&self, wall: f64) -> serde_json::Value {
+        json!({
+            "seeds": self.seeds,
+            "rollouts": self.rollouts,
+            "events": self.events,
+            "simulated_hours": self.hours.round(),
+            "machine_hours": self.machine_hours.round(),
+            "faults": self.faults,
+            "violations": self.violations,
+            "unfinished": self.unfinished,
+            "wall_seconds": wall,
+        })
+    }
+
+    fn print(&self, wall: f64) {
+        println!(
+            "{} seeds, {} rollouts, {} events, {:.0} simulated hours, {:.0} machine-hours, {wall:.1} s",
+            self.seeds, self.rollouts, self.events, self.hours, self.machine_hours
+        );
+        println!("{} faults:", self.faults.values().sum::<u64>());
+        for (kind, count) in &self.faults {
+            println!("  {count:>9}  {kind}");
+        }
+        println!(
+            "{} violations, {} unfinished",
+            self.violations, self.unfinished
+        );
+    }
+}
+
+/// Days, hours, minutes, seconds of simulated time.
+fn clock(at: u64) -> String {
+    let seconds = at / 1000;
+    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
+    let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
+    format!("{days}d {hours:02}:{minutes:02}:{rest:02}.{:03}", at % 1000)
+}

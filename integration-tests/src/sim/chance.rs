@@ -1,0 +1,394 @@
+//! Chance: turns consequences into events at drawn times, and makes things go wrong. The only part
+//! of the simulator that is random; what it decides is recorded as events.
+
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::{BTreeMap, BinaryHeap},
+};
+
+use super::{
+    event::{
+        AgentCut, At, BatchCut, BootInto, Consequence, Event, Flaw, MachineIndex, UnitEnd, UnitKind,
+    },
+    rng::Rng,
+    setup::{HOUR, MINUTE, Rates},
+    world::World,
+};
+
+/// Something that is to come.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Item {
+    /// This will happen.
+    Event(Event),
+    /// A fault is to be drawn.
+    Chaos,
+    /// An operator is to act.
+    Operator,
+    /// This machine's agent may be due.
+    AgentDue(MachineIndex),
+    /// The coordinator's core may be due.
+    CoordinatorDue,
+}
+
+#[derive(Debug)]
+struct Entry {
+    at: At,
+    order: u64,
+    item: Item,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+impl Eq for Entry {}
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// What is to come, and the chance that decides it.
+#[derive(Debug)]
+pub(crate) struct Chance {
+    pub(crate) rng: Rng,
+    pub(crate) rates: Rates,
+    queue: BinaryHeap<Reverse<Entry>>,
+    order: u64,
+    /// Faults injected, by kind.
+    pub(crate) faults: BTreeMap<&'static str, u64>,
+    /// The earliest look at each agent that is in the queue.
+    agent_due: Vec<At>,
+    coordinator_due: At,
+    batch_waits: bool,
+    /// Systems made so far.
+    pub(crate) systems: u64,
+    /// Whether things still go wrong.
+    pub(crate) troubled: bool,
+}
+
+impl Chance {
+    pub(crate) fn new(rng: Rng, rates: Rates, machines: usize) -> Self {
+        Self {
+            rng,
+            rates,
+            queue: BinaryHeap::new(),
+            order: 0,
+            faults: BTreeMap::new(),
+            agent_due: vec![At::MAX; machines],
+            coordinator_due: At::MAX,
+            batch_waits: false,
+            systems: 0,
+            troubled: true,
+        }
+    }
+
+    pub(crate) fn push(&mut self, at: At, item: Item) {
+        self.order += 1;
+        let order = self.order;
+        self.queue.push(Reverse(Entry { at, order, item }));
+    }
+
+    pub(crate) fn event(&mut self, at: At, event: Event) {
+        self.push(at, Item::Event(event));
+    }
+
+    pub(crate) fn fault(&mut self, kind: &'static str) {
+        *self.faults.entry(kind).or_default() += 1;
+    }
+
+    /// The next thing to come.
+    pub(crate) fn pop(&mut self) -> Option<(At, Item)> {
+        loop {
+            let Reverse(entry) = self.queue.pop()?;
+            let at = entry.at;
+            // A look that an earlier one took the place of is left out.
+            let due = match &entry.item {
+                Item::AgentDue(machine) => Some(&mut self.agent_due[*machine]),
+                Item::CoordinatorDue => Some(&mut self.coordinator_due),
+                Item::Event(Event::Batch { .. }) => {
+                    self.batch_waits = false;
+                    None
+                }
+                Item::Event(_) | Item::Chaos | Item::Operator => None,
+            };
+            match due {
+                Some(due) if *due != at => continue,
+                Some(due) => *due = At::MAX,
+                None => {}
+            }
+            return Some((at, entry.item));
+        }
+    }
+
+    /// It is not this thing's time yet.
+    pub(crate) fn put_back(&mut self, at: At, item: Item) {
+        match &item {
+            Item::AgentDue(machine) => self.agent_due[*machine] = at,
+            Item::CoordinatorDue => self.coordinator_due = at,
+            Item::Event(Event::Batch { .. }) => self.batch_waits = true,
+            Item::Event(_) | Item::Chaos | Item::Operator => {}
+        }
+        self.push(at, item);
+    }
+
+    /// True this many times in a million, as long as things go wrong; counted as this fault.
+    fn strikes(&mut self, per_million: u64, kind: &'static str) -> bool {
+        let strikes = self.troubled && self.rng.chance(per_million);
+        if strikes {
+            self.fault(kind);
+        }
+        strikes
+    }
+
+    /// Sees to it that whoever is due is looked at.
+    pub(crate) fn watch(&mut self, world: &World, touched: Option<MachineIndex>) {
+        if let Some(machine) = touched {
+            let m = &world.machines[machine];
+            let due = m.agent.as_ref().and_then(|agent| agent.next_deadline());
+            if let Some(due) = due {
+                let due = m.at(due).max(world.now + 1);
+                if due != self.agent_due[machine] {
+                    self.agent_due[machine] = due;
+                    self.push(due, Item::AgentDue(machine));
+                }
+            }
+        }
+        if let Some(fleet) = &world.coordinator.fleet {
+            let due = fleet.next_deadline();
+            if due != common::Timestamp::MAX {
+                let wait = due.since(world.coordinator_time()).as_millis();
+                let due = world.now + u64::try_from(wait).unwrap_or(HOUR).max(1);
+                if due != self.coordinator_due {
+                    self.coordinator_due = due;
+                    self.push(due, Item::CoordinatorDue);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn agent_cut(&mut self) -> Option<AgentCut> {
+        if !self.strikes(self.rates.agent_cut, "agent-cut-between-steps") {
+            return None;
+        }
+        let after_effects = match self.rng.below(4) {
+            0 => None,
+            effects => Some(usize::try_from(effects - 1).unwrap_or(0)),
+        };
+        Some(AgentCut {
+            after_effects,
+            power: self.rng.once_in(3),
+        })
+    }
+
+    fn batch_cut(&mut self) -> Option<BatchCut> {
+        if !self.strikes(self.rates.batch_cut, "coordinator-cut-between-steps") {
+            return None;
+        }
+        Some(match self.rng.below(4) {
+            0 => BatchCut::BeforeAppend,
+            1 => BatchCut::BeforeSync {
+                survives: self.rng.once_in(2),
+            },
+            replies => BatchCut::AfterReplies(usize::try_from(replies - 2).unwrap_or(0)),
+        })
+    }
+
+    /// What follows from what follows.
+    pub(crate) fn react(&mut self, world: &World, consequence: Consequence) {
+        let now = world.now;
+        match consequence {
+            Consequence::Sent {
+                message,
+                to_coordinator,
+            } => self.carry(now, message, to_coordinator),
+            Consequence::Waiting => {
+                if !self.batch_waits {
+                    self.batch_waits = true;
+                    let at = now + self.rng.from_to(1, 40);
+                    let cut = self.batch_cut();
+                    self.event(at, Event::Batch { cut });
+                }
+            }
+            Consequence::Held { message, until } => {
+                self.event(until, Event::HoldEnds { message });
+            }
+            Consequence::Broken {
+                machine,
+                life,
+                call,
+            } => {
+                let at = now + self.rng.from_to(5, 2_000);
+                let call = call.0;
+                self.event(
+                    at,
+                    Event::CallFails {
+                        machine,
+                        life,
+                        call,
+                    },
+                );
+            }
+            Consequence::UnitRuns {
+                machine,
+                step,
+                within,
+                kind,
+                flaw,
+            } => {
+                let within = u64::try_from(within.as_millis()).unwrap_or(HOUR);
+                let (after, how) = self.unit(kind, flaw, within);
+                let cut = self.agent_cut();
+                self.event(
+                    now + after,
+                    Event::UnitEnds {
+                        machine,
+                        step,
+                        how,
+                        cut,
+                    },
+                );
+            }
+            Consequence::Measure { machine } => {
+                let at = now + self.rng.from_to(10, 500);
+                self.event(at, Event::Measured { machine });
+            }
+            Consequence::Armed {
+                machine,
+                boot,
+                lease,
+                at,
+            } => self.event(
+                at,
+                Event::DeadMan {
+                    machine,
+                    boot,
+                    lease,
+                },
+            ),
+            Consequence::GoingDown { machine } => {
+                if self.strikes(self.rates.odd_boot / 4, "reboot-does-not-happen") {
+                    return;
+                }
+                let at = now + self.rng.from_to(1_000, MINUTE);
+                let ordered = true;
+                self.event(at, Event::PowerOff { machine, ordered });
+            }
+            Consequence::Off { machine, flaw } => self.comes_back(now, machine, flaw),
+            Consequence::Up { machine } => {
+                let at = now + self.rng.from_to(2_000, 20_000);
+                let cut = self.agent_cut();
+                self.event(at, Event::AgentStarts { machine, cut });
+            }
+            Consequence::AgentGone { machine } => {
+                let pause = if self.strikes(self.rates.slow_return / 2, "agent-stays-dead") {
+                    self.rng.around(3 * HOUR)
+                } else {
+                    self.rng.from_to(1_000, MINUTE)
+                };
+                let cut = self.agent_cut();
+                self.event(now + pause, Event::AgentStarts { machine, cut });
+            }
+            Consequence::CoordinatorGone => {
+                let pause = if self.strikes(self.rates.slow_return / 2, "coordinator-stays-dead") {
+                    self.rng.around(2 * HOUR)
+                } else {
+                    self.rng.from_to(1_000, 2 * MINUTE)
+                };
+                self.event(now + pause, Event::CoordinatorStarts);
+            }
+        }
+    }
+
+    fn carry(&mut self, now: At, message: u64, to_coordinator: bool) {
+        let lost = if to_coordinator {
+            "message-lost"
+        } else {
+            "reply-lost"
+        };
+        if self.strikes(self.rates.lost, lost) {
+            return;
+        }
+        let mut at = now + self.rng.from_to(1, 80);
+        if self.strikes(self.rates.delayed, "message-delayed") {
+            at += if self.rng.once_in(4) {
+                self.rng.below(2 * HOUR)
+            } else {
+                self.rng.below(40_000)
+            };
+        }
+        let cut = if to_coordinator {
+            None
+        } else {
+            self.agent_cut()
+        };
+        self.event(at, Event::Arrive { message, cut });
+        if self.strikes(self.rates.doubled, "message-doubled") {
+            let late = if self.rng.once_in(3) { HOUR } else { MINUTE };
+            let again = at + self.rng.below(late);
+            self.event(again, Event::Arrive { message, cut: None });
+        }
+    }
+
+    fn unit(&mut self, kind: UnitKind, flaw: Option<Flaw>, within: At) -> (At, UnitEnd) {
+        let usual = match kind {
+            UnitKind::Stage => self.rng.around(5 * MINUTE),
+            UnitKind::Short => self.rng.from_to(20, 3_000),
+            UnitKind::Hook(_) => self.rng.around(20_000),
+            UnitKind::Activate | UnitKind::Restore => self.rng.around(40_000),
+            UnitKind::Reboot => self.rng.from_to(50, 2_000),
+            UnitKind::Judge => self.rng.around(30_000),
+        };
+        let hangs = matches!(
+            (kind, flaw),
+            (UnitKind::Activate, Some(Flaw::SwitchHangs))
+                | (
+                    UnitKind::Hook(agent_core::Hook::Post),
+                    Some(Flaw::PostHookHangs)
+                )
+        );
+        if hangs {
+            return (within, UnitEnd::TimesOut);
+        }
+        if self.strikes(self.rates.unit_slow, "unit-hangs-or-is-slow") {
+            let after = self.rng.from_to(usual, within.max(usual));
+            return if self.rng.once_in(3) {
+                (within, UnitEnd::TimesOut)
+            } else {
+                (after.min(within), UnitEnd::ByNature)
+            };
+        }
+        if self.strikes(self.rates.unit_fails, "unit-fails") {
+            return (usual.min(within), UnitEnd::Fails);
+        }
+        (usual.min(within), UnitEnd::ByNature)
+    }
+
+    fn comes_back(&mut self, now: At, machine: MachineIndex, flaw: Option<Flaw>) {
+        let mut into = match flaw {
+            Some(Flaw::BootFallsBack) => BootInto::Fallback,
+            Some(Flaw::BootsThird) => BootInto::Third,
+            _ => BootInto::Default,
+        };
+        let silent = flaw == Some(Flaw::BootSilent);
+        if self.strikes(self.rates.odd_boot, "boot-brings-up-something-else") {
+            into = self.rng.one([BootInto::Fallback, BootInto::Third]);
+        }
+        let stays = silent || self.strikes(self.rates.slow_return, "machine-stays-off");
+        let pause = if stays {
+            self.rng.around(6 * HOUR)
+        } else {
+            self.rng.from_to(20_000, 4 * MINUTE)
+        };
+        if silent {
+            into = BootInto::Fallback;
+        }
+        self.event(now + pause, Event::Boot { machine, into });
+    }
+}

@@ -1,0 +1,28 @@
+//! The simulator: both real cores in one thread, under a virtual clock, in a world where everything
+//! goes wrong that can.
+//!
+//! [`World`](world) is the truth: machines, disks, network and the coordinator's driver. One
+//! function makes one concrete, recorded [`event`] happen, without any chance; [`chance`] decides
+//! what happens next. Every event is followed by the checks of [`check`]: the coordinator's own
+//! invariants, and the world's truth, which no program is asked for.
+
+mod agents;
+mod bugs;
+mod chance;
+mod check;
+mod disk;
+mod driver;
+mod event;
+mod machine;
+mod operator;
+mod oracle;
+mod people;
+mod rng;
+mod run;
+mod setup;
+mod trouble;
+mod world;
+
+pub use bugs::{DriverBug, SeededBug};
+pub use run::{Outcome, Recording, replay, run};
+pub use world::Violation;

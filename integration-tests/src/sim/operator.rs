@@ -1,0 +1,137 @@
+//! What operators ask, in the coordinator's words.
+
+use common::{MachineName, Target};
+use coordinator_core::{
+    FleetConfig, Request,
+    fleet::rollout_id,
+    identity::{Actor, Role},
+    request::{OperatorRequest, Selection, Wish},
+};
+
+use super::{
+    event::{Command, Consequence, MachineIndex},
+    world::World,
+};
+
+impl World {
+    /// An operator's command reaches the coordinator, if that listens.
+    pub(crate) fn command(&mut self, command: &Command) {
+        if self.coordinator.fleet.is_none() {
+            return;
+        }
+        self.tell(|_| format!("operator: {}", shown(command)));
+        if let Command::Forget { machine } = command {
+            self.machines[*machine].truth.forgotten = true;
+        }
+        match self.request_of(command) {
+            Ok(request) => {
+                let actor = Actor {
+                    name: "geir"
+                        .parse()
+                        .unwrap_or_else(|_| unreachable!("geir is a name")),
+                    role: Role::Admin,
+                    serial: "01".to_owned(),
+                };
+                let request = Request::Operator { actor, request };
+                self.coordinator.take_in_command(request);
+                self.follows.push(Consequence::Waiting);
+            }
+            Err(error) => self.violate(format!("the simulator asks nonsense: {error}")),
+        }
+    }
+
+    fn request_of(&self, command: &Command) -> Result<OperatorRequest, String> {
+        let reason = "simulated".to_owned();
+        let name = |machine: &MachineIndex| self.machines[*machine].name.clone();
+        let groups = |names: &[String]| {
+            let parsed = names.iter().map(|name| name.parse());
+            parsed
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error: common::id::NameError| error.to_string())
+        };
+        Ok(match command {
+            Command::Configure { document } => OperatorRequest::SetConfig {
+                config: Box::new(FleetConfig::parse(document).map_err(|faults| {
+                    let faults = faults.0.iter().map(ToString::to_string);
+                    faults.collect::<Vec<_>>().join("; ")
+                })?),
+                if_revision: None,
+                reason,
+            },
+            Command::Prepare { targets } => OperatorRequest::PinTargets {
+                targets: targets
+                    .iter()
+                    .map(|(machine, path)| (name(machine), Target::Closure(path.clone())))
+                    .collect(),
+                reason,
+            },
+            Command::Execute {
+                groups: names,
+                machines,
+                action,
+                parallel,
+                immediate,
+                retry_failed,
+            } => OperatorRequest::Execute {
+                wish: Wish {
+                    selection: Selection {
+                        groups: groups(names)?,
+                        machines: machines.iter().map(name).collect::<Vec<MachineName>>(),
+                    },
+                    action: *action,
+                    parallel: *parallel,
+                    to_generation: None,
+                    immediate: *immediate,
+                    retry_failed: *retry_failed,
+                    reason,
+                },
+                if_plan: None,
+            },
+            Command::Approve { rollout, reject } => OperatorRequest::Approve {
+                rollout: rollout.map(rollout_id),
+                group: None,
+                reject: *reject,
+                comment: reason,
+            },
+            Command::Pause { rollout } => OperatorRequest::Pause {
+                rollout: rollout.map(rollout_id),
+                reason,
+            },
+            Command::ResumeRollout { rollout } => OperatorRequest::ResumeRollout {
+                rollout: rollout.map(rollout_id),
+                reason,
+            },
+            Command::Abort { rollout } => OperatorRequest::Abort {
+                rollout: rollout.map(rollout_id),
+                reason,
+            },
+            Command::Stop {
+                groups: names,
+                mode,
+            } => OperatorRequest::EmergencyStop {
+                groups: groups(names)?,
+                mode: *mode,
+                reason,
+            },
+            Command::Lift => OperatorRequest::Resume { reason },
+            Command::CheckHealth { groups: names } => OperatorRequest::RequestHealthCheck {
+                selection: Selection {
+                    groups: groups(names)?,
+                    machines: Vec::new(),
+                },
+                timeout: None,
+            },
+            Command::Forget { machine } => OperatorRequest::ForgetMachine {
+                machine: name(machine),
+                reason,
+            },
+        })
+    }
+}
+
+fn shown(command: &Command) -> String {
+    if let Command::Configure { .. } = command {
+        return "configures the fleet".to_owned();
+    }
+    serde_json::to_string(command).unwrap_or_else(|error| error.to_string())
+}

@@ -1,0 +1,230 @@
+//! What the operators of a simulated fleet do, drawn from what they could see.
+
+use std::collections::BTreeMap;
+
+use common::{Action, StopMode};
+use coordinator_core::{
+    Fleet,
+    rollout::{Approval, RolloutState},
+};
+use serde_json::json;
+
+use super::{
+    chance::{Chance, Item},
+    event::{Command, Event, Flaw, MachineIndex, Nature},
+    setup::{MINUTE, system},
+    world::World,
+};
+
+const FLAWS: [Flaw; 14] = [
+    Flaw::Unhealthy,
+    Flaw::SwitchFails,
+    Flaw::SwitchDegraded,
+    Flaw::SwitchHangs,
+    Flaw::SwitchWantsReboot,
+    Flaw::SwitchBusy,
+    Flaw::BootFallsBack,
+    Flaw::BootsThird,
+    Flaw::BootSilent,
+    Flaw::StageFails,
+    Flaw::PreHookFails,
+    Flaw::PostHookFails,
+    Flaw::PostHookHangs,
+    Flaw::CutsNetwork,
+];
+
+impl Chance {
+    fn order(&mut self, at: u64, command: Command) {
+        self.event(at, Event::Operator { command });
+    }
+
+    /// One act of the operators, and when the next comes.
+    pub(crate) fn operate(&mut self, world: &World) {
+        if !self.troubled {
+            return;
+        }
+        let now = world.now;
+        let next = now + self.rng.around(self.rates.operator).max(MINUTE);
+        self.push(next, Item::Operator);
+        let Some(fleet) = &world.coordinator.fleet else {
+            return;
+        };
+        if fleet.facts().stop.is_some() {
+            if !self.rng.once_in(3) {
+                self.order(now, Command::Lift);
+            }
+            return;
+        }
+        let unfinished: Vec<u64> = fleet.index().unfinished.iter().copied().collect();
+        let rollout = self.rng.pick(&unfinished).copied();
+        if let Some(number) = rollout
+            && self.answer(fleet, number, now)
+        {
+            return;
+        }
+        match self.rng.below(100) {
+            0..=4 => self.stop(fleet, now),
+            5..=7 => self.order(now, Command::Pause { rollout }),
+            8..=10 => self.order(now, Command::Abort { rollout }),
+            11..=13 => self.reconfigure(fleet, now),
+            14..=15 => {
+                let machine = self.rng.index(world.machines.len());
+                let held = fleet.lease_of(&world.machines[machine].name).is_some();
+                if !held {
+                    self.order(now, Command::Forget { machine });
+                }
+            }
+            16..=18 => self.order(now, Command::CheckHealth { groups: Vec::new() }),
+            19..=24 => self.execute(world, fleet, Action::Rollback, now),
+            25..=29 => self.execute(world, fleet, Action::Reboot, now),
+            _ if unfinished.is_empty() || self.rng.once_in(4) => self.release(world, fleet, now),
+            _ => {}
+        }
+    }
+
+    /// What a rollout waits for from people, they mostly give.
+    fn answer(&mut self, fleet: &Fleet, number: u64, now: u64) -> bool {
+        let rollout = Some(number);
+        let r = &fleet.facts().rollouts[&number];
+        if let RolloutState::Paused(_) = r.state {
+            match self.rng.below(10) {
+                0..=5 => self.order(now, Command::ResumeRollout { rollout }),
+                6..=7 => self.order(now, Command::Abort { rollout }),
+                _ => {}
+            }
+            return true;
+        }
+        let waits = r
+            .groups
+            .iter()
+            .any(|group| matches!(group.approval, Approval::Asked(_)));
+        if waits && !self.rng.once_in(3) {
+            let reject = self.rng.once_in(8);
+            self.order(now, Command::Approve { rollout, reject });
+            return true;
+        }
+        false
+    }
+
+    fn some_groups(&mut self, fleet: &Fleet) -> Vec<String> {
+        let config = fleet.facts().config.as_ref();
+        let names: Vec<String> = config
+            .iter()
+            .flat_map(|config| config.groups.keys())
+            .map(ToString::to_string)
+            .collect();
+        if self.rng.once_in(2) {
+            return Vec::new();
+        }
+        self.rng.pick(&names).cloned().into_iter().collect()
+    }
+
+    fn stop(&mut self, fleet: &Fleet, now: u64) {
+        self.fault("emergency-stop");
+        let groups = self.some_groups(fleet);
+        let mode = self.rng.one([StopMode::Finish, StopMode::Rollback]);
+        self.order(now, Command::Stop { groups, mode });
+        let lifted = now + self.rng.around(40 * MINUTE);
+        self.order(lifted, Command::Lift);
+    }
+
+    fn reconfigure(&mut self, fleet: &Fleet, now: u64) {
+        let Some(config) = &fleet.facts().config else {
+            return;
+        };
+        let mut document = config.document.clone();
+        document["updateSettings"]["maxParallel"] = json!(self.rng.from_to(1, 8));
+        self.order(now, Command::Configure { document });
+    }
+
+    fn execute(&mut self, world: &World, fleet: &Fleet, action: Action, now: u64) {
+        let groups = self.some_groups(fleet);
+        let few = groups.is_empty() && self.rng.once_in(2);
+        let machines: Vec<MachineIndex> = if few {
+            vec![self.rng.index(world.machines.len())]
+        } else {
+            Vec::new()
+        };
+        let parallel = self.rng.once_in(3).then(|| {
+            let many = self.rng.from_to(1, 4);
+            u32::try_from(many).unwrap_or(1)
+        });
+        let immediate = self.rng.once_in(6);
+        let retry_failed = self.rng.once_in(4);
+        self.order(
+            now,
+            Command::Execute {
+                groups,
+                machines,
+                action,
+                parallel,
+                immediate,
+                retry_failed,
+            },
+        );
+    }
+
+    /// A new system for everybody, which may be bad on some machines; then its rollout.
+    fn release(&mut self, world: &World, fleet: &Fleet, now: u64) {
+        self.systems += 1;
+        let path = system(self.systems);
+        let needs_reboot = self.rng.chance(self.rates.needs_reboot);
+        for machine in 0..world.machines.len() {
+            let flaw = if self.rng.chance(self.rates.flawed) {
+                self.fault("flawed-system");
+                self.rng.pick(&FLAWS).copied()
+            } else {
+                None
+            };
+            let nature = Nature { needs_reboot, flaw };
+            if nature != Nature::default() {
+                let system = path.clone();
+                self.event(
+                    now,
+                    Event::Nature {
+                        machine,
+                        system,
+                        nature,
+                    },
+                );
+            }
+        }
+        let targets = (0..world.machines.len()).map(|machine| (machine, path.clone()));
+        let targets = targets.collect();
+        self.order(now, Command::Prepare { targets });
+        let later = now + self.rng.below(20 * MINUTE) + 1;
+        self.execute(world, fleet, Action::Update, later);
+    }
+
+    /// After the faults: whatever waits for people gets its answer. A rollout that pauses again and
+    /// again is ended.
+    pub(crate) fn settle(&mut self, world: &World, resumed: &mut BTreeMap<u64, u32>) {
+        let now = world.now;
+        let Some(fleet) = &world.coordinator.fleet else {
+            return;
+        };
+        if fleet.facts().stop.is_some() {
+            self.order(now, Command::Lift);
+        }
+        for number in fleet.index().unfinished.clone() {
+            let rollout = Some(number);
+            let r = &fleet.facts().rollouts[&number];
+            if let RolloutState::Paused(_) = r.state {
+                let times = resumed.entry(number).or_default();
+                *times += 1;
+                if *times <= 2 {
+                    self.order(now, Command::ResumeRollout { rollout });
+                } else {
+                    self.order(now, Command::Abort { rollout });
+                }
+            } else if r
+                .groups
+                .iter()
+                .any(|group| matches!(group.approval, Approval::Asked(_) | Approval::Needed))
+            {
+                let reject = false;
+                self.order(now, Command::Approve { rollout, reject });
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! What a seed draws before the time begins: the fleet, its configuration, its machines' limits,
+//! and how often what goes wrong. Some kinds of faults are left out of each seed altogether
+//! ("swarm testing"): a world in which everything fails at once never gets far enough to be wrong.
+
+use std::time::Duration;
+
+use agent_core::Limits;
+use common::{StorePath, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{event::At, machine::Machine, rng::Rng};
+
+pub(crate) const MINUTE: At = 60_000;
+pub(crate) const HOUR: At = 60 * MINUTE;
+
+/// Zones with and without changes of the clocks, on both halves of the world.
+const ZONES: [&str; 7] = [
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "Australia/Lord_Howe",
+    "Asia/Kolkata",
+    "America/Sao_Paulo",
+    "Africa/Casablanca",
+];
+
+/// Days around which clocks change somewhere, and ordinary ones.
+const STARTS: [&str; 8] = [
+    "2026-03-27T08:00:00Z",
+    "2026-10-23T15:00:00Z",
+    "2026-03-06T01:00:00Z",
+    "2026-10-30T20:00:00Z",
+    "2026-04-03T05:00:00Z",
+    "2026-07-15T11:00:00Z",
+    "2026-12-29T22:00:00Z",
+    "2028-02-28T03:00:00Z",
+];
+
+/// The world of a seed, complete enough to be built again without chance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    pub(crate) seed: u64,
+    /// The true time at the beginning, milliseconds since 1970.
+    pub(crate) start: i64,
+    pub(crate) document: Value,
+    pub(crate) machines: Vec<String>,
+    pub(crate) poll_hold_s: u64,
+    pub(crate) poll_pause_s: u64,
+    pub(crate) health_every_s: u64,
+    /// How long faults go on.
+    pub(crate) duration: At,
+}
+
+/// How often what goes wrong. Chances are in a million; means in milliseconds between two.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rates {
+    pub(crate) lost: u64,
+    pub(crate) delayed: u64,
+    pub(crate) doubled: u64,
+    pub(crate) agent_cut: u64,
+    pub(crate) batch_cut: u64,
+    pub(crate) unit_fails: u64,
+    pub(crate) unit_slow: u64,
+    pub(crate) odd_boot: u64,
+    pub(crate) slow_return: u64,
+    pub(crate) flawed: u64,
+    pub(crate) needs_reboot: u64,
+    /// Between two faults of the kinds below; 0: none.
+    pub(crate) chaos: At,
+    /// Weights of: coordinator dies, clock jumps, agent dies, power cut, ill, partition, one way,
+    /// clog, forgery.
+    pub(crate) kinds: [u64; 9],
+    /// Between two acts of the operators.
+    pub(crate) operator: At,
+}
+
+impl Rates {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let mut rate = |most: u64| {
+            if rng.chance(400_000) {
+                0
+            } else {
+                let part = rng.from_to(1, 100);
+                most * part * part / 10_000
+            }
+        };
+        let mut rates = Self {
+            lost: rate(80_000),
+            delayed: rate(60_000),
+            doubled: rate(60_000),
+            agent_cut: rate(15_000),
+            batch_cut: rate(8_000),
+            unit_fails: rate(60_000),
+            unit_slow: rate(60_000),
+            odd_boot: rate(150_000),
+            slow_return: rate(200_000),
+            flawed: rate(300_000),
+            needs_reboot: rate(900_000),
+            ..Self::default()
+        };
+        for kind in &mut rates.kinds {
+            *kind = rate(100);
+        }
+        rates.chaos = rng.one([0, 20 * MINUTE, HOUR, 4 * HOUR]);
+        rates.operator = rng.one([30 * MINUTE, 90 * MINUTE, 4 * HOUR]);
+        rates
+    }
+}
+
+impl Setup {
+    pub(crate) fn draw(seed: u64, rng: &mut Rng) -> Self {
+        let size = match rng.below(100) {
+            0..=1 => rng.from_to(100, 250),
+            2..=40 => rng.from_to(3, 9),
+            _ => rng.from_to(10, 40),
+        };
+        let size = usize::try_from(size).unwrap_or(9);
+        let machines: Vec<String> = (1..=size).map(|n| format!("m{n}")).collect();
+        let start = rng.pick(&STARTS).copied().unwrap_or(STARTS[0]);
+        let start: jiff::Timestamp = start
+            .parse()
+            .unwrap_or_else(|_| unreachable!("{start} is a time"));
+        let poll_hold_s = rng.one([600, 1800, 3600]);
+        let days = if size >= 100 { 1 } else { rng.from_to(1, 4) };
+        Self {
+            seed,
+            start: start.as_millisecond() + i64::try_from(rng.below(48 * HOUR)).unwrap_or(0),
+            document: document(&machines, poll_hold_s, rng),
+            machines,
+            poll_hold_s,
+            poll_pause_s: rng.one([30, 60, 300]),
+            health_every_s: rng.one([3600, 7200, 4 * 3600]),
+            duration: days * 24 * HOUR,
+        }
+    }
+
+    pub(crate) fn start(&self) -> Timestamp {
+        Timestamp(self.start)
+    }
+
+    pub(crate) fn build(&self) -> Vec<Machine> {
+        let machines = self.machines.iter().enumerate().map(|(index, name)| {
+            let name = name
+                .parse()
+                .unwrap_or_else(|_| unreachable!("{name} is a name"));
+            let limits = Limits {
+                agent_version: "simulated".to_owned(),
+                seed: self.seed ^ (index as u64) << 32,
+                poll_hold: Duration::from_secs(self.poll_hold_s),
+                poll_pause: Duration::from_secs(self.poll_pause_s),
+                health_every: Duration::from_secs(self.health_every_s),
+                backoff_max: Duration::from_secs(300),
+                ..Limits::default()
+            };
+            Machine::new(name, limits, system(0))
+        });
+        machines.collect()
+    }
+}
+
+/// The n-th system closure of the world.
+pub(crate) fn system(number: u64) -> StorePath {
+    let text = format!("/nix/store/{number:032}-nixos-system-{number}");
+    text.parse()
+        .unwrap_or_else(|_| unreachable!("{text} is a store path"))
+}
+
+fn document(machines: &[String], poll_hold_s: u64, rng: &mut Rng) -> Value {
+    let count = rng.from_to(1, 6).min(machines.len() as u64);
+    let mut members: Vec<Vec<&String>> = (0..count).map(|_| Vec::new()).collect();
+    for (index, machine) in machines.iter().enumerate() {
+        let group = if index < members.len() {
+            index
+        } else {
+            rng.index(members.len())
+        };
+        members[group].push(machine);
+    }
+    let mut groups = Map::new();
+    for (index, members) in members.iter().enumerate() {
+        groups.insert(format!("g{index}"), group(index, members, rng));
+    }
+    // Silence must be longer than a held poll, or everybody who waits counts as offline.
+    let offline = 2 * poll_hold_s + 300;
+    json!({
+        "updateGroups": groups,
+        "updateSettings": {
+            "maxParallel": rng.from_to(1, 6),
+            "healthCheckTimeout": rng.one([120, 300]),
+            "rollbackOnFailure": !rng.once_in(6),
+            "staggerDelay": rng.one([0, 600, 1800]),
+            "leaseTime": rng.one([300, 900]),
+            "graceTime": rng.one([300, 900, 3600]),
+            "offlineAfter": offline,
+            "catchUp": rng.one([6 * 3600, 24 * 3600]),
+            "stageTimeout": 7200,
+            "approvalExpiry": rng.one([6 * 3600, 48 * 3600]),
+            "timezone": rng.one(ZONES),
+        }
+    })
+}
+
+fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
+    let mut group = Map::new();
+    group.insert("machines".to_owned(), json!(members));
+    let preset = ["aggressive", "conservative", "manual-approval"];
+    let preset = rng.one(preset);
+    group.insert("updatePolicy".to_owned(), json!(preset));
+    group.insert("allowReboot".to_owned(), json!(!rng.once_in(4)));
+    if rng.once_in(2) {
+        group.insert("maxParallel".to_owned(), json!(rng.from_to(1, 4)));
+    }
+    if rng.once_in(3) {
+        group.insert("maxFailures".to_owned(), json!(rng.below(3)));
+    }
+    if rng.once_in(3) {
+        group.insert("soak".to_owned(), json!(rng.one([300, 3600])));
+    }
+    if rng.once_in(4) && members.len() > 2 {
+        group.insert("canary".to_owned(), json!(rng.from_to(0, 2)));
+    }
+    if !rng.once_in(3) {
+        group.insert("maintenanceWindow".to_owned(), window(rng));
+    }
+    if rng.once_in(3) {
+        group.insert("timezone".to_owned(), json!(rng.one(ZONES)));
+    }
+    if index > 0 && rng.once_in(2) {
+        let on = rng.index(index);
+        group.insert("dependencies".to_owned(), json!([format!("g{on}")]));
+    }
+    Value::Object(group)
+}
+
+/// A window, more often than not where clocks change.
+fn window(rng: &mut Rng) -> Value {
+    let from = if rng.once_in(2) {
+        rng.from_to(0, 3)
+    } else {
+        rng.below(24)
+    };
+    let minutes = rng.one([0, 30]);
+    let length = rng.one([1, 2, 4, 10]);
+    let to = (from + length) % 24;
+    let times = format!("{from:02}:{minutes:02}-{to:02}:{minutes:02}");
+    if rng.once_in(4) {
+        json!({ "times": times, "days": ["Mon", "Tue", "Thu", "Fri", "Sun"] })
+    } else {
+        json!(times)
+    }
+}

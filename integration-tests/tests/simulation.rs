@@ -1,0 +1,42 @@
+//! A few seeds of the simulator in every test run, and the simulator's own promises. The long runs
+//! are `simulate`'s.
+
+use integration_tests::sim::{self, SeededBug};
+
+/// Seeds of every test run; small, because tests are built without optimisation.
+const SEEDS: std::ops::RangeInclusive<u64> = 1..=3;
+
+#[track_caller]
+fn check(seed: u64) {
+    let outcome = sim::run(seed, None);
+    assert!(
+        outcome.is_good(),
+        "`simulate --seed {seed}` shows it: {:?} {:?}",
+        outcome.violations,
+        outcome.unfinished
+    );
+}
+
+#[test]
+fn nothing_goes_wrong_and_everything_ends() {
+    for seed in SEEDS {
+        check(seed);
+    }
+}
+
+#[test]
+fn a_seed_means_one_run() {
+    let (one, other) = (sim::run(3, None), sim::run(3, None));
+    assert_eq!((one.trace, one.events), (other.trace, other.events));
+}
+
+#[test]
+fn a_recording_shows_the_same_without_chance() {
+    let bug = SeededBug::named("driver: ReplyBeforeDurable").expect("a known bug");
+    let outcome = sim::run(1, Some(bug));
+    assert!(!outcome.violations.is_empty(), "the bug is found");
+    let stored = serde_json::to_vec(&outcome.recording).expect("JSON");
+    let recording: sim::Recording = serde_json::from_slice(&stored).expect("a recording");
+    let again = sim::replay(&recording, |_, _, _| {});
+    assert_eq!(again, outcome.violations);
+}
