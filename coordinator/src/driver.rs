@@ -23,7 +23,7 @@ use coordinator_core::{
 use platform::clock::Clock;
 use tokio::sync::{mpsc, watch};
 
-pub use handle::{Answer, Handle, Seen, Stopped};
+pub use handle::{Answer, Handle, PollError, Seen, Stopped};
 pub use watchers::{Event, Signal};
 
 use self::{

@@ -40,6 +40,17 @@ pub struct Seen {
 #[error("the coordinator is stopping")]
 pub struct Stopped;
 
+/// Why a poll has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PollError {
+    /// The driver has ended.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// The machine asked again before this poll was answered.
+    #[error("a newer poll of this machine took over")]
+    Superseded,
+}
+
 pub(super) struct Asked {
     pub(super) request: Request,
     pub(super) reply: ReplyTo<Answer>,
@@ -87,13 +98,14 @@ impl Handle {
         answer.await.map_err(|_| Stopped)
     }
 
-    /// A machine's poll, held until `until` while the answer is "wait".
+    /// A machine's poll, held until `until` while the answer is "wait". A newer poll of the same
+    /// machine ends this one.
     pub async fn poll(
         &self,
         machine: MachineName,
         report: Box<MachineReport>,
         until: Timestamp,
-    ) -> Result<Answer, Stopped> {
+    ) -> Result<Answer, PollError> {
         let (reply, answer) = oneshot::channel();
         let poll = Poll {
             machine,
@@ -102,7 +114,13 @@ impl Handle {
             reply,
         };
         self.send(Message::Poll(poll)).await?;
-        answer.await.map_err(|_| Stopped)
+        answer.await.map_err(|_| {
+            if self.queue.is_closed() {
+                PollError::Stopped(Stopped)
+            } else {
+                PollError::Superseded
+            }
+        })
     }
 
     /// Looks. What is seen is durable.

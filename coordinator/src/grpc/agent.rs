@@ -65,7 +65,7 @@ impl Agent for AgentService {
         let hold = Duration::from_millis(u64::from(message.hold_ms)).min(HOLD_MAX);
         let until = self.clock.now() + hold;
         let asked = self.handle.poll(machine, report, until).await;
-        let Answer { reply, epoch } = asked.map_err(convert::stopped)?;
+        let Answer { reply, epoch } = asked.map_err(convert::unanswered)?;
         let now = self.clock.now();
         let Reply::Directive(directive) = reply else {
             return Err(convert::other(&reply));

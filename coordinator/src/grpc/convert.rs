@@ -5,6 +5,8 @@
 pub(super) mod agent;
 pub(super) mod operator;
 pub(super) mod status;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
@@ -12,7 +14,11 @@ use common::{StorePath, Timestamp};
 use coordinator_core::{Reply, request::Refusal, view::View};
 use tonic::{Status, metadata::MetadataValue};
 
-use crate::{driver::Stopped, issue::IssueError, store::StoreError};
+use crate::{
+    driver::{PollError, Stopped},
+    issue::IssueError,
+    store::StoreError,
+};
 
 /// Metadata key under which a refusal says what to try next.
 const HINT: &str = "lab-hint";
@@ -67,6 +73,13 @@ pub(super) fn hinted(mut status: Status, hint: &str) -> Status {
 
 pub(super) fn stopped(stopped: Stopped) -> Status {
     Status::unavailable(stopped.to_string())
+}
+
+pub(super) fn unanswered(error: PollError) -> Status {
+    match error {
+        PollError::Stopped(why) => stopped(why),
+        PollError::Superseded => Status::cancelled(error.to_string()),
+    }
 }
 
 /// Reading the past failed. The cause is for the journal, not for the caller.

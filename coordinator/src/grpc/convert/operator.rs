@@ -157,7 +157,7 @@ pub(crate) fn abort(message: wire::RolloutRequest) -> Result<OperatorRequest, Ma
     })
 }
 
-/// Whatever else a stop says, it stops: an unknown mode is read as the gentler one.
+/// A stop. Without a mode, the gentler one.
 pub(crate) fn emergency_stop(
     message: wire::EmergencyStopRequest,
 ) -> Result<OperatorRequest, Malformed> {

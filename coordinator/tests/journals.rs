@@ -1,0 +1,450 @@
+//! Journals of earlier versions load for ever.
+//!
+//! Each file in `journals/` is a snapshot and the records after it, one JSON document a line, as
+//! `lab-coordinator journal dump` prints them. A file that is there is never written again; when
+//! facts are added, `LAB_WRITE_JOURNAL=v2 cargo test -p coordinator --test journals` writes a new
+//! one beside it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    time::Duration,
+};
+
+use common::{
+    Action, AttemptStatus, BootId, Epoch, GroupName, Health, HealthState, LeaseId, MachineName,
+    MachineReport, Outcome, OutcomeKind, RolloutId, Staged, StopMode, StorePath, Target, Timestamp,
+};
+use coordinator::store::{Batch, Record, Store as _, memory::MemoryStore};
+use coordinator_core::{
+    Change, Fleet, FleetConfig, Reply, Request,
+    fleet::Facts,
+    identity::{Actor, Holder, Role},
+    request::{AgentRequest, Directive, Grant, OperatorRequest, Selection, Which, Wish},
+};
+use serde_json::{Value, json};
+
+/// Every kind of fact that the journals together must have.
+const FACTS: [&str; 31] = [
+    "config-set",
+    "reported",
+    "pinned",
+    "rollout-created",
+    "approval-asked",
+    "approved",
+    "wave-opened",
+    "wave-soaking",
+    "wave-closed",
+    "group-finished",
+    "lease-granted",
+    "lease-overdue",
+    "lease-revived",
+    "lease-ended",
+    "lease-lost",
+    "recovered",
+    "arrived",
+    "declined",
+    "skipped",
+    "rollout-paused",
+    "rollout-resumed",
+    "rollout-aborted",
+    "rollout-ended",
+    "stopped",
+    "stop-lifted",
+    "restored",
+    "forgotten",
+    "token-created",
+    "token-revoked",
+    "certificate-issued",
+    "certificate-revoked",
+];
+
+fn directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/journals")
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_secs(1_800_000_000)
+}
+
+#[test]
+fn journals_of_earlier_versions_load() {
+    if let Ok(name) = std::env::var("LAB_WRITE_JOURNAL") {
+        let file = directory().join(format!("{name}.jsonl"));
+        assert!(!file.exists(), "{} is there already", file.display());
+        fs::write(file, life_of_a_fleet()).expect("written");
+    }
+    let mut found = BTreeSet::new();
+    for file in fs::read_dir(directory()).expect("journals") {
+        let path = file.expect("readable").path();
+        let text = fs::read_to_string(&path).expect("readable");
+        let mut lines = text.lines();
+        let snapshot: Facts =
+            serde_json::from_str(lines.next().expect("a snapshot")).expect("facts");
+        let mut store = MemoryStore::new();
+        store.snapshot(&snapshot).expect("kept");
+        for line in lines {
+            let record: Record = serde_json::from_str(line).expect(line);
+            let raw: Value = serde_json::from_str(line).expect("JSON");
+            let facts = raw["changes"].as_array().expect("facts");
+            found.extend(
+                facts
+                    .iter()
+                    .filter_map(|fact| fact["fact"].as_str().map(str::to_owned)),
+            );
+            let batch = Batch {
+                changes: record.changes,
+                ..Batch::at(record.at)
+            };
+            store.append(&batch).expect("kept");
+        }
+        let fleet = store.load().expect("loaded").replay(now());
+        let fleet = fleet.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(!fleet.facts().registry.certificates.is_empty());
+    }
+    let missing: Vec<&&str> = FACTS
+        .iter()
+        .filter(|fact| !found.contains(**fact))
+        .collect();
+    assert!(missing.is_empty(), "no journal has {missing:?}");
+}
+
+/// A fleet that has seen everything, and what of it was written down.
+struct Story {
+    fleet: Fleet,
+    now: Timestamp,
+    lines: Vec<String>,
+    sequences: BTreeMap<MachineName, u64>,
+}
+
+const OLD: &str = "/nix/store/0c5y5y5y5y5y5y5y5y5y5y5y5y5y5y5y-nixos-system-old";
+const NEW: &str = "/nix/store/1c5y5y5y5y5y5y5y5y5y5y5y5y5y5y5y-nixos-system-new";
+const NEXT: &str = "/nix/store/2c5y5y5y5y5y5y5y5y5y5y5y5y5y5y5y-nixos-system-next";
+
+fn path(text: &str) -> StorePath {
+    text.parse().expect("a path")
+}
+
+fn machine(name: &str) -> MachineName {
+    name.parse().expect("a name")
+}
+
+impl Story {
+    fn ask(&mut self, request: Request) -> Reply {
+        let decision = self.fleet.handle(self.now, request);
+        self.write(decision.changes);
+        decision.reply
+    }
+
+    fn write(&mut self, changes: Vec<Change>) {
+        if !changes.is_empty() {
+            let record = Record {
+                at: self.now,
+                changes,
+            };
+            self.lines
+                .push(serde_json::to_string(&record).expect("JSON"));
+        }
+    }
+
+    fn later(&mut self, minutes: u64) {
+        self.now = self.now + Duration::from_secs(minutes * 60);
+        self.ask(Request::Tick);
+    }
+
+    fn operator(&mut self, request: OperatorRequest) -> Reply {
+        let actor = Actor {
+            name: "ada".parse().expect("a name"),
+            role: Role::Admin,
+            serial: "4f".into(),
+        };
+        let reply = self.ask(Request::Operator { actor, request });
+        assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
+        reply
+    }
+
+    fn report(&mut self, name: &str, running: &str, staged: Option<&str>) -> Box<MachineReport> {
+        let sequence = self.sequences.entry(machine(name)).or_default();
+        *sequence += 1;
+        let boot_id: BootId = "b1".parse().expect("a name");
+        Box::new(MachineReport {
+            agent_version: "0.1.0".into(),
+            boot_id,
+            sequence: *sequence,
+            running: Some(path(running)),
+            booted: Some(path(running)),
+            profile: Some(path(running)),
+            generation: 1,
+            generations: vec![common::Generation {
+                number: 1,
+                path: path(running),
+            }],
+            health: Health {
+                state: HealthState::Healthy,
+                checks: vec![common::CheckResult {
+                    name: "web".into(),
+                    passed: true,
+                    detail: "200".into(),
+                }],
+            },
+            health_request: 0,
+            epoch: Epoch(1),
+            staged: staged.map(|staged| Staged {
+                target: Target::Closure(path(staged)),
+                path: path(staged),
+                needs_reboot: true,
+                reboot_reasons: vec!["kernel".into()],
+            }),
+            attempt: None,
+            store_free_bytes: 1,
+            last_lease: LeaseId(0),
+        })
+    }
+
+    fn poll_with(&mut self, name: &str, report: Box<MachineReport>) -> Directive {
+        let request = Request::Agent {
+            machine: machine(name),
+            request: AgentRequest::Poll { report },
+        };
+        let reply = self.ask(request);
+        let Reply::Directive(directive) = reply else {
+            panic!("{reply:?}");
+        };
+        directive
+    }
+
+    fn poll(&mut self, name: &str, running: &str, staged: Option<&str>) -> Directive {
+        let report = self.report(name, running, staged);
+        self.poll_with(name, report)
+    }
+
+    fn granted(&mut self, name: &str, staged: &str) -> Grant {
+        let directive = self.poll(name, OLD, Some(staged));
+        let Directive::Proceed(grant) = directive else {
+            panic!("{name}: {directive:?}");
+        };
+        grant
+    }
+
+    fn result(&mut self, name: &str, grant: &Grant, outcome: OutcomeKind, running: &str) {
+        let mut report = self.report(name, running, None);
+        report.last_lease = grant.lease;
+        self.ended(name, &grant.rollout.clone(), grant.lease, outcome, report);
+    }
+
+    fn ended(
+        &mut self,
+        name: &str,
+        rollout: &RolloutId,
+        lease: LeaseId,
+        outcome: OutcomeKind,
+        report: Box<MachineReport>,
+    ) {
+        self.ask(Request::Agent {
+            machine: machine(name),
+            request: AgentRequest::Result {
+                rollout: rollout.clone(),
+                lease,
+                outcome: Outcome {
+                    kind: outcome,
+                    reason: "as it went".into(),
+                },
+                took: Duration::from_secs(60),
+                report,
+            },
+        });
+    }
+
+    fn resume(&mut self) {
+        self.operator(OperatorRequest::ResumeRollout {
+            rollout: None,
+            reason: "known".into(),
+        });
+    }
+
+    fn pin(&mut self, names: &[&str], target: &str) {
+        let targets = names
+            .iter()
+            .map(|name| (machine(name), Target::Closure(path(target))))
+            .collect();
+        let reason = "new".to_owned();
+        self.operator(OperatorRequest::PinTargets { targets, reason });
+    }
+
+    fn execute(&mut self, names: &[&str]) -> RolloutId {
+        let wish = Wish {
+            selection: Selection {
+                groups: Vec::<GroupName>::new(),
+                machines: names.iter().map(|name| machine(name)).collect(),
+            },
+            action: Action::Update,
+            parallel: None,
+            to_generation: None,
+            immediate: false,
+            reason: "new".into(),
+            retry_failed: false,
+        };
+        let if_plan = None;
+        let reply = self.operator(OperatorRequest::Execute { wish, if_plan });
+        let Reply::Executed {
+            rollout: Some(rollout),
+            ..
+        } = reply
+        else {
+            panic!("{reply:?}");
+        };
+        rollout
+    }
+}
+
+fn life_of_a_fleet() -> String {
+    let begin = Timestamp::from_secs(1_790_000_000);
+    let fleet = Fleet::new(begin);
+    let snapshot = serde_json::to_string(fleet.facts()).expect("JSON");
+    let mut story = Story {
+        fleet,
+        now: begin,
+        lines: vec![snapshot],
+        sequences: BTreeMap::new(),
+    };
+    identities(&mut story);
+    first_rollout(&mut story);
+    later_rollouts(&mut story);
+    let (epoch, next_lease) = (Epoch(1002), LeaseId(1_000_000));
+    let restored = Change::Restored { epoch, next_lease };
+    story.fleet.apply(&restored);
+    story.write(vec![restored]);
+    story.lines.join("\n") + "\n"
+}
+
+fn identities(story: &mut Story) {
+    let document = json!({
+        "updateGroups": {
+            "dev": {
+                "machines": ["dev-01", "dev-02"], "updatePolicy": "aggressive",
+                "allowReboot": true
+            },
+            "critical": {
+                "machines": ["db-01", "db-02", "db-03"], "updatePolicy": "manual-approval",
+                "dependencies": ["dev"], "maintenanceWindow": "00:00-23:59",
+                "canary": 1
+            }
+        },
+        "updateSettings": { "maxParallel": 4, "staggerDelay": 0, "timezone": "Europe/Berlin" }
+    });
+    story.operator(OperatorRequest::SetConfig {
+        config: Box::new(FleetConfig::parse(&document).expect("valid")),
+        if_revision: None,
+        reason: "first".into(),
+    });
+    let end = story.now + Duration::from_secs(3600);
+    let ada = Holder::Operator {
+        name: "ada".parse().expect("a name"),
+        role: Role::Admin,
+    };
+    story.ask(Request::Bootstrap {
+        holder: ada,
+        serial: "4f".into(),
+        expires_at: end,
+    });
+    for (number, name) in [(1, "dev-01"), (2, "dev-02"), (3, "db-01")] {
+        story.operator(OperatorRequest::CreateToken {
+            secret_hash: format!("{number:064x}"),
+            holder: Holder::Machine(machine(name)),
+            expires_at: end,
+        });
+    }
+    for number in [1, 2] {
+        story.ask(Request::Enrol {
+            secret_hash: format!("{number:064x}"),
+            serial: format!("5{number}"),
+            expires_at: end,
+        });
+    }
+    let (id, reason) = ("t3".to_owned(), "lost".to_owned());
+    story.operator(OperatorRequest::RevokeToken { id, reason });
+    story.operator(OperatorRequest::RevokeIdentity {
+        which: Which::Serial("52".into()),
+        reason: "stolen".into(),
+    });
+}
+
+/// Silence, a late return, a failure, approval, a canary that goes back, a refusal.
+fn first_rollout(story: &mut Story) {
+    const ALL: [&str; 5] = ["dev-01", "dev-02", "db-01", "db-02", "db-03"];
+    for name in ALL {
+        story.poll(name, OLD, None);
+    }
+    story.pin(&ALL, NEW);
+    for name in ALL {
+        story.poll(name, OLD, Some(NEW));
+    }
+    let rollout = story.execute(&[]);
+    let first = story.granted("dev-01", NEW);
+    let second = story.granted("dev-02", NEW);
+    story.later(16);
+    // The first is heard of again, at it; the second never is.
+    let mut report = story.report("dev-01", OLD, Some(NEW));
+    report.attempt = Some(AttemptStatus {
+        rollout: Some(rollout.clone()),
+        lease: first.lease,
+        step: "activating".into(),
+        past_no_return: true,
+    });
+    story.poll_with("dev-01", report);
+    story.result("dev-01", &first, OutcomeKind::Confirmed, NEW);
+    // Both were silent, which was more than may fail.
+    story.resume();
+    story.later(16);
+    let mut report = story.report("dev-02", OLD, Some(NEW));
+    report.last_lease = second.lease;
+    story.poll_with("dev-02", report);
+    for name in ["db-01", "db-02", "db-03"] {
+        story.poll(name, OLD, Some(NEW));
+    }
+    story.later(1);
+    story.operator(OperatorRequest::Approve {
+        rollout: None,
+        group: None,
+        reject: false,
+        comment: String::new(),
+    });
+    let report = story.report("db-02", OLD, None);
+    story.ended("db-02", &rollout, LeaseId(0), OutcomeKind::Refused, report);
+    story.resume();
+    let canary = story.granted("db-01", NEW);
+    story.result("db-01", &canary, OutcomeKind::RolledBack, OLD);
+    story.resume();
+    story.later(11);
+    let last = story.granted("db-03", NEW);
+    story.result("db-03", &last, OutcomeKind::Confirmed, NEW);
+}
+
+/// A machine that is there already, one that is taken over, an end by hand, a stop.
+fn later_rollouts(story: &mut Story) {
+    let both = ["dev-01", "dev-02"];
+    story.pin(&both, NEXT);
+    let second = story.execute(&both);
+    story.poll("dev-01", NEXT, None);
+    story.operator(OperatorRequest::Pause {
+        rollout: Some(second.clone()),
+        reason: "lunch".into(),
+    });
+    let third = story.execute(&["dev-02"]);
+    story.operator(OperatorRequest::Abort {
+        rollout: Some(third),
+        reason: "enough".into(),
+    });
+    story.operator(OperatorRequest::EmergencyStop {
+        groups: vec!["dev".parse().expect("a name")],
+        mode: StopMode::Rollback,
+        reason: "smoke".into(),
+    });
+    let reason = "a toaster".to_owned();
+    story.operator(OperatorRequest::Resume { reason });
+    story.operator(OperatorRequest::ForgetMachine {
+        machine: machine("dev-02"),
+        reason: "gone".into(),
+    });
+}
