@@ -232,6 +232,8 @@ impl World {
                     until,
                 });
                 told.until = told.until.max(until);
+                // A stop of other groups carries the lease over to its epoch.
+                told.epoch = told.epoch.max(grant.epoch);
                 if told.machine != machine || told.rollout != grant.rollout {
                     self.violate(format!("lease {} is given out twice", grant.lease));
                 }
@@ -514,7 +516,10 @@ impl World {
         let (holds, paired) = match kind {
             OutcomeKind::Confirmed => (Some(&m.running) == target, ran(Hook::Post)),
             OutcomeKind::RolledBack => (is_back, ran(Hook::Rollback)),
-            OutcomeKind::Abandoned | OutcomeKind::Refused => (is_back, true),
+            // Nothing was changed by the attempt; what a power cut brings up is not its doing.
+            OutcomeKind::Abandoned | OutcomeKind::Refused => {
+                (is_back || m.truth.cut == Some(lease), true)
+            }
             OutcomeKind::RebootRequired => {
                 let stays = before.is_none_or(|(_, previous)| m.running == previous.running);
                 (stays, true)
