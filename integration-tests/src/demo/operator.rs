@@ -1,7 +1,7 @@
 //! What the demo asks of its coordinator, as any operator would: over mTLS gRPC, with the
 //! identity that the coordinator made for its administrator.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use common::{MachineName, StorePath};
 use lab_proto::operator::{
@@ -105,12 +105,11 @@ impl Operator {
         let pinned = |path: &StorePath| PinnedTarget {
             kind: Some(pinned_target::Kind::Closure(path.to_string())),
         };
-        let targets: HashMap<String, PinnedTarget> = targets
-            .iter()
-            .map(|(machine, path)| (machine.to_string(), pinned(path)))
-            .collect();
         let request = PinTargetsRequest {
-            targets: targets.into_iter().collect(),
+            targets: targets
+                .iter()
+                .map(|(machine, path)| (machine.to_string(), pinned(path)))
+                .collect(),
             reason: "the demo's next systems".to_owned(),
         };
         let reply = self.client.pin_targets(request);

@@ -30,6 +30,14 @@ const APPROVE_AFTER: Duration = Duration::from_secs(1);
 /// A demo that has not ended by then says why, and gives up.
 const GIVE_UP: Duration = Duration::from_secs(180);
 
+/// What has come about so far, so that it can be ended in order whatever happens.
+#[derive(Default)]
+struct Progressed {
+    running: Option<Running>,
+    /// Whether the rollout ended as it should; `None` before its end.
+    good: Option<bool>,
+}
+
 /// Plays the demo. Whether everything ended as it should.
 pub async fn run(options: &Options) -> Result<bool, DemoError> {
     let fleet = Fleet::load(options.config.as_deref(), &options.fail)?;
@@ -37,22 +45,22 @@ pub async fn run(options: &Options) -> Result<bool, DemoError> {
     let schedule = Schedule::plan(&fleet.config, now, options.speed)?;
     summary::opening(&fleet, &schedule);
     let mut stage = Stage::build(fleet)?;
-    let mut running = None;
+    let mut progressed = Progressed::default();
     let played = tokio::select! {
-        played = play(options, &schedule, &mut stage, &mut running) => played,
+        played = play(options, &schedule, &mut stage, &mut progressed) => played,
         () = interrupted() => Err(DemoError::Interrupted),
     };
-    if let Some(running) = running {
+    if let Some(running) = progressed.running {
         running.end().await;
     }
-    let kept = stage.end(options.keep);
-    if let Some(directory) = kept {
+    if let Some(directory) = stage.end(options.keep) {
         line(&format!("Kept: {}", directory.display()));
     }
-    match played {
+    match (played, progressed.good) {
         // The way in which a kept demo is meant to end.
-        Err(DemoError::Interrupted) if options.keep => Ok(true),
-        other => other,
+        (Err(DemoError::Interrupted), Some(good)) => Ok(good),
+        (Err(error), _) => Err(error),
+        (Ok(()), good) => Ok(good.unwrap_or(true)),
     }
 }
 
@@ -60,11 +68,12 @@ async fn play(
     options: &Options,
     schedule: &Schedule,
     stage: &mut Stage,
-    slot: &mut Option<Running>,
-) -> Result<bool, DemoError> {
-    let running = slot.insert(stage.start(schedule).await?);
+    progressed: &mut Progressed,
+) -> Result<(), DemoError> {
+    let running = stage.start(schedule, &mut progressed.running).await?;
     let mut director = Director::new(options.approve);
     if options.no_rollout {
+        progressed.good = Some(true);
         summary::look_further(running, stage, options.keep);
         return director.keep_going(stage, running).await;
     }
@@ -76,6 +85,7 @@ async fn play(
         .watch(stage, running, &id, &expected, limit)
         .await?;
     let ending = ending(stage, running, rollout, &expected);
+    progressed.good = Some(ending.is_good());
     if let Some(file) = &options.report {
         ending.report().write(file)?;
     }
@@ -87,7 +97,7 @@ async fn play(
     if options.keep {
         director.keep_going(stage, running).await?;
     }
-    Ok(ending.is_good())
+    Ok(())
 }
 
 /// What happens besides, whoever began the rollout.
@@ -149,11 +159,7 @@ impl Director {
     }
 
     /// Leaves everything running; `lab` does the rest.
-    async fn keep_going(
-        &mut self,
-        stage: &Stage,
-        running: &mut Running,
-    ) -> Result<bool, DemoError> {
+    async fn keep_going(&mut self, stage: &Stage, running: &mut Running) -> Result<(), DemoError> {
         loop {
             let status = running.operator.status().await?;
             self.direct(stage, running, &status, &line).await?;
@@ -171,7 +177,7 @@ impl Director {
         running.check()?;
         self.kill_agents(stage, running, say);
         if self.approve == Approve::Auto {
-            self.answer_approvals(running, status, say).await?;
+            self.answer_approvals(running, status, say).await;
         }
         Ok(())
     }
@@ -206,7 +212,7 @@ impl Director {
         running: &mut Running,
         status: &Status,
         say: &(dyn Fn(&str) + Sync),
-    ) -> Result<(), DemoError> {
+    ) {
         for rollout in status.rollouts.iter().filter(|r| r.state == "active") {
             for group in &rollout.groups {
                 if group.state != "awaiting-approval" {
@@ -224,14 +230,18 @@ impl Director {
                     }
                     Some((_, since)) if since.is_some_and(|s| s.elapsed() >= APPROVE_AFTER) => {
                         *since = None;
-                        running.operator.approve(&rollout.id, &group.name).await?;
-                        say(&format!("Group {} is approved, by the demo.", group.name));
+                        match running.operator.approve(&rollout.id, &group.name).await {
+                            Ok(()) => {
+                                say(&format!("Group {} is approved, by the demo.", group.name));
+                            }
+                            // Somebody else may have answered meanwhile.
+                            Err(error) => say(&Chain(&error).to_string()),
+                        }
                     }
                     Some(_) => {}
                 }
             }
         }
-        Ok(())
     }
 }
 

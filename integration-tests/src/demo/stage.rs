@@ -180,8 +180,13 @@ impl Stage {
         self.path("targets.json")
     }
 
-    /// Starts the coordinator, enrols every machine and waits until all of them are there.
-    pub(super) async fn start(&self, schedule: &Schedule) -> Result<Running, DemoError> {
+    /// Starts the coordinator, enrols every machine and waits until all of them are there. What
+    /// runs is in `slot` as soon as it does.
+    pub(super) async fn start<'a>(
+        &self,
+        schedule: &Schedule,
+        slot: &'a mut Option<Running>,
+    ) -> Result<&'a mut Running, DemoError> {
         let programs = Programs::new(&self.path("logs"))?;
         let (clock_settings, clock) = clock_of(schedule);
         let anchor = (clock.now(), uptime()?, schedule.speed);
@@ -201,7 +206,7 @@ impl Stage {
         let identity = state.join("admin.pem");
         let mut coordinator = Coordinator::start(&programs, &config)?;
         let operator = connect(&mut coordinator, &listen, &identity).await?;
-        let mut running = Running {
+        let running = slot.insert(Running {
             clock,
             began,
             address: listen.clone(),
@@ -210,7 +215,7 @@ impl Stage {
             agents: BTreeMap::new(),
             coordinator,
             anchor,
-        };
+        });
         let document = self.fleet.document_with_targets(&self.targets_file());
         running.operator.set_config(&document).await?;
         for machine in &self.machines {
