@@ -53,7 +53,9 @@ fn a_failed_hook_rolls_back() {
 
 #[test]
 fn a_killed_agent_carries_on() {
-    one_fails("crash", "updated", "2");
+    let outcome = one_fails("crash", "updated", "2");
+    let text = outcome.text();
+    assert!(text.contains("agent of two is killed"), "{text}");
 }
 
 #[test]
@@ -65,6 +67,7 @@ fn a_switch_that_hangs_is_given_up_and_rolled_back() {
 fn a_silent_machine_takes_its_slot_and_fails_in_the_end() {
     let outcome = run(&["--fail", "two=silent"]);
     let text = outcome.text();
+    assert!(text.contains("agent of two is killed"), "{text}");
     assert_eq!(outcome.machine("two", "state"), "failed", "{text}");
     assert_eq!(outcome.machine("four", "state"), "updated", "{text}");
     assert_eq!(outcome.report["rollout"]["state"], "finished", "{text}");
@@ -84,6 +87,37 @@ fn more_failures_than_the_policy_takes_pause_the_rollout() {
     assert_eq!(outcome.report["rollout"]["state"], "paused", "{text}");
     assert_eq!(outcome.version("four"), "1", "{text}");
     assert!(text.contains("lab update resume"), "{text}");
+}
+
+#[test]
+fn a_group_that_nobody_approves_waits() {
+    let mut fleet = small_fleet();
+    fleet["updateGroups"]["second"]["updatePolicy"] = "manual-approval".into();
+    let world = World::new(&fleet);
+    let outcome = world.run(&["--speed", "200", "--fail", "none", "--approve", "never"]);
+    let text = outcome.text();
+    assert_eq!(outcome.output.status.code(), Some(0), "{text}");
+    assert_eq!(outcome.report["rollout"]["state"], "active", "{text}");
+    assert_eq!(outcome.version("three"), "2", "{text}");
+    assert_eq!(outcome.version("four"), "1", "{text}");
+}
+
+#[test]
+fn the_documents_night_as_everybody_first_sees_it() {
+    let document = include_str!("../../../docs/examples/update-config.json");
+    let world = World::new(&serde_json::from_str(document).expect("JSON"));
+    let outcome = world.run(&[]);
+    let text = outcome.text();
+    assert_eq!(outcome.output.status.code(), Some(0), "{text}");
+    assert_eq!(outcome.report["violations"], 0, "{text}");
+    assert_eq!(outcome.machine("dev-02", "state"), "rolled-back", "{text}");
+    let machines = outcome.report["machines"].as_array().expect("machines");
+    let updated = machines
+        .iter()
+        .filter(|machine| machine["state"] == "updated");
+    assert_eq!(updated.count(), 8, "{text}");
+    let seconds = outcome.report["seconds"].as_f64().expect("a number");
+    assert!(seconds < 60.0, "{text}");
 }
 
 #[test]
