@@ -68,8 +68,17 @@ fn audit(object: &str) -> AuditEntry {
     }
 }
 
+/// Opens the store. sled gives its lock back from a thread of its own, a little after the store
+/// before was dropped.
 fn open(directory: &TempDir) -> SledStore {
-    SledStore::open(&directory.path().join("store")).expect("a store")
+    let path = directory.path().join("store");
+    for _ in 0..500 {
+        match SledStore::open(&path) {
+            Err(StoreError::InUse(_)) => std::thread::sleep(Duration::from_millis(20)),
+            opened => return opened.expect("a store"),
+        }
+    }
+    panic!("the store before is not let go")
 }
 
 fn changes_in(store: &mut SledStore) -> Vec<Change> {
