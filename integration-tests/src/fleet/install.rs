@@ -17,6 +17,9 @@ use super::{
     system::EXPRESSIONS,
 };
 
+/// Names a directory with `lab`, `lab-agent` and `lab-coordinator`, ready built.
+pub const PROGRAMS_VARIABLE: &str = "LAB_PROGRAMS";
+
 /// The agent's service, named as in `nixos-modules/agent.nix`.
 pub const AGENT_UNIT: &str = "lab-updater.service";
 
@@ -46,12 +49,15 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds the three programs as `cargo build` does, with the features that users get, into
-    /// the target directory that the `fleet` program is in.
+    /// Those in the directory that [`PROGRAMS_VARIABLE`] names; otherwise the three programs are
+    /// built as users get them, into the target directory that the `fleet` program is in.
     ///
     /// # Errors
     /// When they do not compile.
-    pub fn build(fleet_program: &Path) -> Result<Self, FleetError> {
+    pub fn ready(fleet_program: &Path) -> Result<Self, FleetError> {
+        if let Some(dir) = std::env::var_os(PROGRAMS_VARIABLE) {
+            return Ok(Self { dir: dir.into() });
+        }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let target = fleet_program.ancestors().nth(2).unwrap_or(Path::new("/"));
         let mut build = Command::new(cargo);

@@ -39,7 +39,7 @@ mod trouble;
 pub use command::Finished;
 pub use error::FleetError;
 pub use handle::{CONTROL, Fleet, FleetOptions};
-pub use install::{AGENT_UNIT, COORDINATOR_UNIT, Programs};
+pub use install::{AGENT_UNIT, COORDINATOR_UNIT, PROGRAMS_VARIABLE, Programs};
 pub use protocol::{MachineStatus, Power};
 pub use supervisor::supervise;
 pub use system::{Failure, SystemSpec};

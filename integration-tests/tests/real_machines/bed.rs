@@ -16,6 +16,21 @@ const REQUIRE: &str = "LAB_REQUIRE_FLEET";
 /// Machines that tests of machines borrow.
 const SPARE: &[&str] = &["spare-1", "spare-2", "spare-3", "spare-4"];
 
+/// Machines with agents on them: those of `docs/examples/four-groups.nix`.
+pub(crate) const NODES: &[&str] = &[
+    "dev-01",
+    "dev-02",
+    "test-env",
+    "monitor-01",
+    "log-server",
+    "backup-01",
+    "db-primary",
+    "web-01",
+    "web-02",
+    "controller-01",
+    "orchestrator-01",
+];
+
 /// The fleet and what of it is free.
 pub(crate) struct Bed {
     /// The fleet.
@@ -49,13 +64,16 @@ pub(crate) fn bed() -> Option<&'static Bed> {
 
 impl Bed {
     fn new() -> Self {
-        let spare: Vec<MachineName> = SPARE
-            .iter()
-            .map(|name| name.parse().expect("a name"))
-            .collect();
+        let named = |names: &[&str]| -> Vec<MachineName> {
+            names
+                .iter()
+                .map(|name| name.parse().expect("a name"))
+                .collect()
+        };
+        let spare = named(SPARE);
         let options = FleetOptions {
             name: format!("test-{}", process::id()),
-            machines: spare.clone(),
+            machines: [spare.clone(), named(NODES)].concat(),
             program: PROGRAM.into(),
             ends_with_us: true,
         };

@@ -7,5 +7,9 @@
 )]
 
 mod bed;
+mod document;
+mod kills;
 mod machines;
+mod rollouts;
+mod stage;
 mod systems;
