@@ -242,6 +242,28 @@ pub struct Place {
     pub verdict: Option<OutcomeKind>,
     /// The closure that the target came to.
     pub closure: Option<StorePath>,
+    /// How often it had its turn and gave it back.
+    #[serde(default)]
+    pub returned: u32,
+}
+
+/// Turns that a machine may give back before it counts as refusing: stops, lost grants and a switch
+/// lock held by somebody else are no failures, but they must not go on for ever either.
+pub const RETURNS_MAX: u32 = 10;
+
+impl Place {
+    /// The state that an attempt's outcome leads to.
+    pub fn after(&self, outcome: OutcomeKind) -> PlaceState {
+        match outcome {
+            OutcomeKind::Confirmed => PlaceState::Updated,
+            OutcomeKind::RolledBack => PlaceState::RolledBack,
+            OutcomeKind::Stuck => PlaceState::Failed,
+            OutcomeKind::RebootRequired => PlaceState::RebootRequired,
+            OutcomeKind::Refused => PlaceState::Refused,
+            OutcomeKind::Abandoned if self.returned < RETURNS_MAX => PlaceState::Pending,
+            OutcomeKind::Abandoned => PlaceState::Refused,
+        }
+    }
 }
 
 /// Where a machine's part stands. From `Updated` on, states are final.
@@ -322,18 +344,6 @@ impl PlaceState {
             Self::Failed => "failed",
             Self::RebootRequired => "reboot-required",
             Self::Skipped => "skipped",
-        }
-    }
-
-    /// The state an attempt's outcome leads to. `Abandoned` gives the turn back.
-    pub fn after(outcome: OutcomeKind) -> Self {
-        match outcome {
-            OutcomeKind::Confirmed => Self::Updated,
-            OutcomeKind::RolledBack => Self::RolledBack,
-            OutcomeKind::Stuck => Self::Failed,
-            OutcomeKind::RebootRequired => Self::RebootRequired,
-            OutcomeKind::Refused => Self::Refused,
-            OutcomeKind::Abandoned => Self::Pending,
         }
     }
 }

@@ -394,6 +394,7 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &OperatorName, now: Times
         reason: String::new(),
         verdict: None,
         closure: None,
+        returned: 0,
     };
     let groups = plan.groups.iter().map(|group| RolloutGroup {
         name: group.name.clone(),

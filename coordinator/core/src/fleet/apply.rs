@@ -336,7 +336,8 @@ impl Fleet {
         self.index.lease_of.remove(&lease.machine);
         let mut target = None;
         self.end_place(&lease, |place| {
-            place.state = PlaceState::after(outcome);
+            place.state = place.after(outcome);
+            place.returned += u32::from(outcome == OutcomeKind::Abandoned);
             place.verdict = Some(outcome);
             reason.clone_into(&mut place.reason);
             target = Some(place.target.clone());

@@ -84,3 +84,16 @@ fn when_nobody_succeeded_the_rollout_failed() {
     fail(&mut world, "a", OutcomeKind::RolledBack);
     assert_eq!(*world.state(&rollout), RolloutState::Failed);
 }
+
+#[test]
+fn a_turn_cannot_be_given_back_for_ever() {
+    let mut world = four(0);
+    let rollout = world.execute();
+    for _ in 0..coordinator_core::rollout::RETURNS_MAX {
+        fail(&mut world, "a", OutcomeKind::Abandoned);
+        assert_eq!(world.place(&rollout, "a"), "pending");
+    }
+    fail(&mut world, "a", OutcomeKind::Abandoned);
+    assert_eq!(world.place(&rollout, "a"), "refused");
+    world.waits_for("b", "paused");
+}
