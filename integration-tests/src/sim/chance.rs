@@ -211,7 +211,7 @@ impl Chance {
             Consequence::Waiting => {
                 if !self.batch_waits {
                     self.batch_waits = true;
-                    let at = now + self.rng.from_to(1, 40);
+                    let at = now + self.rng.between(1, 40);
                     let cut = self.batch_cut();
                     self.event(at, Event::Batch { cut });
                 }
@@ -224,7 +224,7 @@ impl Chance {
                 life,
                 call,
             } => {
-                let at = now + self.rng.from_to(5, 2_000);
+                let at = now + self.rng.between(5, 2_000);
                 let call = call.0;
                 self.event(
                     at,
@@ -256,7 +256,7 @@ impl Chance {
                 );
             }
             Consequence::Measure { machine } => {
-                let at = now + self.rng.from_to(10, 500);
+                let at = now + self.rng.between(10, 500);
                 self.event(at, Event::Measured { machine });
             }
             Consequence::Armed {
@@ -276,13 +276,13 @@ impl Chance {
                 if self.strikes(self.rates.odd_boot / 4, "reboot-does-not-happen") {
                     return;
                 }
-                let at = now + self.rng.from_to(1_000, MINUTE);
+                let at = now + self.rng.between(1_000, MINUTE);
                 let ordered = true;
                 self.event(at, Event::PowerOff { machine, ordered });
             }
             Consequence::Off { machine, flaw } => self.comes_back(now, machine, flaw),
             Consequence::Up { machine } => {
-                let at = now + self.rng.from_to(2_000, 20_000);
+                let at = now + self.rng.between(2_000, 20_000);
                 let cut = self.agent_cut();
                 self.event(at, Event::AgentStarts { machine, cut });
             }
@@ -290,7 +290,7 @@ impl Chance {
                 let pause = if self.strikes(self.rates.slow_return / 2, "agent-stays-dead") {
                     self.rng.around(3 * HOUR)
                 } else {
-                    self.rng.from_to(1_000, MINUTE)
+                    self.rng.between(1_000, MINUTE)
                 };
                 let cut = self.agent_cut();
                 self.event(now + pause, Event::AgentStarts { machine, cut });
@@ -299,7 +299,7 @@ impl Chance {
                 let pause = if self.strikes(self.rates.slow_return / 2, "coordinator-stays-dead") {
                     self.rng.around(2 * HOUR)
                 } else {
-                    self.rng.from_to(1_000, 2 * MINUTE)
+                    self.rng.between(1_000, 2 * MINUTE)
                 };
                 self.event(now + pause, Event::CoordinatorStarts);
             }
@@ -315,7 +315,7 @@ impl Chance {
         if self.strikes(self.rates.lost, lost) {
             return;
         }
-        let mut at = now + self.rng.from_to(1, 80);
+        let mut at = now + self.rng.between(1, 80);
         if self.strikes(self.rates.delayed, "message-delayed") {
             at += if self.rng.once_in(4) {
                 self.rng.below(2 * HOUR)
@@ -339,10 +339,10 @@ impl Chance {
     fn unit(&mut self, kind: UnitKind, flaw: Option<Flaw>, within: At) -> (At, UnitEnd) {
         let usual = match kind {
             UnitKind::Stage => self.rng.around(5 * MINUTE),
-            UnitKind::Short => self.rng.from_to(20, 3_000),
+            UnitKind::Short => self.rng.between(20, 3_000),
             UnitKind::Hook(_) => self.rng.around(20_000),
             UnitKind::Activate | UnitKind::Restore => self.rng.around(40_000),
-            UnitKind::Reboot => self.rng.from_to(50, 2_000),
+            UnitKind::Reboot => self.rng.between(50, 2_000),
             UnitKind::Judge => self.rng.around(30_000),
         };
         let hangs = matches!(
@@ -357,7 +357,7 @@ impl Chance {
             return (within, UnitEnd::TimesOut);
         }
         if self.strikes(self.rates.unit_slow, "unit-hangs-or-is-slow") {
-            let after = self.rng.from_to(usual, within.max(usual));
+            let after = self.rng.between(usual, within.max(usual));
             return if self.rng.once_in(3) {
                 (within, UnitEnd::TimesOut)
             } else {
@@ -384,7 +384,7 @@ impl Chance {
         let pause = if stays {
             self.rng.around(6 * HOUR)
         } else {
-            self.rng.from_to(20_000, 4 * MINUTE)
+            self.rng.between(20_000, 4 * MINUTE)
         };
         if silent {
             into = BootInto::Fallback;

@@ -428,7 +428,7 @@ impl World {
         let fleet_limit = away.iter().filter_map(|d| told(&d)).map(|t| t.fleet_limit);
         let fleet_limit = fleet_limit.max().unwrap_or(0);
         let mates: Vec<&&Disruption> = away.iter().filter(|d| d.group == group).collect();
-        let group_limit = mates.iter().filter_map(|d| told(d)).map(|t| t.group_limit);
+        let group_limit = mates.iter().filter_map(told).map(|t| t.group_limit);
         let group_limit = group_limit.max().unwrap_or(0);
         let (all, here) = (away.len(), mates.len());
         self.truth.most_away = self.truth.most_away.max(all);
@@ -555,10 +555,10 @@ impl World {
                 .take(4)
                 .map(|place| {
                     let now = fleet.hearsay().now;
-                    let why = match place.state {
-                        PlaceState::Pending => fleet.permission(&place.machine, now).err(),
-                        _ => None,
-                    };
+                    let waits = place.state == PlaceState::Pending;
+                    let why = waits
+                        .then(|| fleet.permission(&place.machine, now).err())
+                        .flatten();
                     let why = why.map(|why| why.to_string()).unwrap_or_default();
                     format!("{} {} {why}", place.machine, place.state.word())
                 })

@@ -133,7 +133,7 @@ impl Chance {
             return;
         };
         let mut document = config.document.clone();
-        document["updateSettings"]["maxParallel"] = json!(self.rng.from_to(1, 8));
+        document["updateSettings"]["maxParallel"] = json!(self.rng.between(1, 8));
         self.order(now, Command::Configure { document });
     }
 
@@ -146,7 +146,7 @@ impl Chance {
             Vec::new()
         };
         let parallel = self.rng.once_in(3).then(|| {
-            let many = self.rng.from_to(1, 4);
+            let many = self.rng.between(1, 4);
             u32::try_from(many).unwrap_or(1)
         });
         let immediate = self.rng.once_in(6);

@@ -44,7 +44,7 @@ impl Rng {
     }
 
     /// A number from the first to the last, both included.
-    pub(crate) fn from_to(&mut self, first: u64, last: u64) -> u64 {
+    pub(crate) fn between(&mut self, first: u64, last: u64) -> u64 {
         first + self.below(last.saturating_sub(first).saturating_add(1))
     }
 
@@ -104,7 +104,7 @@ mod tests {
     fn numbers_stay_in_their_range() {
         let mut rng = Rng::new(7);
         for _ in 0..1000 {
-            assert!((3..=5).contains(&rng.from_to(3, 5)));
+            assert!((3..=5).contains(&rng.between(3, 5)));
             assert!(rng.below(10) < 10);
         }
         assert_eq!(rng.below(0), 0);

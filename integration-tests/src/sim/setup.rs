@@ -81,7 +81,7 @@ impl Rates {
             if rng.chance(400_000) {
                 0
             } else {
-                let part = rng.from_to(1, 100);
+                let part = rng.between(1, 100);
                 most * part * part / 10_000
             }
         };
@@ -111,9 +111,9 @@ impl Rates {
 impl Setup {
     pub(crate) fn draw(seed: u64, rng: &mut Rng) -> Self {
         let size = match rng.below(100) {
-            0..=1 => rng.from_to(100, 250),
-            2..=40 => rng.from_to(3, 9),
-            _ => rng.from_to(10, 40),
+            0..=1 => rng.between(100, 250),
+            2..=40 => rng.between(3, 9),
+            _ => rng.between(10, 40),
         };
         let size = usize::try_from(size).unwrap_or(9);
         let machines: Vec<String> = (1..=size).map(|n| format!("m{n}")).collect();
@@ -122,7 +122,7 @@ impl Setup {
             .parse()
             .unwrap_or_else(|_| unreachable!("{start} is a time"));
         let poll_hold_s = rng.one([600, 1800, 3600]);
-        let days = if size >= 100 { 1 } else { rng.from_to(1, 4) };
+        let days = if size >= 100 { 1 } else { rng.between(1, 4) };
         Self {
             seed,
             start: start.as_millisecond() + i64::try_from(rng.below(48 * HOUR)).unwrap_or(0),
@@ -167,7 +167,7 @@ pub(crate) fn system(number: u64) -> StorePath {
 }
 
 fn document(machines: &[String], poll_hold_s: u64, rng: &mut Rng) -> Value {
-    let count = rng.from_to(1, 6).min(machines.len() as u64);
+    let count = rng.between(1, 6).min(machines.len() as u64);
     let mut members: Vec<Vec<&String>> = (0..count).map(|_| Vec::new()).collect();
     for (index, machine) in machines.iter().enumerate() {
         let group = if index < members.len() {
@@ -186,7 +186,7 @@ fn document(machines: &[String], poll_hold_s: u64, rng: &mut Rng) -> Value {
     json!({
         "updateGroups": groups,
         "updateSettings": {
-            "maxParallel": rng.from_to(1, 6),
+            "maxParallel": rng.between(1, 6),
             "healthCheckTimeout": rng.one([120, 300]),
             "rollbackOnFailure": !rng.once_in(6),
             "staggerDelay": rng.one([0, 600, 1800]),
@@ -209,7 +209,7 @@ fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
     group.insert("updatePolicy".to_owned(), json!(preset));
     group.insert("allowReboot".to_owned(), json!(!rng.once_in(4)));
     if rng.once_in(2) {
-        group.insert("maxParallel".to_owned(), json!(rng.from_to(1, 4)));
+        group.insert("maxParallel".to_owned(), json!(rng.between(1, 4)));
     }
     if rng.once_in(3) {
         group.insert("maxFailures".to_owned(), json!(rng.below(3)));
@@ -218,7 +218,7 @@ fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
         group.insert("soak".to_owned(), json!(rng.one([300, 3600])));
     }
     if rng.once_in(4) && members.len() > 2 {
-        group.insert("canary".to_owned(), json!(rng.from_to(0, 2)));
+        group.insert("canary".to_owned(), json!(rng.between(0, 2)));
     }
     if !rng.once_in(3) {
         group.insert("maintenanceWindow".to_owned(), window(rng));
@@ -236,7 +236,7 @@ fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
 /// A window, more often than not where clocks change.
 fn window(rng: &mut Rng) -> Value {
     let from = if rng.once_in(2) {
-        rng.from_to(0, 3)
+        rng.between(0, 3)
     } else {
         rng.below(24)
     };

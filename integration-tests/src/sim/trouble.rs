@@ -92,7 +92,7 @@ impl Chance {
     /// Swizzle-clog: several links stop one after the other and come back in another order.
     fn clog(&mut self, world: &World) {
         self.fault("clog");
-        let many = self.rng.from_to(2, 8).min(world.machines.len() as u64);
+        let many = self.rng.between(2, 8).min(world.machines.len() as u64);
         for _ in 0..many {
             let machine = self.rng.index(world.machines.len());
             let stops = world.now + self.rng.below(5 * MINUTE);
