@@ -1,6 +1,6 @@
 //! The coordinator's own settings: a TOML file, read as a whole or refused as a whole.
 //!
-//! What the file says is [`Raw`]; only the checked [`Config`] is used. The NixOS module writes the
+//! What the file says is `Raw`; only the checked [`Config`] is used. The NixOS module writes the
 //! file, so an unknown key is a mistake there and is refused.
 
 use std::{

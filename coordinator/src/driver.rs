@@ -2,7 +2,7 @@
 //!
 //! It takes all requests that wait, lets the core decide them one after the other, makes what came
 //! of them durable as one batch, and only then lets anything out: replies, wake-ups, broadcasts,
-//! notifications. That order is written once, in [`Driver::turn`].
+//! notifications. That order is written once, in `Driver::turn`.
 //!
 //! When a batch cannot be made durable the driver ends, and with it the process: nobody was told
 //! anything, and the next start reads back what is on disk.

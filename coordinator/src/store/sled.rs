@@ -2,7 +2,7 @@
 //!
 //! sled's own `flush` only asks the kernel to write (`sync_file_range`) and does not wait for the
 //! disk: a power cut loses what it called durable, and can leave a store that does not open. So
-//! there is one way to the disk here, [`SledStore::commit`]: transaction, flush, and then
+//! there is one way to the disk here, `SledStore::commit`: transaction, flush, and then
 //! `fdatasync` on a descriptor of our own of sled's only data file. Values stay small, because
 //! large leaves go into files of their own that sled never syncs at all; see `format::CHUNK`.
 

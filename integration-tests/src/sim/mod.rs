@@ -1,9 +1,9 @@
 //! The simulator: both real cores in one thread, under a virtual clock, in a world where everything
 //! goes wrong that can.
 //!
-//! [`World`](world) is the truth: machines, disks, network and the coordinator's driver. One
-//! function makes one concrete, recorded [`event`] happen, without any chance; [`chance`] decides
-//! what happens next. Every event is followed by the checks of [`check`]: the coordinator's own
+//! `World` is the truth: machines, disks, network and the coordinator's driver. One
+//! function makes one concrete, recorded `event` happen, without any chance; `chance` decides
+//! what happens next. Every event is followed by the checks of `check`: the coordinator's own
 //! invariants, and the world's truth, which no program is asked for.
 
 mod agents;
