@@ -41,6 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = prost::bytes::Bytes::from(compiler.encode_file_descriptor_set());
     let set = tonic_prost_build::FileDescriptorSet::decode(files)?;
     tonic_prost_build::configure()
+        .codec_path("crate::codec::Lean")
         // `lab --output json` prints operator messages as they are: field names are the contract.
         .message_attribute(
             ".lab.operator.v1",

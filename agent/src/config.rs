@@ -78,10 +78,15 @@ pub struct Hooks {
 pub struct Limits {
     /// Longest time to obtain a target.
     pub stage_timeout: Duration,
+    /// Pause before a target that could not be obtained is tried again.
+    pub stage_pause: Duration,
     /// Longest time for a switch; units that never finish starting are why it is bounded at all.
     pub switch_timeout: Duration,
     /// Longest time from asking for a reboot until the agent runs again.
     pub boot_timeout: Duration,
+    /// When systemd takes the machine back at the latest, counted from the beginning of an attempt;
+    /// `None`: after the longest that an attempt can take.
+    pub attempt_timeout: Option<Duration>,
     /// Time units get to calm down before failed ones are counted.
     pub settle: Duration,
     /// Memory for fetching and building, in bytes; `None`: no limit.
@@ -414,6 +419,7 @@ fn limits(faults: &mut Faults, raw: &raw::RawLimits) -> Limits {
     };
     let limits = Limits {
         stage_timeout: duration("limits.stage_timeout", &raw.stage_timeout, 2 * HOUR, DAY),
+        stage_pause: duration("limits.stage_pause", &raw.stage_pause, MINUTE / 2, HOUR),
         switch_timeout: duration(
             "limits.switch_timeout",
             &raw.switch_timeout,
@@ -421,6 +427,10 @@ fn limits(faults: &mut Faults, raw: &raw::RawLimits) -> Limits {
             DAY,
         ),
         boot_timeout: duration("limits.boot_timeout", &raw.boot_timeout, 15 * MINUTE, DAY),
+        attempt_timeout: raw.attempt_timeout.as_ref().map(|raw| {
+            let raw = Some(raw.clone());
+            duration("limits.attempt_timeout", &raw, HOUR, DAY)
+        }),
         settle: duration("limits.settle", &raw.settle, MINUTE / 2, HOUR),
         memory_max: raw.memory_max,
         tasks_max: raw.tasks_max,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use agent_core::{Directive, Proceed, Renewal, Signal, StandDown, state::Unreported};
 use common::{
-    Action, AttemptStatus, Epoch, Health, HealthState, LeaseId, MachineReport, OutcomeKind,
-    RolloutId, Staged, StopMode, Target, text,
+    Action, AttemptStatus, Declined, DeclinedKind, Epoch, Health, HealthState, LeaseId,
+    MachineReport, OutcomeKind, RolloutId, Staged, StopMode, Target, text,
 };
 use lab_proto::agent as wire;
 use prost::Message as _;
@@ -111,6 +111,20 @@ fn machine_report(report: &MachineReport) -> wire::MachineReport {
         attempt: report.attempt.as_ref().map(attempt),
         store_free_bytes: report.store_free_bytes,
         last_lease: report.last_lease.0,
+        declined: report.declined.as_ref().map(declined),
+    }
+}
+
+fn declined(declined: &Declined) -> wire::Declined {
+    let kind = match declined.kind {
+        DeclinedKind::StagingFailed => wire::DeclinedKind::StagingFailed,
+        DeclinedKind::BadTarget => wire::DeclinedKind::BadTarget,
+    };
+    wire::Declined {
+        target: Some(target_to_wire(&declined.target)),
+        wish: declined.wish,
+        kind: kind.into(),
+        reason: declined.reason.clone(),
     }
 }
 
@@ -205,6 +219,7 @@ pub(crate) fn directive(answer: wire::Directive) -> Result<(Epoch, Directive), L
             },
             target: target(stage.target)?.ok_or_else(|| senseless("nothing to stage"))?,
             force: stage.force,
+            wish: stage.wish,
         },
         Some(Said::Proceed(order)) => Directive::Proceed(proceed(order)?),
         Some(Said::Check(check)) => Directive::Check {

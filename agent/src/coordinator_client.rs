@@ -2,7 +2,7 @@
 //! renewal without anybody's help. The narrow door: nothing outside of this file and `convert`
 //! knows the wire.
 
-use std::{cell::RefCell, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{cell::RefCell, fs, path::PathBuf, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use agent_core::{Directive, Renewal, Signal, state::Unreported};
 use common::{
@@ -11,7 +11,7 @@ use common::{
 };
 use lab_proto::agent::{RenewCertificateRequest, WatchRequest, agent_client::AgentClient};
 use platform::{
-    channel::{self, Timeouts},
+    channel::{self, ConnectError, Timeouts},
     clock::Clock,
     enrol,
     identity::{Identity, IdentityError, KeyAndRequest, Subject},
@@ -28,10 +28,18 @@ use crate::{
 /// Largest message we take.
 const MESSAGE_MAX: usize = 64 * 1024;
 
-/// How often the certificate is looked at, and the longest pause after a failed renewal.
+/// Longest pause between two looks at the certificate, also after a failed renewal.
 const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(600);
 
+/// Shortest such pause, and the one after a failed renewal of a certificate that has ended.
+const LOOK_AT_LEAST: Duration = Duration::from_secs(2);
+
 type Client = AgentClient<Channel>;
+
+type Dialling = Pin<Box<dyn Future<Output = Result<Channel, ConnectError>>>>;
+
+/// Makes a channel to this address as this identity.
+pub type Dial = Rc<dyn Fn(String, Identity) -> Dialling>;
 
 /// The coordinator.
 pub struct CoordinatorClient {
@@ -42,6 +50,7 @@ pub struct CoordinatorClient {
     identity_file: PathBuf,
     /// Certificates live in real time, whatever clock the fleet has.
     wall: Clock,
+    dial: Dial,
     identity: RefCell<Option<Identity>>,
     /// Locked while dialling, so that calls that begin together dial once.
     client: Mutex<Option<Client>>,
@@ -52,6 +61,16 @@ pub struct CoordinatorClient {
 impl CoordinatorClient {
     /// A client that has not dialled yet.
     pub fn new(config: &Config) -> Self {
+        let tcp = |address: String, identity: Identity| -> Dialling {
+            Box::pin(
+                async move { channel::connect(&address, &identity, Timeouts::default()).await },
+            )
+        };
+        Self::with_dial(config, Rc::new(tcp))
+    }
+
+    /// As [`CoordinatorClient::new`], over another network; enrolment excepted.
+    pub fn with_dial(config: &Config, dial: Dial) -> Self {
         Self {
             machine: config.machine.clone(),
             coordinator: config.coordinator.clone(),
@@ -59,6 +78,7 @@ impl CoordinatorClient {
             token_file: config.token_file.clone(),
             identity_file: config.identity_file(),
             wall: Clock::system(),
+            dial,
             identity: RefCell::new(None),
             client: Mutex::new(None),
             trading: Arc::default(),
@@ -71,9 +91,8 @@ impl CoordinatorClient {
             return Ok(client.clone());
         }
         let identity = self.identity().await?;
-        let channel = channel::connect(&self.coordinator, &identity, Timeouts::default())
-            .await
-            .map_err(unconnected)?;
+        let dialled = (self.dial)(self.coordinator.clone(), identity).await;
+        let channel = dialled.map_err(unconnected)?;
         let client = AgentClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
         *slot = Some(client.clone());
         Ok(client)
@@ -110,7 +129,8 @@ impl CoordinatorClient {
         };
         let ended = identity.not_after() <= self.wall.now();
         let identity = match ended.then(|| self.token()).flatten() {
-            Some(_) => self.enrol().await?,
+            Some(_) => self.enrol().await.map_err(|error| self.ended(&error))?,
+            // The coordinator's clock decides: a slow machine's may be wrong.
             None => identity,
         };
         match identity.subject() {
@@ -130,6 +150,15 @@ impl CoordinatorClient {
         }
         *self.identity.borrow_mut() = Some(identity.clone());
         Ok(identity)
+    }
+
+    /// What stands between a machine whose certificate has ended and a new one.
+    fn ended(&self, error: &LinkError) -> LinkError {
+        let (file, machine) = (self.identity_file.display(), &self.machine);
+        LinkError::Unconnected(format!(
+            "the certificate in {file} has expired, and the enrolment token gives no new one \
+             ({error}): make another with `lab token create --machine {machine}`"
+        ))
     }
 
     /// The token; an empty file is none, as systemd leaves one when the credential is gone.
@@ -170,7 +199,17 @@ impl CoordinatorClient {
     /// returns.
     pub async fn keep_certificate(&self) {
         loop {
-            tokio::time::sleep(LOOK_AT_CERTIFICATE.mul_f64(0.5 + jitter::fraction())).await;
+            // Several tries fit into what is left of it. Before there is one nothing is asked of
+            // anybody, so looking again costs nothing.
+            let left = self
+                .identity
+                .borrow()
+                .as_ref()
+                .map_or(Duration::ZERO, |identity| {
+                    identity.not_after().since(self.wall.now())
+                });
+            let pause = (left / 4).clamp(LOOK_AT_LEAST, LOOK_AT_CERTIFICATE);
+            tokio::time::sleep(pause.mul_f64(0.5 + jitter::fraction())).await;
             let Some(identity) = self.identity.borrow().clone() else {
                 continue;
             };

@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     executor,
     host::{Family, Host, HostError, UNIT_PREFIX},
-    state_file::{StateFile, StateFileError},
+    state_file::{StateFile, StateFileError, StateStore as _},
     verdict::{Judge, Verdicts},
 };
 

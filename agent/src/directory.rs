@@ -41,7 +41,7 @@ const BOOT_ID: &str = "/boot_id";
 const BOOTING: &str = "/booting";
 
 /// What the boot loader would start.
-const BOOT_DEFAULT: &str = "/boot/default";
+pub const BOOT_DEFAULT: &str = "/boot/default";
 
 /// Units of this boot; gone with it.
 const UNITS: &str = "/run/lab-updater/units";
@@ -144,7 +144,7 @@ impl Directory {
             return Ok(());
         };
         for link in [CURRENT, BOOTED] {
-            self.set_link(link, system.as_str()).map_err(failed)?;
+            set_link(&self.links, link, system.as_str()).map_err(failed)?;
         }
         // What the boot's own activation says is the system's business, as on a real machine.
         let mut starting = tokio::process::Command::new(self.switcher(&system));
@@ -163,18 +163,6 @@ impl Directory {
             Err(_) => tracing::warn!("the system does not finish starting"),
         }
         Ok(())
-    }
-
-    /// Replaces a link, in one step.
-    fn set_link(&self, link: &str, target: &str) -> io::Result<()> {
-        let link = self.links.at(link);
-        let aside = link.with_extension("new");
-        match fs::remove_file(&aside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        symlink(target, &aside)?;
-        fs::rename(&aside, &link)
     }
 
     fn unit_directories(&self, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
@@ -349,16 +337,8 @@ impl Host for Directory {
     }
 
     async fn set_profile(&self, _tag: &str, path: &StorePath) -> Result<(), HostError> {
-        if self.links.resolve(PROFILE).as_ref() == Some(path) {
-            return Ok(());
-        }
-        let failed = |error| HostError::io("set the system profile", error);
-        let generations = self.links.generations();
-        let number = next_generation(&generations, path);
-        let name = format!("system-{number}-link");
-        let link = format!("{PROFILES}/{name}");
-        self.set_link(&link, path.as_str()).map_err(failed)?;
-        self.set_link(PROFILE, &name).map_err(failed)
+        set_profile(&self.links, path)
+            .map_err(|error| HostError::io("set the system profile", error))
     }
 
     fn switcher(&self, system: &StorePath) -> PathBuf {
@@ -461,6 +441,29 @@ impl Host for Directory {
     async fn is_outdated(&self) -> bool {
         false
     }
+}
+
+/// Replaces a link of a directory machine, in one step.
+pub fn set_link(links: &Links, link: &str, target: &str) -> io::Result<()> {
+    let link = links.at(link);
+    let aside = link.with_extension("new");
+    match fs::remove_file(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    symlink(target, &aside)?;
+    fs::rename(&aside, &link)
+}
+
+/// Makes the path the current generation of a directory machine's system profile.
+pub fn set_profile(links: &Links, path: &StorePath) -> io::Result<()> {
+    if links.resolve(PROFILE).as_ref() == Some(path) {
+        return Ok(());
+    }
+    let number = next_generation(&links.generations(), path);
+    let name = format!("system-{number}-link");
+    set_link(links, &format!("{PROFILES}/{name}"), path.as_str())?;
+    set_link(links, PROFILE, &name)
 }
 
 /// Numbers as `nix-env --set` gives them: the newest generation is used again when it is the same

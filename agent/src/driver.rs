@@ -21,7 +21,7 @@ use crate::{
     jitter,
     link::Link,
     service::Service,
-    state_file::{StateFile, StateFileError},
+    state_file::{StateFile, StateFileError, StateStore},
 };
 
 /// How often the machine is looked at besides: for the dead-man program's mark and a new boot while
@@ -61,9 +61,9 @@ enum Event {
 }
 
 /// Owns the core and everything around it.
-pub struct Driver<H, L> {
+pub struct Driver<H, L, S = StateFile> {
     agent: Agent,
-    state: StateFile,
+    state: S,
     executor: Rc<Executor<H>>,
     link: Rc<L>,
     clock: Clock,
@@ -77,11 +77,11 @@ pub struct Driver<H, L> {
     service: Service,
 }
 
-impl<H: Host + 'static, L: Link + 'static> Driver<H, L> {
+impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
     /// A driver that goes on from what is on disk.
     pub fn new(
         limits: Limits,
-        state: StateFile,
+        state: S,
         executor: Executor<H>,
         link: Rc<L>,
         clock: Clock,
@@ -102,6 +102,14 @@ impl<H: Host + 'static, L: Link + 'static> Driver<H, L> {
             dead_man_told: None,
             service: Service::default(),
         })
+    }
+
+    /// The same driver, its core with a known bug; for simulations.
+    #[cfg(feature = "seeded-bugs")]
+    #[must_use]
+    pub fn with_bug(mut self, bug: agent_core::Bug) -> Self {
+        self.agent = self.agent.with_bug(bug);
+        self
     }
 
     /// Runs until `stop`, or until the process has to be another one. To be called within a
@@ -136,6 +144,8 @@ impl<H: Host + 'static, L: Link + 'static> Driver<H, L> {
             let deadline = self.agent.next_deadline();
             let look = looked + self.look_around_pause();
             tokio::select! {
+                // In this order, so that what happens does not depend on chance.
+                biased;
                 () = &mut stop => return Ok(Exit::Stopped),
                 Some(event) = self.events.recv() => {
                     if let Some(exit) = self.take(event)? {
@@ -308,6 +318,7 @@ impl<H: Host + 'static, L: Link + 'static> Driver<H, L> {
             self.sender.clone(),
         );
         let first = self.agent.limits().backoff_first;
+        let mut pauses = jitter::Pauses::new(self.agent.limits().seed);
         let task = spawn_local(async move {
             let mut failures = 0;
             loop {
@@ -327,7 +338,7 @@ impl<H: Host + 'static, L: Link + 'static> Driver<H, L> {
                     failures + 1
                 };
                 clock
-                    .sleep(jitter::backoff(first, LISTEN_AGAIN_MAX, failures))
+                    .sleep(pauses.backoff(first, LISTEN_AGAIN_MAX, failures))
                     .await;
             }
         });

@@ -36,11 +36,13 @@ const HANDED_ON: [&str; 11] = [
     "no_proxy",
 ];
 
-/// For every use of a substituter. An http cache that was asked before the path was published has
-/// Nix believe for an hour that it is not there; a cache that is down should fail soon; what is
-/// not signed by a trusted key is not taken, whoever runs Nix.
-const FETCHING: [(&str, &str); 5] = [
+/// For every use of a substituter. What an http cache said of a path Nix believes for an hour when
+/// it was not there, and for a month when it was not signed: here somebody may just have mended
+/// that. A cache that is down should fail soon; what is not signed by a trusted key is not taken,
+/// whoever runs Nix.
+const FETCHING: [(&str, &str); 6] = [
     ("narinfo-cache-negative-ttl", "0"),
+    ("narinfo-cache-positive-ttl", "0"),
     ("connect-timeout", "10"),
     ("download-attempts", "3"),
     ("stalled-download-timeout", "90"),

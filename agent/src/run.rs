@@ -245,6 +245,7 @@ fn core_limits(config: &Config, clock: &Clock) -> Limits {
         call_timeout: patient(usual.call_timeout),
         health_every: config.check_interval,
         stage_timeout: patient(config.limits.stage_timeout),
+        stage_pause: config.limits.stage_pause,
         short_step: patient(usual.short_step.max(one_look)),
         hook_timeout: patient(config.hooks.timeout),
         switch_timeout: patient(config.limits.switch_timeout),
@@ -252,6 +253,7 @@ fn core_limits(config: &Config, clock: &Clock) -> Limits {
         reboot_timeout: patient(usual.reboot_timeout),
         boot_timeout: patient(config.limits.boot_timeout),
         grace: patient(usual.grace),
+        attempt_timeout: config.limits.attempt_timeout.map(patient),
         ..usual
     }
 }

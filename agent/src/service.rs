@@ -75,6 +75,7 @@ mod tests {
                 url: "https://x".to_owned(),
             },
             rollout: None,
+            wish: 0,
             tries: 1,
             job: agent_core::StepId::default(),
         });

@@ -52,6 +52,15 @@ pub enum StateFileError {
     Encode(#[source] serde_json::Error),
 }
 
+/// Where an agent's state is kept. A file in the product; simulations have disks of their own.
+pub trait StateStore {
+    /// Reads the state; `None` on a new machine.
+    fn load(&self) -> Result<Option<Durable>, StateFileError>;
+
+    /// Replaces the state. Durable when it returns: even a power cut leaves the old or the new one.
+    fn save(&self, state: &Durable) -> Result<(), StateFileError>;
+}
+
 /// The file with the agent's durable state.
 #[derive(Clone, Debug)]
 pub struct StateFile {
@@ -64,8 +73,17 @@ impl StateFile {
         Self { path }
     }
 
-    /// Reads the state; `None` when there is no file, as on a new machine.
-    pub fn load(&self) -> Result<Option<Durable>, StateFileError> {
+    fn failed(&self, verb: &'static str, cause: io::Error) -> StateFileError {
+        StateFileError::Io {
+            verb,
+            path: self.path.clone(),
+            cause,
+        }
+    }
+}
+
+impl StateStore for StateFile {
+    fn load(&self) -> Result<Option<Durable>, StateFileError> {
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -83,18 +101,9 @@ impl StateFile {
         Ok(Some(state))
     }
 
-    /// Replaces the state. Durable when it returns: even a power cut leaves the old or the new one.
-    pub fn save(&self, state: &Durable) -> Result<(), StateFileError> {
+    fn save(&self, state: &Durable) -> Result<(), StateFileError> {
         let bytes = serde_json::to_vec_pretty(state).map_err(StateFileError::Encode)?;
         replace(&self.path, &bytes).map_err(|error| self.failed("write", error))
-    }
-
-    fn failed(&self, verb: &'static str, cause: io::Error) -> StateFileError {
-        StateFileError::Io {
-            verb,
-            path: self.path.clone(),
-            cause,
-        }
     }
 }
 

@@ -31,6 +31,9 @@ const LOOK: Duration = Duration::from_secs(30);
 /// Longest for setting the profile: `nix-env` waits for the profile's lock.
 const PROFILE_WITHIN: Duration = Duration::from_secs(120);
 
+/// How much of what Nix said goes into an error, in bytes.
+const SAID_MAX: usize = 400;
+
 /// A machine with systemd and Nix.
 #[derive(Debug)]
 pub struct System {
@@ -76,8 +79,8 @@ impl System {
             "--no-pager",
             "--output=cat",
             "--lines=60",
-            "--unit",
-            unit,
+            // Not `--unit`: that brings what systemd says about the unit as well.
+            &format!("_SYSTEMD_UNIT={unit}"),
         ];
         let output = self.look("journalctl", &lines).await;
         text::tame(&output.unwrap_or_default(), text::OUTPUT_MAX)
@@ -134,13 +137,14 @@ impl System {
     /// Runs a unit of Nix and makes anything but success an error.
     async fn run_nix(&self, unit: &Unit) -> Result<String, HostError> {
         let ran = self.run(unit).await?;
+        let doing = unit.description.trim_start_matches("lab-updater: ");
         match ran.end {
             End::Exited(0) => Ok(ran.output),
-            End::TimedOut => Err(HostError::TimedOut(unit.description.clone())),
+            End::TimedOut => Err(HostError::TimedOut(doing.to_owned())),
             end @ (End::Exited(_) | End::Signal(_) | End::NotStarted(_)) => {
                 Err(HostError::Program {
-                    doing: unit.description.clone(),
-                    said: format!("{end}: {}", text::tame_line(&ran.output, 400)),
+                    doing: doing.to_owned(),
+                    said: format!("{end}: {}", text::last_lines(&ran.output, SAID_MAX)),
                 })
             }
         }

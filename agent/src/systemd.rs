@@ -60,7 +60,9 @@ impl UnitLook {
             (self.active.as_str(), self.sub.as_str()),
             ("active", "exited") | ("failed" | "inactive", _)
         );
-        if !over {
+        // A unit whose start is still queued looks like one that is over; its deadline bounds the wait.
+        let queued = self.active == "inactive" && self.result == "success" && self.code == 0;
+        if !over || queued {
             return None;
         }
         Some(match self.result.as_str() {

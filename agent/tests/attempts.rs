@@ -6,7 +6,6 @@
     reason = "a panic is a test's report"
 )]
 
-#[allow(dead_code, reason = "each test uses its part of it")]
 mod world;
 
 use std::time::Duration;

@@ -19,7 +19,7 @@ pub use epoch::Epoch;
 pub use health::{CheckResult, Health, HealthState};
 pub use id::{BootId, GroupName, LeaseId, MachineName, OperatorName, RolloutId};
 pub use outcome::{Outcome, OutcomeKind};
-pub use report::{AttemptStatus, Generation, MachineReport, Staged};
+pub use report::{AttemptStatus, Declined, DeclinedKind, Generation, MachineReport, Staged};
 pub use time::Timestamp;
 
 use serde::{Deserialize, Serialize};

@@ -40,6 +40,32 @@ pub struct MachineReport {
     pub store_free_bytes: u64,
     /// The lease of the last attempt that ended here; 0 before the first.
     pub last_lease: LeaseId,
+    /// What the machine could not stage, and does not try again for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declined: Option<Declined>,
+}
+
+/// A target that a machine does not stage for now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Declined {
+    /// What was asked for.
+    pub target: Target,
+    /// Number of the wish that it answers; a newer wish for the same is tried at once.
+    pub wish: u64,
+    /// What stands in the way.
+    pub kind: DeclinedKind,
+    /// The same as one line.
+    pub reason: String,
+}
+
+/// Why a target is not staged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeclinedKind {
+    /// It could not be obtained, or a check of the machine said no.
+    StagingFailed,
+    /// It failed on this machine before.
+    BadTarget,
 }
 
 /// An entry of the system profile.

@@ -31,6 +31,23 @@ pub fn tame_line(text: &str, max: usize) -> String {
     tame(text.trim(), max).replace(['\n', '\t'], " ")
 }
 
+/// The last whole lines that fit into `max` bytes together, as one line; of a last line that alone
+/// is longer, the end.
+pub fn last_lines(text: &str, max: usize) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut left = max;
+    for line in text.trim_end().lines().rev() {
+        let needed = line.len() + usize::from(!kept.is_empty());
+        if needed > left && !kept.is_empty() {
+            break;
+        }
+        left = left.saturating_sub(needed);
+        kept.push(line);
+    }
+    kept.reverse();
+    tame_line(&kept.join(" "), max)
+}
+
 /// Control characters other than line feed and tab, and the characters of Unicode that change the
 /// direction or the visibility of what follows them (Unicode TR 9 and TR 36).
 fn is_wild(c: char) -> bool {
@@ -47,6 +64,16 @@ mod tests {
     fn terminal_escapes_lose_their_power() {
         assert_eq!(tame("a\u{1b}[2Jb\rc\u{202e}d\0e", 100), "a [2Jb c d e");
         assert_eq!(tame_line(" a\nb\t", 100), "a b");
+    }
+
+    #[test]
+    fn whole_lines_are_kept_where_they_fit() {
+        assert_eq!(last_lines("one\ntwo\n", 100), "one two");
+        assert_eq!(last_lines("one\ntwo\nthree\n", 9), "two three");
+        assert_eq!(last_lines("one\ntwo\nthree\n", 8), "three");
+        assert_eq!(last_lines("é\né\n", 3), "é");
+        assert_eq!(last_lines("abcdef", 3), "[3 bytes left out]def");
+        assert_eq!(last_lines("", 3), "");
     }
 
     #[test]

@@ -27,11 +27,34 @@ const CA_LIFE: Duration = days(10 * 365);
 /// Life of the coordinator's own certificate; renewed by itself.
 const COORDINATOR_LIFE: Duration = days(30);
 
-/// Life of a machine's certificate: long enough for a machine that is off over a holiday weekend.
-const MACHINE_LIFE: Duration = days(7);
+/// How long certificates live, in real time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lives {
+    /// Those of machines.
+    pub machine: Duration,
+    /// Those of operators.
+    pub operator: Duration,
+}
 
-/// Life of an operator's certificate.
-const OPERATOR_LIFE: Duration = days(30);
+impl Default for Lives {
+    fn default() -> Self {
+        Self {
+            // Long enough for a machine that is off over a holiday weekend.
+            machine: days(7),
+            operator: days(30),
+        }
+    }
+}
+
+impl Lives {
+    /// How long this holder's certificates live.
+    pub fn of(&self, holder: &Holder) -> Duration {
+        match holder {
+            Holder::Machine(_) => self.machine,
+            Holder::Operator { .. } => self.operator,
+        }
+    }
+}
 
 /// How far before now a certificate begins, for clocks that are a little slow.
 const BACKDATED: Duration = Duration::from_secs(300);
@@ -95,6 +118,7 @@ pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
     pin: [u8; 32],
+    lives: Lives,
 }
 
 impl Ca {
@@ -128,7 +152,24 @@ impl Ca {
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| damaged())?;
         let pin = platform::enrol::key_hash(&der).ok_or_else(damaged)?;
         let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(unusable)?;
-        Ok(Self { issuer, pem, pin })
+        let lives = Lives::default();
+        Ok(Self {
+            issuer,
+            pem,
+            pin,
+            lives,
+        })
+    }
+
+    /// The same, whose certificates live so long.
+    #[must_use]
+    pub fn with_lives(self, lives: Lives) -> Self {
+        Self { lives, ..self }
+    }
+
+    /// How long its certificates live.
+    pub fn lives(&self) -> Lives {
+        self.lives
     }
 
     /// The CA's certificate, PEM.
@@ -155,7 +196,7 @@ impl Ca {
             Holder::Machine(name) => Subject::Machine(name.clone()),
             Holder::Operator { name, .. } => Subject::Operator(name.clone()),
         };
-        let params = leaf(&subject, serial, life_of(holder))?;
+        let params = leaf(&subject, serial, self.lives.of(holder))?;
         let request = CertificateSigningRequestParams {
             params,
             public_key: request.0.public_key.clone(),
@@ -173,14 +214,6 @@ impl Ca {
             .map_err(CaError::Sign)?;
         let chain = format!("{}{}", leaf.pem(), self.pem);
         Ok(Identity::from_parts(&key.serialize_pem(), &chain)?)
-    }
-}
-
-/// How long a holder's certificates live.
-pub fn life_of(holder: &Holder) -> Duration {
-    match holder {
-        Holder::Machine(_) => MACHINE_LIFE,
-        Holder::Operator { .. } => OPERATOR_LIFE,
     }
 }
 
@@ -206,6 +239,14 @@ impl Serial {
         let mut bytes: [u8; 16] = random()?;
         bytes[0] = (bytes[0] & 0x3f) | 0x40;
         Ok(Self(bytes))
+    }
+
+    /// One that was chosen, by a test or a simulation.
+    pub fn chosen(number: u64) -> Self {
+        let mut bytes = [0; 16];
+        bytes[0] = 0x40;
+        bytes[8..].copy_from_slice(&number.to_be_bytes());
+        Self(bytes)
     }
 
     /// Hexadecimal, as the registry knows it.

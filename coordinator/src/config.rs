@@ -7,10 +7,13 @@ use std::{
     fmt, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use platform::clock::Clock;
 use serde::Deserialize;
+
+use crate::ca::Lives;
 
 /// Checked settings.
 #[derive(Clone, Debug)]
@@ -21,9 +24,14 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where enrolment is served, and nothing else, without client certificates.
     pub enrol_listen: SocketAddr,
+    /// How long certificates live.
+    pub lives: Lives,
     /// The fleet's clock.
     pub clock: Clock,
 }
+
+/// Shortest life of a certificate: what a renewal and a slow clock need.
+const LIFE_MIN: Duration = Duration::from_secs(30);
 
 /// What the file says.
 #[derive(Debug, Deserialize)]
@@ -35,7 +43,17 @@ struct Raw {
     #[serde(default = "default_enrol_listen")]
     enrol_listen: String,
     #[serde(default)]
+    certificates: RawLives,
+    #[serde(default)]
     clock: RawClock,
+}
+
+/// Durations: whole seconds, or text such as `"168h"`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLives {
+    machine: Option<serde_json::Value>,
+    operator: Option<serde_json::Value>,
 }
 
 /// Only tests and the demo have this section.
@@ -154,6 +172,17 @@ impl Raw {
         let clock = Clock::from_settings(speed, start.as_deref(), real_start.as_deref())
             .map_err(|error| faults.push(format!("clock: {error}")))
             .unwrap_or_default();
+        let usual = Lives::default();
+        let certificates = self.certificates;
+        let mut life = |key, written, usual| life(key, written, usual, &mut faults);
+        let lives = Lives {
+            machine: life("certificates.machine", certificates.machine, usual.machine),
+            operator: life(
+                "certificates.operator",
+                certificates.operator,
+                usual.operator,
+            ),
+        };
         let (Some(listen), Some(enrol_listen), true) = (listen, enrol_listen, faults.is_empty())
         else {
             return Err(faults);
@@ -162,10 +191,28 @@ impl Raw {
             state_dir: self.state_dir,
             listen,
             enrol_listen,
+            lives,
             // Maintenance windows follow the wall clock.
             clock: clock.unwrap_or_else(Clock::system),
         })
     }
+}
+
+fn life(
+    key: &str,
+    written: Option<serde_json::Value>,
+    usual: Duration,
+    faults: &mut Vec<String>,
+) -> Duration {
+    let Some(written) = written else {
+        return usual;
+    };
+    match coordinator_core::config::duration(&written) {
+        Ok(life) if life >= LIFE_MIN => return life,
+        Ok(_) => faults.push(format!("{key}: {written} is shorter than 30 s")),
+        Err(fault) => faults.push(format!("{key}: {fault}")),
+    }
+    usual
 }
 
 fn address(key: &str, text: &str, faults: &mut Vec<String>) -> Option<SocketAddr> {
@@ -196,13 +243,27 @@ mod tests {
 
     #[test]
     fn every_fault_is_listed() {
-        let text = "state_dir = 'here'\nlisten = 'everywhere'\n[clock]\nspeed = -1.0";
-        let error = parse(text).expect_err("three faults");
-        for part in ["state_dir", "everywhere", "clock: speed is -1"] {
+        let text = "state_dir = 'here'\nlisten = 'everywhere'\n[clock]\nspeed = -1.0\n\
+                    [certificates]\nmachine = 5\noperator = 'long'";
+        let error = parse(text).expect_err("five faults");
+        for part in [
+            "state_dir",
+            "everywhere",
+            "clock: speed is -1",
+            "certificates.machine: 5 is shorter",
+            "certificates.operator: \"long\" is not a duration",
+        ] {
             assert!(error.contains(part), "{part} not in {error}");
         }
         let same = "state_dir = '/x'\nlisten = '[::]:1'\nenrol_listen = '[::]:1'";
         assert!(parse(same).is_err());
+    }
+
+    #[test]
+    fn certificates_live_as_long_as_is_said() {
+        let config = parse("state_dir = '/x'\ncertificates.machine = '36h'").expect("valid");
+        assert_eq!(config.lives.machine, Duration::from_secs(36 * 3600));
+        assert_eq!(config.lives.operator, Lives::default().operator);
     }
 
     #[test]

@@ -222,8 +222,9 @@ impl<A: Answers> Listener<A> {
         let mut incoming = pin!(incoming);
         loop {
             let next = tokio::select! {
-                next = incoming.next() => next,
+                biased;
                 () = stopped(&mut self.stopping) => return,
+                next = incoming.next() => next,
             };
             let (stream, address) = match next {
                 Some(Ok(accepted)) => accepted,
@@ -305,9 +306,10 @@ impl<A: Answers> Listener<A> {
             }
         };
         let last_calls = tokio::select! {
-            _ = connection.as_mut() => return,
+            biased;
             // Dropped here, and with it the socket: nothing more is answered.
             _ = revoked => return,
+            _ = connection.as_mut() => return,
             () = silent => {
                 tracing::debug!(address = %peer.address, "a connection asked nothing");
                 return;
@@ -321,6 +323,7 @@ impl<A: Answers> Listener<A> {
             sleep(STOPPING).await;
         };
         tokio::select! {
+            biased;
             _ = connection => {}
             () = sleep(last_calls) => {}
             () = hurried => {}

@@ -42,6 +42,13 @@ const QUEUE: usize = 8192;
 /// Most requests decided in one turn: bounds how long the first of them waits for its reply.
 const BATCH: usize = 1024;
 
+/// Waiting polls decided again in one turn after a broadcast: the stop itself must not wait for them,
+/// nor must anybody who asks meanwhile wait long.
+const AGAIN: usize = 256;
+
+/// How long the next of them wait meanwhile: the stop is on its way out then, and comes first.
+const AGAIN_AFTER: Duration = Duration::from_millis(5);
+
 /// Journal entries after which a snapshot is taken: reading so many back takes well below a second.
 const SNAPSHOT_EVERY: u64 = 4096;
 
@@ -63,6 +70,8 @@ pub struct Driver {
     clock: Clock,
     queue: mpsc::Receiver<Message>,
     parked: Parked,
+    /// Machines whose waiting poll is to be decided again after a broadcast, in the turns to come.
+    again: VecDeque<MachineName>,
     watchers: Watchers,
     registry: watch::Sender<Arc<Registry>>,
     revision: watch::Sender<u64>,
@@ -108,12 +117,21 @@ impl Driver {
             clock,
             queue,
             parked: Parked::default(),
+            again: VecDeque::new(),
             watchers: Watchers::default(),
             registry,
             revision,
             tellings,
         };
         Ok((driver, handle))
+    }
+
+    /// The same driver, its core with a known bug; for simulations.
+    #[cfg(feature = "seeded-bugs")]
+    #[must_use]
+    pub fn with_bug(mut self, bug: coordinator_core::bug::Bug) -> Self {
+        self.fleet = self.fleet.with_bug(Some(bug));
+        self
     }
 
     /// Decides until every handle is gone or the store fails. In the product this runs on a thread
@@ -123,6 +141,8 @@ impl Driver {
         loop {
             let sleep = self.sleep();
             let received = tokio::select! {
+                // In this order, so that what happens does not depend on chance.
+                biased;
                 count = self.queue.recv_many(&mut messages, BATCH) => Some(count),
                 () = tokio::time::sleep(sleep) => None,
             };
@@ -142,6 +162,9 @@ impl Driver {
 
     /// How long nothing happens by itself, in real time.
     fn sleep(&self) -> Duration {
+        if !self.again.is_empty() {
+            return AGAIN_AFTER;
+        }
         let due = self.fleet.next_deadline().min(self.parked.next_end());
         let left = self.clock.real(due.since(self.clock.now()));
         // Timers may fire a little early; never spin there.
@@ -153,6 +176,9 @@ impl Driver {
         let now = self.clock.now();
         let mut batch = Batch::at(now);
         let mut out = Outbox::default();
+        let again = self.again.len().min(AGAIN);
+        out.due.extend(self.again.drain(..again));
+        self.decide_due(&mut batch, &mut out);
         for message in messages.drain(..) {
             self.take(message, &mut batch, &mut out);
             self.decide_due(&mut batch, &mut out);
@@ -260,7 +286,8 @@ impl Driver {
         out.due.extend(wake);
         if broadcast {
             out.broadcast = true;
-            out.due.extend(self.parked.machines());
+            // Whoever was to hear of an earlier one hears of this one instead.
+            self.again = self.parked.machines().into();
         }
         Answer {
             reply,

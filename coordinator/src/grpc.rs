@@ -9,6 +9,9 @@ mod convert;
 pub mod enrolment;
 pub mod operator;
 
+/// How the fleet's views are shown: as the messages that `lab` prints.
+pub use convert::status as shown;
+
 use lab_proto::{
     agent::agent_server::AgentServer, enrolment::enrolment_server::EnrolmentServer,
     operator::operator_server::OperatorServer,

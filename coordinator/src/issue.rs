@@ -14,7 +14,7 @@ use platform::{
 };
 
 use crate::{
-    ca::{Ca, CaError, Serial, SigningRequest, life_of},
+    ca::{Ca, CaError, Serial, SigningRequest},
     driver::{Handle, Stopped},
 };
 
@@ -78,7 +78,9 @@ impl Issuance {
         let registry = self.handle.registry();
         let holder = registry.open_token(&secret_hash, self.clock.now());
         // Nobody's token: the core will refuse it, in its own words.
-        let life = holder.map_or(Duration::ZERO, |(_, token)| life_of(&token.holder));
+        let life = holder.map_or(Duration::ZERO, |(_, token)| {
+            self.ca.lives().of(&token.holder)
+        });
         let serial = Serial::random()?;
         let asked = Request::Enrol {
             secret_hash,
@@ -100,7 +102,7 @@ impl Issuance {
         let asked = Request::RenewCertificate {
             serial: old.to_owned(),
             new_serial: serial.hex(),
-            expires_at: self.end_of(life_of(holder)),
+            expires_at: self.end_of(self.ca.lives().of(holder)),
         };
         self.certify(asked, &request, &serial).await
     }
@@ -129,7 +131,7 @@ impl Issuance {
             role: Role::Admin,
         };
         let asked = Request::Bootstrap {
-            expires_at: self.end_of(life_of(&holder)),
+            expires_at: self.end_of(self.ca.lives().of(&holder)),
             serial: serial.hex(),
             holder,
         };

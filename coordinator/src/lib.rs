@@ -9,6 +9,7 @@ pub mod audit;
 pub mod ca;
 pub mod config;
 pub mod connections;
+pub mod doors;
 pub mod driver;
 pub mod fleet_file;
 pub mod grpc;

@@ -3,18 +3,10 @@
 
 use std::{fmt, io::Write, path::Path};
 
-use common::{Epoch, LeaseId, Timestamp};
-use coordinator_core::Change;
+use common::{Epoch, Timestamp};
 use serde::Serialize;
 
 use crate::store::{Batch, Store, StoreError, sled::SledStore};
-
-/// By how much a restore raises the epoch: more stops than anybody gives between two backups.
-const EPOCH_JUMP: u64 = 1_000;
-
-/// By how much a restore raises the lease number: more leases than a fleet grants between two
-/// backups.
-const LEASE_JUMP: u64 = 1_000_000;
 
 /// What `journal check` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,15 +78,17 @@ pub fn check(store: &Path, now: Timestamp) -> Result<Checked, StoreError> {
     })
 }
 
-/// Declares that the store came from a backup: whatever was issued since the backup is void,
-/// because epoch and lease number go past everything that can have been used.
+/// Declares that the store came from a backup: whatever was issued since the backup is void, and
+/// an emergency stop holds until an operator has looked. The epoch from here on.
 pub fn restore(store: &Path, now: Timestamp) -> Result<Epoch, StoreError> {
     let mut store = SledStore::open(store)?;
-    let fleet = store.load()?.replay(now)?;
-    let epoch = Epoch(fleet.facts().epoch.0 + EPOCH_JUMP);
-    let next_lease = LeaseId(fleet.facts().next_lease.0 + LEASE_JUMP);
+    let mut fleet = store.load()?.replay(now)?;
     let mut batch = Batch::at(now);
-    batch.changes.push(Change::Restored { epoch, next_lease });
+    batch.changes = fleet.restored(now);
+    for change in &batch.changes {
+        fleet.apply(change);
+    }
+    let epoch = fleet.facts().epoch;
     batch.history.push(coordinator_core::history::Entry {
         at: now,
         kind: "restored".to_owned(),

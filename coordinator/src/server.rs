@@ -15,34 +15,18 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
 
 use crate::{
     ca::{Ca, CaError},
     config::Config,
-    connections::{Caps, Connections, Listener},
+    connections::Connections,
+    doors::{self, Doors},
     driver::{Driver, DriverError, Handle},
-    grpc::{
-        self, agent::AgentService, auth::Gate, enrolment::EnrolmentService,
-        operator::OperatorService,
-    },
     issue::{Issuance, IssueError},
     notify,
     store::{Store, StoreError, sled::SledStore},
-    tls::{self, OwnCertificate, TlsError},
-};
-
-/// Connections of agents and operators.
-const MEMBERS: Caps = Caps {
-    total: 65_536,
-    per_address: 32_768,
-};
-
-/// Connections of those who enrol: short ones.
-const STRANGERS: Caps = Caps {
-    total: 256,
-    per_address: 64,
+    tls::{OwnCertificate, TlsError},
 };
 
 /// How often the coordinator's own certificate is replaced: long before it ends.
@@ -118,11 +102,9 @@ impl Server {
     ) -> Result<Self, ServerError> {
         create_state_dir(&config.state_dir)?;
         let clock = config.clock.clone();
-        let ca = Arc::new(Ca::open(&config.state_dir)?);
+        let ca = Arc::new(Ca::open(&config.state_dir)?.with_lives(config.lives));
         let own = ca.coordinator()?;
         let certificate = OwnCertificate::new(&own)?;
-        let members = acceptor(tls::for_members(certificate.clone(), ca.pem())?);
-        let strangers = acceptor(tls::for_strangers(certificate.clone())?);
 
         let loaded = store.load()?;
         let archive = store.archive();
@@ -142,29 +124,19 @@ impl Server {
         let (listener, address) = listen(config.listen).await?;
         let (enrol_listener, enrol_address) = listen(config.enrol_listen).await?;
         let (stopping, stops) = watch::channel(false);
-        let routes = grpc::member_routes(
-            AgentService::new(handle.clone(), issuance.clone(), clock.clone()),
-            OperatorService::new(handle.clone(), archive, issuance.clone(), clock.clone()),
-        );
-        let connections = Arc::new(Connections::default());
-        let of_members = Listener {
-            tls: members,
-            answers: Gate::new(routes, handle.clone(), clock.clone()),
-            caps: MEMBERS,
-            connections: connections.clone(),
-            stopping: stops.clone(),
-        };
-        let routes = grpc::stranger_routes(EnrolmentService::new(issuance, address.port()));
-        let of_strangers = Listener {
-            tls: strangers,
-            answers: Gate::new(routes, handle.clone(), clock),
-            caps: STRANGERS,
-            connections: Arc::default(),
+        let Doors { members, strangers } = doors::open(doors::Rooms {
+            handle: handle.clone(),
+            archive,
+            issuance,
+            certificate: certificate.clone(),
+            clock,
+            service_port: address.port(),
             stopping: stops,
-        };
+        })?;
+        let connections = members.connections.clone();
         let mut tasks = JoinSet::new();
-        tasks.spawn(of_members.serve(streams(listener)));
-        tasks.spawn(of_strangers.serve(streams(enrol_listener)));
+        tasks.spawn(members.serve(streams(listener)));
+        tasks.spawn(strangers.serve(streams(enrol_listener)));
         tasks.spawn(connections.clone().end_revoked(handle.clone()));
         tasks.spawn(notify::run(told));
         tasks.spawn(renew_own(ca, certificate));
@@ -244,10 +216,6 @@ fn create_state_dir(path: &Path) -> Result<(), ServerError> {
         path: path.to_owned(),
         source,
     })
-}
-
-fn acceptor(config: rustls::ServerConfig) -> TlsAcceptor {
-    TlsAcceptor::from(Arc::new(config))
 }
 
 /// Runs the driver on a thread of its own: it blocks while a batch is made durable.

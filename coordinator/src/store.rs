@@ -3,9 +3,12 @@
 //! [`Store`] belongs to the driver alone: one batch at a time is made durable, and only then does
 //! anybody hear of it. [`Archive`] is for readers and never changes anything.
 
+mod beside;
+mod disk;
 mod format;
 pub mod memory;
 pub mod sled;
+mod snapshot;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -91,10 +94,11 @@ pub trait Store: Send {
     /// returns `Ok`, it survives a power cut.
     fn append(&mut self, batch: &Batch) -> Result<(), StoreError>;
 
-    /// Keeps the facts as they are now, and forgets the journal before them.
+    /// Begins to keep the facts as they are now; when they are durable, the journal before them is
+    /// forgotten. An error on the way is told by a later call.
     fn snapshot(&mut self, facts: &Facts) -> Result<(), StoreError>;
 
-    /// Number of journal entries after the newest snapshot.
+    /// Number of journal entries after the newest snapshot, one in the making included.
     fn journal_len(&self) -> u64;
 
     /// The door for readers.
@@ -198,6 +202,9 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    /// There is no space left, and no ballast that could be given up.
+    #[error("the disk of the state directory is full: free some space there and start again")]
+    Full,
     /// Another process has it open.
     #[error("the store {path} is in use: is another lab-coordinator running?", path = .0.display())]
     InUse(PathBuf),

@@ -216,6 +216,7 @@ fn ready(sequence: u64) -> Box<MachineReport> {
         attempt: None,
         store_free_bytes: 0,
         last_lease: LeaseId(0),
+        declined: None,
     })
 }
 

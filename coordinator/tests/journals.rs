@@ -199,6 +199,7 @@ impl Story {
             attempt: None,
             store_free_bytes: 1,
             last_lease: LeaseId(0),
+            declined: None,
         })
     }
 

@@ -3,4 +3,6 @@
 pub mod bench;
 pub mod demo;
 pub mod fleet;
+pub mod powercut;
 pub mod sim;
+pub mod turmoil;

@@ -1,6 +1,8 @@
 //! A few seeds of the simulator in every test run, and the simulator's own promises. The long runs
 //! are `simulate`'s.
 
+use std::{fs, path::Path};
+
 use integration_tests::sim::{self, SeededBug};
 
 /// Seeds of every test run; small, because tests are built without optimisation.
@@ -39,4 +41,25 @@ fn a_recording_shows_the_same_without_chance() {
     let recording: sim::Recording = serde_json::from_slice(&stored).expect("a recording");
     let again = sim::replay(&recording, |_, _, _| {});
     assert_eq!(again, outcome.violations);
+}
+
+/// Each story is played and prints what its file says. With `UPDATE_STORIES=1` the files are
+/// written anew, to be read in the diff.
+#[test]
+fn lab_prints_what_the_stories_say() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stories");
+    let update = std::env::var_os("UPDATE_STORIES").is_some();
+    let mut differ = Vec::new();
+    for entry in fs::read_dir(directory).expect("the stories") {
+        let path = entry.expect("a file").path();
+        let story = fs::read_to_string(&path).expect("a story");
+        let told = sim::scenario::play(&story)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        if told != story && update {
+            fs::write(&path, &told).expect("written");
+        } else if told != story {
+            differ.push(format!("{}:\n{told}", path.display()));
+        }
+    }
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
 }

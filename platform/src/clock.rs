@@ -3,8 +3,13 @@
 //! `system` follows the machine's wall clock, as maintenance windows must. `scaled` starts from the
 //! wall clock and then runs faster; only tests and the demo use it. For waiting there is `uptime`,
 //! which neither jumps when somebody corrects the time nor stands still while the machine sleeps.
+//! A simulation brings a time of its own, as a [`TimeSource`].
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use common::Timestamp;
 use nix::time::{ClockId, clock_gettime};
@@ -30,6 +35,18 @@ enum Source {
     Wall,
     /// `fleet` was the fleet's time when the boot-time clock showed `uptime`.
     Anchored { fleet: Timestamp, uptime: Duration },
+    /// Somebody else's time.
+    Given(Arc<dyn TimeSource>),
+}
+
+/// A time that does not come from this host: that of a simulation. The runtime's timers must follow
+/// it, one second of theirs for each of its own.
+pub trait TimeSource: fmt::Debug + Send + Sync {
+    /// The fleet's time now; may jump, as wall clocks do.
+    fn now(&self) -> Timestamp;
+
+    /// Time since the boot; only moves forward, and begins again at a reboot.
+    fn uptime(&self) -> Duration;
 }
 
 /// Why a clock cannot be made from these settings.
@@ -57,6 +74,14 @@ impl Clock {
         Self {
             speed: 1.0,
             source: Source::Wall,
+        }
+    }
+
+    /// The time of a simulation.
+    pub fn given(source: Arc<dyn TimeSource>) -> Self {
+        Self {
+            speed: 1.0,
+            source: Source::Given(source),
         }
     }
 
@@ -106,19 +131,23 @@ impl Clock {
 
     /// The fleet's time now.
     pub fn now(&self) -> Timestamp {
-        match self.source {
+        match &self.source {
             Source::Wall => wall(),
             Source::Anchored {
                 fleet,
                 uptime: then,
-            } => fleet + uptime().saturating_sub(then).mul_f64(self.speed),
+            } => *fleet + uptime().saturating_sub(*then).mul_f64(self.speed),
+            Source::Given(source) => source.now(),
         }
     }
 
     /// Fleet time since the machine was booted, sleep included. Only moves forward, begins again at
     /// a reboot, and is the same for every process of one boot.
     pub fn uptime(&self) -> Duration {
-        uptime().mul_f64(self.speed)
+        match &self.source {
+            Source::Wall | Source::Anchored { .. } => uptime().mul_f64(self.speed),
+            Source::Given(source) => source.uptime(),
+        }
     }
 
     /// How long a span of fleet time takes in real time.
@@ -218,6 +247,28 @@ mod tests {
         let before = clock.uptime();
         std::thread::sleep(Duration::from_millis(2));
         assert!(clock.uptime() >= before + Duration::from_secs(2));
+    }
+
+    /// A time that stands still.
+    #[derive(Debug)]
+    struct Still;
+
+    impl TimeSource for Still {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_secs(77)
+        }
+
+        fn uptime(&self) -> Duration {
+            Duration::from_secs(5)
+        }
+    }
+
+    #[test]
+    fn a_given_time_is_taken_as_it_is() {
+        let clock = Clock::given(Arc::new(Still));
+        assert_eq!(clock.now(), Timestamp::from_secs(77));
+        assert_eq!(clock.uptime(), Duration::from_secs(5));
+        assert_eq!(clock.real(Duration::from_secs(9)), Duration::from_secs(9));
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! The wire contract: generated messages, clients and servers, and the permission every RPC needs.
 //!
-//! Nothing else lives here: conversions to the words of the cores are the business of each daemon's
-//! own `convert` module. The `.proto` files carry the documentation of the messages.
+//! Nothing else lives here but [`codec`], how they are encoded: conversions to the words of the
+//! cores are the business of each daemon's own `convert` module. The `.proto` files carry the
+//! documentation of the messages.
 #![allow(
     missing_docs,
     clippy::all,
@@ -9,6 +10,8 @@
     clippy::pedantic,
     reason = "generated code"
 )]
+
+pub mod codec;
 
 /// What agents say and hear: `lab.agent.v1`.
 pub mod agent {

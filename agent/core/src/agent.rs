@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use common::{Epoch, Health, MachineReport, RolloutId, StorePath, Target, report};
+use common::{Declined, Epoch, Health, MachineReport, RolloutId, StorePath, report};
 
 use crate::{
     calls::{Calls, Kind},
@@ -37,8 +37,8 @@ pub struct Agent {
     pub(crate) validity: Duration,
     /// The coordinator said that it does not know the attempt's lease.
     pub(crate) not_held: Option<String>,
-    /// A staging that came to nothing: not begun again before this moment.
-    pub(crate) hold_off: Option<(Moment, Option<RolloutId>, Target)>,
+    /// A staging that came to nothing.
+    pub(crate) hold_off: Option<HoldOff>,
     /// The newest emergency stop that was remarked on.
     pub(crate) stop_noted: Epoch,
     /// How often the present result was sent.
@@ -47,6 +47,14 @@ pub struct Agent {
     sequence: u64,
     #[cfg(feature = "seeded-bugs")]
     bug: Option<crate::bug::Bug>,
+}
+
+/// A staging that came to nothing and is not begun again for a while.
+#[derive(Clone, Debug)]
+pub(crate) struct HoldOff {
+    pub(crate) until: Moment,
+    pub(crate) rollout: Option<RolloutId>,
+    pub(crate) declined: Declined,
 }
 
 /// A job under way.
@@ -253,6 +261,7 @@ impl Agent {
             attempt: self.status(),
             store_free_bytes: facts.store_free_bytes,
             last_lease: self.durable.last_lease,
+            declined: self.held_off(now).map(|held| held.declined.clone()),
         })
     }
 

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use common::{Action, AttemptStatus, OutcomeKind, Staged, StopMode, text};
+use common::{Action, AttemptStatus, Health, OutcomeKind, Staged, StopMode, text};
 
 use crate::{
     agent::{Agent, Running},
@@ -177,6 +177,15 @@ impl Agent {
         attempt.steps = attempt.steps.saturating_add(1);
         attempt.step = step;
         attempt.job = None;
+        let changes = matches!(
+            attempt.step,
+            Step::PreHook | Step::Activating | Step::Rebooting | Step::RollingBack
+        );
+        if changes {
+            // What was measured before says nothing of what is made now.
+            self.health = Health::default();
+            self.check = None;
+        }
         match &attempt.step {
             Step::Arming | Step::Rearming => attempt.armed = true,
             Step::PreHook => attempt.hooks.pre = HookState::Begun,

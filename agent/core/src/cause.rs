@@ -18,7 +18,7 @@ pub enum Cause {
     #[error("the coordinator does not know the lease: {0}")]
     NotHeld(String),
     /// The target failed here before and was not asked for by force.
-    #[error("the target failed on this machine before ({0}); ask again with force")]
+    #[error("the target failed on this machine before ({0}); `--retry-failed` tries it again")]
     BadTarget(String),
     /// The target could not be obtained, or a check before the attempt said no.
     #[error("staging failed: {0}")]

@@ -11,6 +11,7 @@ use crate::{
     limits::HEALTH_TIMEOUT_MAX,
     moment::Moment,
     reading::line,
+    staging::Wanted,
     state::{Attempt, Baseline, BootMoment, Hooks, Mode, Step},
 };
 
@@ -45,7 +46,15 @@ impl Agent {
                 rollout,
                 target,
                 force,
-            } => self.on_stage(now, rollout, target, force, out),
+                wish,
+            } => {
+                let wanted = Wanted {
+                    target,
+                    rollout,
+                    wish,
+                };
+                self.on_stage(now, wanted, force, out);
+            }
             Directive::Proceed(proceed) => match self.may_accept(now, sent, &proceed) {
                 Ok(()) => self.accept(now, sent, proceed, out),
                 Err(why) => self.not_followed(now, why, out),

@@ -102,6 +102,8 @@ pub enum Directive {
         target: Target,
         /// Also when it failed on this machine before.
         force: bool,
+        /// Number of the wish; 0 within a rollout.
+        wish: u64,
     },
     /// The machine's turn.
     Proceed(Proceed),

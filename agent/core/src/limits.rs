@@ -54,6 +54,9 @@ pub struct Limits {
     pub reboot_tries: u32,
     /// How much later than a unit's own time limit the agent gives up on its answer.
     pub grace: Duration,
+    /// Longest that an attempt may take before PID 1 takes the machine back, where that is to be
+    /// sooner than all the limits above together.
+    pub attempt_timeout: Option<Duration>,
     /// No disruptive step is begun with less than this left of the lease.
     pub lease_margin: Duration,
     /// Most steps of one attempt: a belt to the braces above. More than any real attempt has.
@@ -85,6 +88,7 @@ impl Default for Limits {
             boot_timeout: Duration::from_secs(900),
             reboot_tries: 3,
             grace: Duration::from_secs(15),
+            attempt_timeout: None,
             lease_margin: Duration::from_secs(10),
             steps_max: 64,
         }

@@ -1,9 +1,11 @@
 //! Obtaining a target without a lease, and saying so when that cannot be done.
 
-use common::{LeaseId, Outcome, OutcomeKind, RolloutId, Staged, StorePath, Target};
+use common::{
+    Declined, DeclinedKind, LeaseId, Outcome, OutcomeKind, RolloutId, Staged, StorePath, Target,
+};
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, HoldOff},
     cause::Cause,
     effect::{Effect, NotFollowed, Note, Output, Work},
     facts::UnitState,
@@ -13,15 +15,26 @@ use crate::{
     state::{Staging, StepId, Unreported},
 };
 
+/// What is to be obtained, and who wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) target: Target,
+    pub(crate) rollout: Option<RolloutId>,
+    pub(crate) wish: u64,
+}
+
+impl Wanted {
+    fn of(staging: Staging) -> Self {
+        Self {
+            target: staging.target,
+            rollout: staging.rollout,
+            wish: staging.wish,
+        }
+    }
+}
+
 impl Agent {
-    pub(crate) fn on_stage(
-        &mut self,
-        now: Moment,
-        rollout: Option<RolloutId>,
-        target: Target,
-        force: bool,
-        out: &mut Output,
-    ) {
+    pub(crate) fn on_stage(&mut self, now: Moment, wanted: Wanted, force: bool, out: &mut Output) {
         if self.durable.attempt.is_some() {
             return;
         }
@@ -33,32 +46,40 @@ impl Agent {
             self.calls.report.due_by(now);
             return;
         }
-        let is_staged = |staged: &Staged| staged.target == target;
-        let is_staging = |staging: &Staging| staging.target == target && staging.rollout == rollout;
+        let is_staged = |staged: &Staged| staged.target == wanted.target;
         if self.durable.staged.as_ref().is_some_and(is_staged)
-            || self.durable.staging.as_ref().is_some_and(is_staging)
+            || self.is_staging(&wanted)
+            || self.held_off(now).is_some_and(|held| held.is_of(&wanted))
         {
             return;
         }
-        if let Some((until, held_rollout, held_target)) = &self.hold_off
-            && now < *until
-            && *held_rollout == rollout
-            && *held_target == target
-        {
-            return;
-        }
-        let known_bad = target.closure().and_then(|path| self.bad_reason(path));
-        if let Some(reason) = known_bad.filter(|_| !force) {
-            self.refuse(now, rollout, target, &Cause::BadTarget(reason), out);
+        let bad = wanted.target.closure().and_then(|p| self.bad_reason(p));
+        if let Some(reason) = bad.filter(|_| !force) {
+            self.refuse(now, wanted, DeclinedKind::BadTarget, reason, out);
             return;
         }
         self.durable.staging = Some(Staging {
-            target,
-            rollout,
+            target: wanted.target,
+            rollout: wanted.rollout,
+            wish: wanted.wish,
             tries: 0,
             job: StepId::default(),
         });
         self.stage_again(now, out);
+    }
+
+    /// Whether exactly this is at work. Between two tries it is not: a new wish need not wait for
+    /// the next one.
+    fn is_staging(&self, wanted: &Wanted) -> bool {
+        self.durable.staging.as_ref().is_some_and(|staging| {
+            let same = staging.target == wanted.target && staging.rollout == wanted.rollout;
+            same && (staging.wish == wanted.wish || self.wait.is_none())
+        })
+    }
+
+    /// The hold-off that lasts.
+    pub(crate) fn held_off(&self, now: Moment) -> Option<&HoldOff> {
+        self.hold_off.as_ref().filter(|held| now < held.until)
     }
 
     /// Why this path is remembered as bad.
@@ -135,24 +156,39 @@ impl Agent {
             self.wait = Some(now + self.limits.stage_pause);
             return;
         }
-        let cause = Cause::Staging(line(&failure.to_string()));
-        self.refuse(now, staging.rollout, staging.target, &cause, out);
+        let reason = line(&failure.to_string());
+        let kind = DeclinedKind::StagingFailed;
+        self.refuse(now, Wanted::of(staging), kind, reason, out);
     }
 
-    /// Says no to a target before there is a lease. Ahead of any rollout there is nobody to tell:
-    /// it is only not tried again for a while.
+    /// Says no to a target before there is a lease, and does not try it again for a while. Within
+    /// a rollout that is a result; ahead of any, the reports say it as long as it lasts.
     fn refuse(
         &mut self,
         now: Moment,
-        rollout: Option<RolloutId>,
-        target: Target,
-        cause: &Cause,
+        wanted: Wanted,
+        kind: DeclinedKind,
+        reason: String,
         out: &mut Output,
     ) {
         self.durable.staging = None;
         self.drop_job(out);
         out.persist = true;
-        self.hold_off = Some((now + self.limits.backoff_max, rollout.clone(), target));
+        let rollout = wanted.rollout.clone();
+        self.hold_off = Some(HoldOff {
+            until: now + self.limits.backoff_max,
+            rollout: wanted.rollout,
+            declined: Declined {
+                target: wanted.target,
+                wish: wanted.wish,
+                kind,
+                reason: reason.clone(),
+            },
+        });
+        let cause = match kind {
+            DeclinedKind::StagingFailed => Cause::Staging(reason),
+            DeclinedKind::BadTarget => Cause::BadTarget(reason),
+        };
         let outcome = Outcome {
             kind: OutcomeKind::Refused,
             reason: cause.reason(),
@@ -167,11 +203,22 @@ impl Agent {
                 };
                 self.hand_in(now, result, out);
             }
-            None => out.effects.push(Effect::Note(Note::Ended {
-                lease: LeaseId::default(),
-                outcome: outcome.kind,
-                reason: outcome.reason,
-            })),
+            None => {
+                out.effects.push(Effect::Note(Note::Ended {
+                    lease: LeaseId::default(),
+                    outcome: outcome.kind,
+                    reason: outcome.reason,
+                }));
+                self.poll_now(now);
+            }
         }
+    }
+}
+
+impl HoldOff {
+    fn is_of(&self, wanted: &Wanted) -> bool {
+        self.rollout == wanted.rollout
+            && self.declined.target == wanted.target
+            && self.declined.wish == wanted.wish
     }
 }

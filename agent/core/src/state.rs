@@ -240,6 +240,9 @@ pub struct Staging {
     pub target: Target,
     /// For which rollout.
     pub rollout: Option<RolloutId>,
+    /// Number of the wish; 0 within a rollout.
+    #[serde(default)]
+    pub wish: u64,
     /// How often it was begun.
     pub tries: u32,
     /// Its latest try.

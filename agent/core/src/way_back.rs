@@ -2,7 +2,7 @@
 //! begun, and ending in exactly one verdict. One way back that is unhealthy too ends as *stuck*:
 //! the machine stays up and waits for a person.
 
-use common::{Outcome, OutcomeKind, text};
+use common::{HealthState, Outcome, OutcomeKind, text};
 
 use crate::{
     agent::Agent,
@@ -316,6 +316,9 @@ impl Agent {
             return;
         };
         self.drop_job(out);
+        if self.health.state == HealthState::Unknown {
+            self.health_due = now;
+        }
         self.not_held = None;
         self.calls.renew.clear();
         self.durable.last_lease = attempt.lease;

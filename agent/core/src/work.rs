@@ -124,6 +124,9 @@ impl Agent {
             Mode::Switch => Duration::ZERO,
             Mode::Boot => limits.announce_timeout + reboot * 2,
         };
-        hook * 3 + switch * 2 + health * 2 + reboots + limits.short_step * 2
+        let longest = hook * 3 + switch * 2 + health * 2 + reboots + limits.short_step * 2;
+        limits
+            .attempt_timeout
+            .map_or(longest, |limit| limit.min(longest))
     }
 }

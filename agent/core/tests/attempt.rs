@@ -4,7 +4,9 @@ mod world;
 
 use std::time::Duration;
 
-use agent_core::{ActivationEnd, Directive, Failure, Hook, HookEnd, Input, Note, Step};
+use agent_core::{
+    ActivationEnd, Directive, Failure, Hook, HookEnd, Input, Note, Step, UnitState, Work,
+};
 use common::{Action, HealthState, LeaseId, OutcomeKind};
 use world::{Script, World, path, proceed, rollout, target};
 
@@ -355,6 +357,7 @@ fn a_target_that_failed_is_not_tried_again_unasked() {
         rollout: Some(rollout("r2")),
         target: target("new"),
         force,
+        wish: 0,
     };
     world.say(stage(false));
     let refused = world.finish();
@@ -398,30 +401,6 @@ fn a_rollback_names_its_target_and_needs_no_force() {
         world.steps.contains(&"staging".to_owned()),
         "obtained under the lease"
     );
-}
-
-#[test]
-fn staging_is_tried_a_few_times_and_then_refused_without_a_lease() {
-    let mut world = World::new(Script {
-        stage: Err(Failure::Failed("no space\u{1b}[2J left".to_owned())),
-        ..Script::default()
-    });
-    world.say(Directive::Stage {
-        rollout: Some(rollout("r1")),
-        target: target("new"),
-        force: false,
-    });
-    let result = world.finish();
-    assert_eq!((result.lease, result.outcome.kind), (LeaseId(0), Refused));
-    assert_eq!(result.outcome.reason, "staging failed: no space [2J left");
-    // Asked again at once it does not begin again.
-    let before = world.disk.clone();
-    world.say(Directive::Stage {
-        rollout: Some(rollout("r1")),
-        target: target("new"),
-        force: false,
-    });
-    assert_eq!(world.disk, before);
 }
 
 #[test]
@@ -542,6 +521,33 @@ fn health_is_checked_when_asked_and_once_per_request() {
 }
 
 #[test]
+fn what_was_healthy_before_says_nothing_of_what_runs_now() {
+    let script = Script {
+        post: Ok(said_no()),
+        ..Script::default()
+    };
+    let mut world = World::staged(script);
+    assert_eq!(health(&mut world), HealthState::Healthy);
+    let mut lease = proceed(7);
+    lease.rollback_on_failure = false;
+    world.say(Directive::Proceed(lease));
+    let result = world.finish();
+    assert_eq!(result.outcome.kind, Stuck, "and nobody has judged it");
+    assert_eq!(health(&mut world), HealthState::Unknown);
+    world.work_all();
+    assert_eq!(
+        health(&mut world),
+        HealthState::Healthy,
+        "by a check of its own"
+    );
+}
+
+fn health(world: &mut World) -> HealthState {
+    let report = world.agent.report(world.now);
+    report.expect("a started agent reports").health.state
+}
+
+#[test]
 fn a_late_answer_of_an_earlier_step_changes_nothing() {
     let mut world = World::staged(Script::default());
     world.say(Directive::Proceed(proceed(7)));
@@ -644,4 +650,26 @@ fn booting_the_same_system_again_blames_nothing_and_keeps_the_way_back() {
     assert_eq!(world.boot, 2);
     assert_eq!(world.disk.bad_targets, []);
     assert_eq!(world.disk.kept, [path("old")]);
+}
+
+/// How long the dead-man timer waits that an attempt arms.
+fn dead_man_after(limit: Option<Duration>) -> Duration {
+    let mut world = World::new(Script::default());
+    world.limits.attempt_timeout = limit;
+    world.restart(UnitState::Absent);
+    world.say(Directive::Proceed(proceed(7)));
+    assert!(world.work_until(&Step::Arming));
+    let Some(Work::ArmDeadMan { after, .. }) = world.open.last().map(|job| &job.work) else {
+        panic!("no timer is being armed: {:?}", world.open);
+    };
+    *after
+}
+
+#[test]
+fn the_dead_man_timer_waits_for_the_longest_attempt_unless_told_to_come_sooner() {
+    let longest = dead_man_after(None);
+    assert!(longest > Duration::from_secs(3600), "{longest:?}");
+    let soon = Duration::from_secs(90);
+    assert_eq!(dead_man_after(Some(soon)), soon);
+    assert_eq!(dead_man_after(Some(longest * 2)), longest);
 }

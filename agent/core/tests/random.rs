@@ -166,6 +166,7 @@ fn apply(world: &mut World, op: Op) {
             rollout: Some(rollout("r1")),
             target: target(to),
             force,
+            wish: 0,
         }),
         Op::Stop(epoch, back) => {
             let epoch = Epoch(epoch);

@@ -56,8 +56,10 @@ pub(super) struct RawHooks {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawLimits {
     pub(super) stage_timeout: Option<RawDuration>,
+    pub(super) stage_pause: Option<RawDuration>,
     pub(super) switch_timeout: Option<RawDuration>,
     pub(super) boot_timeout: Option<RawDuration>,
+    pub(super) attempt_timeout: Option<RawDuration>,
     pub(super) settle: Option<RawDuration>,
     pub(super) memory_max: Option<u64>,
     pub(super) tasks_max: Option<u64>,

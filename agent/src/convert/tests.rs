@@ -22,6 +22,7 @@ fn report() -> MachineReport {
         attempt: None,
         store_free_bytes: 0,
         last_lease: LeaseId(0),
+        declined: None,
     }
 }
 

@@ -17,7 +17,7 @@ use agent::{
     executor::Executor,
     link::{Link, LinkError},
     links::{BOOTED, CURRENT, Links, PROFILE, PROFILES},
-    state_file::StateFile,
+    state_file::{StateFile, StateStore as _},
 };
 use agent_core::{Directive, Durable, Limits, Proceed, Renewal, Signal, state::Unreported};
 use common::{Action, AttemptStatus, Epoch, LeaseId, MachineReport, Outcome, StorePath, Target};
@@ -333,6 +333,7 @@ impl Coordinator {
             rollout: Some(wish.rollout),
             target: wish.target?,
             force: wish.force,
+            wish: 0,
         })
     }
 }

@@ -1,6 +1,9 @@
 //! `lab update prepare`: what machines are to run, and waiting until they have it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use common::MachineName;
 use lab_proto::operator::{
@@ -130,7 +133,14 @@ enum Stage {
     Staged,
     Waiting,
     Offline,
-    Failed(String),
+    Failed(Failure),
+}
+
+/// Why a machine does not stage its target, and what to try next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Failure {
+    why: String,
+    hint: String,
 }
 
 /// Where all of them stand.
@@ -140,6 +150,8 @@ struct Staging {
     waiting: Vec<String>,
     offline: Vec<String>,
     failed: BTreeMap<String, String>,
+    #[serde(skip)]
+    hints: BTreeSet<String>,
 }
 
 impl Staging {
@@ -150,8 +162,9 @@ impl Staging {
                 Stage::Staged => staging.staged.push(name),
                 Stage::Waiting => staging.waiting.push(name),
                 Stage::Offline => staging.offline.push(name),
-                Stage::Failed(why) => {
-                    staging.failed.insert(name, why);
+                Stage::Failed(failure) => {
+                    staging.failed.insert(name, failure.why);
+                    staging.hints.insert(failure.hint);
                 }
             }
         }
@@ -178,6 +191,9 @@ impl Staging {
             self.staged.len(),
             counted(all, "machine")
         ));
+        for hint in self.hints.iter().filter(|hint| !hint.is_empty()) {
+            text.push_str(&format!("try: {hint}\n"));
+        }
         text
     }
 
@@ -290,7 +306,12 @@ async fn failure(client: &mut Client, machine: &str) -> Result<Option<Stage>, La
     let reason = ask(client.why(request)).await?.wait_reason;
     Ok(reason
         .filter(|reason| ["staging-failed", "bad-target"].contains(&reason.kind.as_str()))
-        .map(|reason| Stage::Failed(reason.text)))
+        .map(|reason| {
+            Stage::Failed(Failure {
+                why: reason.text,
+                hint: reason.hint,
+            })
+        }))
 }
 
 fn tell(progress: &Progress<'_>, before: &BTreeMap<String, Stage>, now: &BTreeMap<String, Stage>) {
@@ -305,7 +326,7 @@ fn tell(progress: &Progress<'_>, before: &BTreeMap<String, Stage>, now: &BTreeMa
             Stage::Staged => format!("{name}  ✔ staged"),
             Stage::Waiting => format!("{name}  ▶ staging"),
             Stage::Offline => format!("{name}  ⚠ offline, catches up later"),
-            Stage::Failed(why) => format!("{name}  ✖ failed: {why}"),
+            Stage::Failed(failure) => format!("{name}  ✖ failed: {}", failure.why),
         });
     }
 }
@@ -368,15 +389,24 @@ mod tests {
         };
         let fine = stages(&[("a", Stage::Staged), ("b", Stage::Offline)]);
         assert_eq!(fine.exit(), Exit::Yes);
+        let full = Failure {
+            why: "no space left".into(),
+            hint: "lab update prepare".into(),
+        };
         let failed = stages(&[
             ("a", Stage::Staged),
             ("b", Stage::Offline),
-            ("c", Stage::Failed("no space left".into())),
+            ("c", Stage::Failed(full.clone())),
+            ("d", Stage::Failed(full)),
         ]);
         assert_eq!(failed.exit(), Exit::No);
         assert_eq!(
             failed.view(&crate::view::tests::look()),
-            "c  ✖ failed   no space left\nb  ⚠ offline  catches up later\n1 of 3 machines staged\n"
+            "c  ✖ failed   no space left\n\
+             d  ✖ failed   no space left\n\
+             b  ⚠ offline  catches up later\n\
+             1 of 4 machines staged\n\
+             try: lab update prepare\n"
         );
     }
 }

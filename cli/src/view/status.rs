@@ -1,6 +1,6 @@
 //! `lab update status`: every rollout with its groups, waves and machines.
 
-use lab_proto::operator::{Rollout, RolloutGroup, RolloutMachine, Status, Stop};
+use lab_proto::operator::{Rollout, RolloutGroup, RolloutMachine, Status, Stop, WaitReason};
 
 use super::{Look, closure, counted, marked, span, transition};
 
@@ -67,9 +67,9 @@ pub fn one_rollout(rollout: &Rollout, look: &Look) -> String {
         look.ago(&rollout.created_at),
     );
     if let Some(pause) = &rollout.pause {
-        text.push_str(&format!("  ⚠ {}: {}\n", pause.kind, pause.text));
+        text.push_str(&look.columns(2, [vec![format!("⚠ {}: {}", pause.kind, pause.text)]]));
         if !pause.way_out.is_empty() {
-            text.push_str(&format!("    way out: {}\n", pause.way_out));
+            text.push_str(&look.columns(4, [vec![format!("way out: {}", pause.way_out)]]));
         }
     }
     if rollout.only_late_left {
@@ -97,7 +97,12 @@ fn one_group(group: &RolloutGroup, look: &Look) -> String {
         counted(machines().count(), "machine"),
         group.max_parallel,
     );
-    if let Some(reason) = &group.wait_reason {
+    // That the rollout is paused is said above.
+    let waits_for = group
+        .wait_reason
+        .as_ref()
+        .filter(|reason| reason.kind != "paused");
+    if let Some(reason) = waits_for {
         text.push_str(&look.columns(4, [vec![waits(&reason.text, &reason.hint)]]));
     }
     let many = group.waves.len() > 1;
@@ -116,16 +121,20 @@ fn one_group(group: &RolloutGroup, look: &Look) -> String {
                 marked(&wave.state)
             ));
         }
-        text.push_str(&look.columns(
-            if many { 6 } else { 4 },
-            wave.machines.iter().map(machine_row),
-        ));
+        text.push_str(
+            &look.columns(
+                if many { 6 } else { 4 },
+                wave.machines
+                    .iter()
+                    .map(|machine| machine_row(machine, group.wait_reason.as_ref())),
+            ),
+        );
     }
     text
 }
 
-/// Name, state, what it runs, remarks.
-fn machine_row(machine: &RolloutMachine) -> Vec<String> {
+/// Name, state, what it runs, remarks; why it waits unless its whole group does for the same.
+fn machine_row(machine: &RolloutMachine, group_waits: Option<&WaitReason>) -> Vec<String> {
     let systems = if machine.running == machine.target || machine.target.is_empty() {
         closure(&machine.running, &machine.name)
     } else {
@@ -139,11 +148,11 @@ fn machine_row(machine: &RolloutMachine) -> Vec<String> {
             generation => format!("gen {generation}"),
         },
         systems,
-        remark(machine),
+        remark(machine, group_waits),
     ]
 }
 
-fn remark(machine: &RolloutMachine) -> String {
+fn remark(machine: &RolloutMachine, group_waits: Option<&WaitReason>) -> String {
     let mut remarks = Vec::new();
     if !machine.step.is_empty() {
         remarks.push(machine.step.clone());
@@ -157,7 +166,9 @@ fn remark(machine: &RolloutMachine) -> String {
     if !machine.reason.is_empty() {
         remarks.push(machine.reason.clone());
     }
-    if let Some(reason) = &machine.wait_reason {
+    let of_its_own =
+        |reason: &&WaitReason| group_waits.is_none_or(|group| group.kind != reason.kind);
+    if let Some(reason) = machine.wait_reason.as_ref().filter(of_its_own) {
         remarks.push(reason.text.clone());
     }
     remarks.join("; ")
@@ -175,7 +186,7 @@ fn waits(text: &str, hint: &str) -> String {
 mod tests {
     use super::*;
     use crate::view::tests::look;
-    use lab_proto::operator::{Lease, PauseReason, WaitReason, Wave};
+    use lab_proto::operator::{Lease, PauseReason, Wave};
 
     fn path(machine: &str, version: &str) -> String {
         let hash = "0c5y5y5y5y5y5y5y5y5y5y5y5y5y5y5y".replace('5', &version[version.len() - 1..]);

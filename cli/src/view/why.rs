@@ -30,6 +30,8 @@ pub fn why(why: &WhyReply, look: &Look) -> String {
     };
     let said_by = match reason.reason.as_str() {
         "" => reason.by.clone(),
+        // The sentence has said it.
+        _ if reason.by.is_empty() => String::new(),
         because => format!("{}: {because}", reason.by),
     };
     line("by", said_by);

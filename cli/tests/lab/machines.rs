@@ -57,6 +57,40 @@ async fn prepare_pins_and_waits_until_it_is_staged() {
 }
 
 #[tokio::test]
+async fn prepare_says_which_machine_cannot_stage_its_target_and_what_to_try() {
+    let pinned = PinTargetsReply {
+        machines: vec!["web-01".into()],
+    };
+    let why = WhyReply {
+        machine: "web-01".into(),
+        wait_reason: Some(WaitReason {
+            kind: "staging-failed".into(),
+            text: "could not obtain its target: no space left".into(),
+            hint: "lab update prepare".into(),
+            ..WaitReason::default()
+        }),
+        ..WhyReply::default()
+    };
+    let script = Script::default()
+        .says("list_machines", machine(OLD, false))
+        .says("pin_targets", pinned)
+        .says("why", WhyReply::default())
+        .says("why", why);
+    let coordinator = Coordinator::start(script).await;
+    let targets = coordinator.home().join("targets.json");
+    std::fs::write(&targets, json!({ "web-01": NEW }).to_string()).expect("written");
+    let flag = format!("--targets={}", targets.display());
+    let (code, out, err) = run(&coordinator, &["update", "prepare", &flag]).await;
+    assert_eq!(code, 1, "{err}");
+    assert_eq!(
+        out,
+        "web-01  ✖ failed  could not obtain its target: no space left\n\
+         0 of 1 machine staged\n\
+         try: lab update prepare\n"
+    );
+}
+
+#[tokio::test]
 async fn health_and_verification_say_yes_or_no() {
     let started = HealthCheckStarted {
         request: 4,

@@ -21,7 +21,7 @@ use lab_proto::operator::{
     CheckConfigReply, ConfigFault, ConfigReply, EmergencyStopReply, ExecuteReply,
     HealthCheckStarted, HealthReply, Machine, MachineHealth, MachineList, PauseReason,
     PinTargetsReply, PlanReply, PlannedGroup, PlannedMachine, PlannedWave, Rollout, RolloutGroup,
-    RolloutMachine, Status, StopProgress, Wave,
+    RolloutMachine, Status, StopProgress, WaitReason, Wave, WhyReply,
 };
 use serde_json::{Value, json};
 use tokio::process::Command;

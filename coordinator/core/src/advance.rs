@@ -15,9 +15,6 @@ use crate::{
 /// How often an open wave is looked at for machines that fell silent; silence makes no event.
 const SILENCE_LOOK: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Candidates looked at for one wake-up, beyond the free slots, before the rest is left to poll.
-const WAKE_LOOK: usize = 64;
-
 impl Fleet {
     /// Does everything that follows from the state and the time, and finds the next instant at
     /// which more will.
@@ -233,7 +230,7 @@ impl Fleet {
             }
             Some(WaveState::Waiting | WaveState::Soaking(_) | WaveState::Closed) => return,
         };
-        self.hearsay.progress.insert(number, now);
+        self.moved(number, group, now);
         self.commit(draft, change);
     }
 
@@ -359,95 +356,6 @@ impl Fleet {
         finished.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
-    /// Whether the rollout could go on but has not for too long, and what it waited for. Time in
-    /// which it could not go on does not count, and does not make good for the time before it
-    /// either: with a window of an hour a day the patience of three hours lasts three days.
-    fn stalled(&mut self, number: u64, now: Timestamp) -> Option<PauseReason> {
-        if self.only_late_since(number).is_some() {
-            return None;
-        }
-        let patient = self.is_patient(number, now);
-        let mut live = self.index().waves.range((number, 0, 0)..(number + 1, 0, 0));
-        let at_work = live.any(|(_, count)| count.live > 0);
-        let looked = self.hearsay.looked.insert(number, now).unwrap_or(now);
-        let since = self.hearsay.progress.entry(number).or_insert(now);
-        if at_work {
-            *since = now;
-            return None;
-        }
-        if patient {
-            *since = (*since + now.since(looked)).min(now);
-            return None;
-        }
-        let since = *since;
-        if now < since + self.times().no_progress {
-            return None;
-        }
-        Some(PauseReason::NoProgress {
-            since,
-            waited_for: self.waited_for(number, now),
-        })
-    }
-
-    /// Whether the rollout waits for something that only time, a person or another rollout brings.
-    fn is_patient(&self, number: u64, now: Timestamp) -> bool {
-        let groups = self.facts().rollouts[&number].groups.len();
-        let mut waits = (0..groups).filter_map(|group| self.group_wait(number, group, now));
-        // A group of this rollout that waits for another one of it says nothing about progress.
-        waits.any(|reason| {
-            let inner = if let WaitReason::Dependency { group } = &reason {
-                self.facts().rollouts[&number].group(group).is_some()
-            } else {
-                false
-            };
-            reason.is_orderly() && !inner
-        })
-    }
-
-    /// What the first machine that could go waits for.
-    fn waited_for(&self, number: u64, now: Timestamp) -> String {
-        let pending = self.facts().rollouts[&number]
-            .places()
-            .filter(|place| place.state == PlaceState::Pending)
-            .filter_map(|place| Some((place, self.permission(&place.machine, now).err()?)))
-            .find(|(_, reason)| !matches!(reason, WaitReason::Dependency { .. }));
-        pending.map_or_else(
-            || "nothing in particular".to_owned(),
-            |(place, reason)| format!("{}: {reason}", place.machine),
-        )
-    }
-
-    /// Wakes exactly those whose turn it is: as many as slots are free, in the order of the waves.
-    fn wake_next(&self, now: Timestamp, draft: &mut Draft) {
-        if draft.changes.is_empty() {
-            return;
-        }
-        for number in &self.index().unfinished {
-            let rollout = &self.facts().rollouts[number];
-            if rollout.state != RolloutState::Active {
-                continue;
-            }
-            for (group, g) in rollout.groups.iter().enumerate() {
-                let wave = g.current.min(g.waves.len() - 1);
-                let Some(count) = self.index().waves.get(&(*number, group, wave)) else {
-                    continue;
-                };
-                let free = self.free_slots(g).min(count.pending.len());
-                if free == 0 || !matches!(g.waves[wave].state, WaveState::Open(_)) {
-                    continue;
-                }
-                let ready = count
-                    .pending
-                    .iter()
-                    .take(free + WAKE_LOOK)
-                    .map(|place| &g.waves[wave].places[*place].machine)
-                    .filter(|machine| self.permission(machine, now).is_ok())
-                    .take(free);
-                draft.wake.extend(ready.cloned());
-            }
-        }
-    }
-
     fn find_deadline(&self, now: Timestamp) -> Timestamp {
         let leases = self.hearsay.expiries.first().map(|(until, _)| *until);
         let rollouts = self
@@ -466,8 +374,7 @@ impl Fleet {
         }
         let mut deadline = match self.only_late_since(number) {
             Some(since) => return since + times.catch_up,
-            None if self.is_patient(number, now) => Timestamp::MAX,
-            None => self.hearsay.progress.get(&number).copied().unwrap_or(now) + times.no_progress,
+            None => self.patience_ends(number, now),
         };
         for (index, group) in rollout.groups.iter().enumerate() {
             if group.finished_at.is_some() {

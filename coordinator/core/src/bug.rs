@@ -23,6 +23,4 @@ pub enum Bug {
     BudgetIgnoresSilence,
     /// The machine's name is taken from the lease in the message.
     IdentityFromMessage,
-    /// A report of "done" counts without the target really running.
-    UpdatedWithoutProof,
 }

@@ -14,6 +14,8 @@ use serde_json::Value;
 
 use crate::policy::{Policy, Times};
 
+pub use read::duration;
+
 /// Something wrong in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Fault {

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 pub use index::{Index, Location, WaveCount};
 
 use crate::{
-    config::FleetConfig, identity::Registry, lease::Lease, machine::Machine, rollout::Rollout,
+    config::FleetConfig, identity::Registry, lease::Lease, machine::Machine, patience::Patience,
+    rollout::Rollout, wake::Woken,
 };
 
 /// Ended rollouts that stay in memory, the newest; older ones are in the history only.
@@ -98,16 +99,16 @@ pub struct Hearsay {
     pub lease_until: BTreeMap<LeaseId, Timestamp>,
     /// The same, in order of time.
     pub expiries: BTreeSet<(Timestamp, LeaseId)>,
-    /// When each unfinished rollout last went on, by number.
-    pub progress: BTreeMap<u64, Timestamp>,
-    /// When each unfinished rollout was last looked at for that.
-    pub looked: BTreeMap<u64, Timestamp>,
+    /// Of each group of an unfinished rollout, by their numbers: how long it has stood still.
+    pub patience: BTreeMap<(u64, usize), Patience>,
     /// The next instant at which the clock alone changes something.
     pub deadline: Timestamp,
     /// Health checks that machines are still to be asked for.
     pub checks: BTreeMap<MachineName, CheckWanted>,
     /// Number of the last health check request.
     pub last_check: u64,
+    /// Machines that were told that it is their turn, by rollout and group.
+    pub woken: BTreeMap<(u64, usize), Woken>,
 }
 
 /// A health check that a machine is to be asked for at its next poll.
@@ -139,11 +140,11 @@ impl Fleet {
             since: now,
             lease_until: BTreeMap::new(),
             expiries: BTreeSet::new(),
-            progress: BTreeMap::new(),
-            looked: BTreeMap::new(),
+            patience: BTreeMap::new(),
             deadline: now,
             checks: BTreeMap::new(),
             last_check: 0,
+            woken: BTreeMap::new(),
         };
         let mut fleet = Self {
             facts,
@@ -157,7 +158,7 @@ impl Fleet {
             fleet.extend(lease, now + fleet.lease_term());
         }
         for number in fleet.index.unfinished.clone() {
-            fleet.hearsay.progress.insert(number, now);
+            fleet.all_moved(number, now);
         }
         fleet
     }

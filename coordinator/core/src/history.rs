@@ -94,11 +94,7 @@ impl crate::Fleet {
             } => {
                 let held = self.facts().leases.get(lease)?;
                 let machine = self.facts().machines.get(&held.machine)?;
-                let place = self.rollout(&held.rollout).and_then(|rollout| {
-                    rollout
-                        .places()
-                        .find(|place| place.state.lease() == Some(*lease))
-                });
+                let place = self.place_of_lease(held);
                 let attempt = Entry {
                     verdict: Some(*outcome),
                     text: reason.clone(),

@@ -19,13 +19,16 @@ pub mod identity;
 pub mod invariants;
 pub mod lease;
 pub mod machine;
+mod patience;
 mod permission;
 pub mod plan;
 pub mod policy;
 pub mod request;
+mod restore;
 pub mod rollout;
 pub mod view;
 pub mod wait;
+pub mod wake;
 pub mod window;
 
 pub use change::Change;

@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 
 use common::{
-    AttemptStatus, BootId, CheckResult, Epoch, HealthState, LeaseId, MachineReport, StorePath,
-    Target, Timestamp,
+    AttemptStatus, BootId, CheckResult, Declined, DeclinedKind, Epoch, HealthState, LeaseId,
+    MachineReport, StorePath, Target, Timestamp,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::wait::WaitReason;
 
 /// Boots remembered to tell a late report of an earlier one.
 const PAST_BOOTS: usize = 8;
@@ -60,6 +62,9 @@ pub struct Heard {
     pub at: Option<Timestamp>,
     /// Highest sequence number of the present boot.
     pub sequence: u64,
+    /// That of the poll which was last answered with a grant: only a later one can say that the
+    /// grant never came.
+    pub granted: u64,
     /// Its running attempt.
     pub attempt: Option<AttemptStatus>,
     /// Its newest check results, with details.
@@ -70,6 +75,8 @@ pub struct Heard {
     pub store_free_bytes: u64,
     /// Highest epoch it has acknowledged.
     pub epoch: Epoch,
+    /// What it does not stage for now.
+    pub declined: Option<Declined>,
 }
 
 /// Heartbeats are not facts: two states are the same fleet whatever was heard meanwhile.
@@ -80,6 +87,13 @@ impl PartialEq for Heard {
 }
 
 impl Eq for Heard {}
+
+impl Pin {
+    /// The number of this wish: naming the same target again is a new one.
+    pub fn wish(&self) -> u64 {
+        u64::try_from(self.at.as_millis()).unwrap_or_default()
+    }
+}
 
 impl Machine {
     /// What it really runs, as far as it has said.
@@ -98,6 +112,19 @@ impl Machine {
     pub fn staged(&self, target: &Target) -> Option<&StorePath> {
         let staged = self.report.as_ref()?.staged.as_ref()?;
         (staged.target == *target).then_some(&staged.path)
+    }
+
+    /// Why the machine does not stage this target, which it was asked for with this wish.
+    pub fn declined(&self, target: &Target, wish: u64) -> Option<WaitReason> {
+        let declined = self.heard.declined.as_ref()?;
+        if declined.target != *target || declined.wish != wish {
+            return None;
+        }
+        let reason = declined.reason.clone();
+        Some(match declined.kind {
+            DeclinedKind::StagingFailed => WaitReason::StagingFailed { reason },
+            DeclinedKind::BadTarget => WaitReason::BadTarget { reason },
+        })
     }
 
     /// Whether the machine already runs this target.
@@ -124,6 +151,7 @@ impl Machine {
         facts.store_free_bytes = 0;
         facts.health_request = 0;
         facts.epoch = Epoch::default();
+        facts.declined = None;
         for check in &mut facts.health.checks {
             check.detail.clear();
         }

@@ -4,6 +4,7 @@ use common::{Action, GroupName, MachineName, Timestamp};
 
 use crate::{
     fleet::{Fleet, Location, rollout_id},
+    lease::Lease,
     rollout::{Approval, Place, PlaceState, Rollout, RolloutGroup, RolloutState, WaveState},
     wait::WaitReason,
     window::{self, WindowState},
@@ -71,7 +72,9 @@ impl Fleet {
         match known.and_then(|machine| Some((machine, machine.pin.as_ref()?))) {
             None => WaitReason::NoTarget,
             Some((machine, pin)) if machine.runs(&pin.target) => WaitReason::UpToDate,
-            Some(_) => WaitReason::NoRollout,
+            Some((machine, pin)) => machine
+                .declined(&pin.target, pin.wish())
+                .unwrap_or(WaitReason::NoRollout),
         }
     }
 
@@ -81,6 +84,15 @@ impl Fleet {
         let group = rollout.groups.get(at.group)?;
         let place = group.waves.get(at.wave)?.places.get(at.place)?;
         Some((rollout, group, place))
+    }
+
+    /// The place that a lease was granted for, in whatever rollout.
+    pub(crate) fn place_of_lease(&self, lease: &Lease) -> Option<&Place> {
+        let holds = |place: &&Place| place.state.lease() == Some(lease.id);
+        let here = self.index().place_of.get(&lease.machine);
+        let here = here.and_then(|at| Some(self.at(*at)?.2)).filter(holds);
+        // Elsewhere only when its rollout has ended meanwhile.
+        here.or_else(|| self.rollout(&lease.rollout)?.places().find(holds))
     }
 
     /// Whether an emergency stop holds for the group.
@@ -262,7 +274,8 @@ impl Fleet {
             return Err(WaitReason::Offline { since: None });
         };
         if rollout.action != Action::Reboot && known.staged(&place.target).is_none() {
-            return Err(WaitReason::Staging);
+            let declined = known.declined(&place.target, 0);
+            return Err(declined.unwrap_or(WaitReason::Staging));
         }
         if let Some(failed) = &known.failed {
             return Err(WaitReason::MachineUnhealthy {

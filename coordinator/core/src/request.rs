@@ -353,6 +353,8 @@ pub enum Directive {
         target: Target,
         /// Even if it failed there before.
         force: bool,
+        /// Number of the wish, which is new with every `prepare`; 0 within a rollout.
+        wish: u64,
     },
     /// It is the machine's turn.
     Proceed(Grant),

@@ -140,7 +140,7 @@ impl fmt::Display for PauseReason {
             } => {
                 write!(
                     f,
-                    "{failed} machines of group {group} failed, {allowed} may"
+                    "{failed} of group {group} failed, and its policy allows {allowed}"
                 )
             }
             Self::NoProgress { waited_for, .. } => {

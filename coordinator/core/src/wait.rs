@@ -50,6 +50,11 @@ pub enum WaitReason {
     },
     /// The machine is still obtaining its target.
     Staging,
+    /// The machine could not obtain its target and tries again later.
+    StagingFailed {
+        /// What went wrong.
+        reason: String,
+    },
     /// A group that must be finished first is not.
     Dependency {
         /// Which.
@@ -135,6 +140,7 @@ impl WaitReason {
             Self::Final { .. } => "final",
             Self::Offline { .. } => "offline",
             Self::Staging => "staging",
+            Self::StagingFailed { .. } => "staging-failed",
             Self::Dependency { .. } => "dependency",
             Self::Stagger { .. } => "stagger",
             Self::Approval { .. } => "approval",
@@ -165,6 +171,7 @@ impl WaitReason {
             | Self::Final { .. }
             | Self::Offline { .. }
             | Self::Staging
+            | Self::StagingFailed { .. }
             | Self::Dependency { .. }
             | Self::Approval { .. }
             | Self::WaveNotOpen { .. }
@@ -195,6 +202,7 @@ impl WaitReason {
             | Self::Final { .. }
             | Self::Offline { .. }
             | Self::Staging
+            | Self::StagingFailed { .. }
             | Self::WaveNotOpen { .. }
             | Self::GroupUnhealthy { .. }
             | Self::MachineUnhealthy { .. }
@@ -209,6 +217,10 @@ impl WaitReason {
             Self::Stopped { .. } => Some("lab resume --reason …".to_owned()),
             Self::Paused { rollout, .. } => Some(format!("lab update resume {rollout}")),
             Self::NoTarget => Some("lab update prepare".to_owned()),
+            Self::StagingFailed { .. } => {
+                Some("lab update prepare, once that is mended: it tries again at once".to_owned())
+            }
+            Self::BadTarget { .. } => Some("lab update execute --retry-failed".to_owned()),
             Self::UnknownMachine => Some("lab update-config show".to_owned()),
             Self::Approval { group, rollout } => {
                 Some(format!("lab update approve {rollout} --group={group}"))
@@ -221,7 +233,6 @@ impl WaitReason {
                 .map(|machine| format!("lab machines show {machine}")),
             Self::NoRollout => Some("lab update execute".to_owned()),
             Self::UpToDate
-            | Self::BadTarget { .. }
             | Self::Final { .. }
             | Self::Offline { .. }
             | Self::Staging
@@ -285,6 +296,7 @@ impl fmt::Display for WaitReason {
             }
             Self::Offline { since: None } => f.write_str("never heard of"),
             Self::Staging => f.write_str("still obtaining and checking its target"),
+            Self::StagingFailed { reason } => write!(f, "could not obtain its target: {reason}"),
             Self::Dependency { group } => write!(f, "group {group} must be finished first"),
             Self::Stagger { group, until } => {
                 write!(

@@ -105,7 +105,8 @@ pub fn identify(
                 "refused: {subject} shows a certificate that is not good"
             );
             Err(Status::unauthenticated(
-                "this certificate is revoked, expired, or not one of this coordinator's",
+                "this certificate is revoked, expired, or not one of this coordinator's: \
+                 a new one takes a token (lab token create)",
             ))
         }
     }

@@ -4,7 +4,7 @@
 
 pub(super) mod agent;
 pub(super) mod operator;
-pub(super) mod status;
+pub mod status;
 #[cfg(test)]
 mod tests;
 

@@ -1,14 +1,10 @@
 //! The store on disk, in sled.
 //!
-//! sled's own `flush` only asks the kernel to write (`sync_file_range`) and does not wait for the
-//! disk: a power cut loses what it called durable, and can leave a store that does not open. So
-//! there is one way to the disk here, `SledStore::commit`: transaction, flush, and then
-//! `fdatasync` on a descriptor of our own of sled's only data file. Values stay small, because
-//! large leaves go into files of their own that sled never syncs at all; see `format::CHUNK`.
+//! `disk` is the one way there; this is what lies where. Values stay small, because large leaves go
+//! into files of their own that sled never syncs at all; see `format::CHUNK`.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write as _},
+    fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
@@ -19,97 +15,98 @@ use common::{
     text::{REASON_MAX, tame_line},
 };
 use coordinator_core::{fleet::Facts, history::Entry};
-use serde::{Deserialize, Serialize};
-use sled::{
-    Transactional as _, Tree,
-    transaction::{ConflictableTransactionError, TransactionError, TransactionalTree},
-};
+use serde::Serialize;
+use sled::Tree;
 
 use super::{
     Archive, Batch, ConfigRevision, HistoryQuery, Loaded, Record, Store, StoreError,
+    beside::{Ballast, Unfinished, clear_half_snapshots, file, sync_directory},
+    disk::{Disk, engine},
     format::{Assembly, Format, chunks, decode, encode},
+    snapshot::{Head, Snapshots, Writing},
 };
 use crate::audit::{self, AuditCheck, AuditRecord, Chain};
 
 /// Memory that sled may use to keep pages, in bytes. Its own default is 1 GiB.
 const CACHE: u64 = 64 * 1024 * 1024;
 
-/// Size of the ballast, in bytes. sled does not open on a full disk; giving this back lets it, and
-/// lets it write what an operator needs to make room.
-const BALLAST: usize = 16 * 1024 * 1024;
-
 const KEY_FORMAT: &[u8] = b"format";
-const KEY_SNAPSHOT: &[u8] = b"snapshot";
 
 /// The coordinator's store.
 pub struct SledStore {
     directory: PathBuf,
-    db: sled::Db,
-    /// sled's data file, opened by us only to sync it.
-    data: File,
+    disk: Disk,
     meta: Tree,
     journal: Tree,
-    snapshots: Tree,
+    snapshots: Snapshots,
     archive: SledArchive,
     /// Number of the next journal entry.
     next: u64,
-    /// First journal entry after the newest snapshot.
-    first: u64,
-    /// Number of the newest snapshot; 0: none.
-    snapshot: u64,
+    /// The newest snapshot, and the first journal entry after it.
+    snapshot: Head,
+    /// A newer one in the making.
+    writing: Option<Writing>,
     chain: Chain,
-}
-
-/// Which snapshot holds, and where the journal after it begins.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct SnapshotHead {
-    number: u64,
-    next: u64,
 }
 
 impl SledStore {
     /// Opens the store in a directory of its own, making it when it is not there.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let unfinished = Unfinished::beside(directory);
+        unfinished.clear(directory)?;
         let fresh = !directory.join("db").exists();
+        if fresh {
+            unfinished.begin()?;
+        }
         fs::create_dir_all(directory).map_err(file("create", directory))?;
         let ballast = Ballast::beside(directory);
         let db = match open_db(directory) {
-            Err(StoreError::File { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
-                tracing::warn!("the disk is full; the ballast file is given up to open the store");
+            Err(StoreError::Full) => {
                 ballast.release()?;
+                tracing::warn!(
+                    "the disk is full; the ballast file was given up to open the store: free some \
+                     space now, the next start keeps a new one"
+                );
                 open_db(directory)?
             }
-            opened => opened?,
+            opened => {
+                let db = opened?;
+                // Not after it was given up: what it gave back would be taken again at once.
+                ballast.keep();
+                db
+            }
         };
-        ballast.keep();
         let tree = |name: &str| db.open_tree(name).map_err(engine("open"));
-        let (meta, journal, snapshots) = (tree("meta")?, tree("journal")?, tree("snapshot")?);
+        let disk = Disk::new(db.clone(), directory)?;
+        let (meta, journal) = (tree("meta")?, tree("journal")?);
+        let snapshots = Snapshots {
+            disk: disk.clone(),
+            meta: meta.clone(),
+            chunks: tree("snapshot")?,
+            journal: journal.clone(),
+        };
         let archive = SledArchive {
             history: tree("history")?,
             audit: tree("audit")?,
             configs: tree("config")?,
         };
-        let data = directory.join("db");
         let mut store = Self {
             directory: directory.to_owned(),
-            data: File::open(&data).map_err(file("open", &data))?,
-            db,
+            disk,
             meta,
             journal,
             snapshots,
             archive,
             next: 1,
-            first: 1,
-            snapshot: 0,
+            snapshot: Head { number: 0, next: 1 },
+            writing: None,
             chain: Chain::default(),
         };
         store.read_heads(fresh)?;
         if fresh {
-            store.sync()?;
+            store.disk.sync()?;
             sync_directory(directory)?;
-            if let Some(parent) = directory.parent() {
-                sync_directory(parent)?;
-            }
+            unfinished.end()?;
         }
         Ok(store)
     }
@@ -132,12 +129,11 @@ impl SledStore {
                 self.meta
                     .insert(KEY_FORMAT, format)
                     .map_err(engine("write"))?;
-                self.sync()?;
+                self.disk.sync()?;
             }
         }
-        if let Some(bytes) = self.meta.get(KEY_SNAPSHOT).map_err(engine("read"))? {
-            let head: SnapshotHead = decode("the snapshot's head", &bytes)?;
-            (self.snapshot, self.first, self.next) = (head.number, head.next, head.next);
+        if let Some(head) = self.snapshots.head()? {
+            (self.snapshot, self.next) = (head, head.next);
         }
         if let Some((key, _)) = self.journal.last().map_err(engine("read"))? {
             self.next = self.next.max(number_in(&key)? + 1);
@@ -152,55 +148,31 @@ impl SledStore {
         Ok(())
     }
 
-    /// Makes everything written so far survive a power cut.
-    fn sync(&self) -> Result<(), StoreError> {
-        self.db.flush().map_err(engine("flush"))?;
-        self.data.sync_data().map_err(|source| StoreError::Engine {
-            what: "sync",
-            source: sled::Error::Io(source),
-        })
+    /// From here on takes sled's flush for durable: a known mistake that a power cut must show.
+    #[cfg(feature = "seeded-bugs")]
+    pub fn forget_to_sync(&mut self) {
+        self.disk.forget_to_sync();
+        self.snapshots.disk.forget_to_sync();
     }
 
-    /// The one way to the disk: all of `write` or nothing, durable when this returns.
-    fn commit(
-        &self,
-        trees: &[&Tree],
-        write: impl Fn(&[TransactionalTree]) -> Result<(), ConflictableTransactionError<()>>,
-    ) -> Result<(), StoreError> {
-        let written = trees.transaction(|trees| write(trees));
-        written.map_err(|error| match error {
-            TransactionError::Abort(()) => {
-                StoreError::Content("a transaction gave up by itself".to_owned())
-            }
-            TransactionError::Storage(source) => StoreError::Engine {
-                what: "write",
-                source,
-            },
-        })?;
-        self.sync()
-    }
-
-    fn load_snapshot(&self) -> Result<Facts, StoreError> {
-        if self.snapshot == 0 {
-            return Ok(Facts::default());
+    /// Takes note of a snapshot that is durable meanwhile; with `wait`, of one that will be.
+    fn settle(&mut self, wait: bool) -> Result<(), StoreError> {
+        if let Some(writing) = self.writing.take_if(|writing| wait || writing.is_done()) {
+            self.snapshot = writing.finish()?;
         }
-        let mut assembly = Assembly::default();
-        for item in self.snapshots.scan_prefix(self.snapshot.to_be_bytes()) {
-            let (key, value) = item.map_err(engine("read"))?;
-            assembly.push(chunk_in(&key)?, &value)?;
-        }
-        decode("the snapshot", &assembly.finish("the snapshot")?)
+        Ok(())
     }
 
-    /// The journal from `first`: every entry there, none twice.
+    /// The journal after the snapshot: every entry there, none twice.
     fn load_journal(&self) -> Result<Vec<Record>, StoreError> {
         let mut records = Vec::new();
-        let mut expected = self.first;
+        let first = self.snapshot.next;
+        let mut expected = first;
         let mut assembly = Assembly::default();
-        for item in self.journal.range(self.first.to_be_bytes()..) {
+        for item in self.journal.range(first.to_be_bytes()..) {
             let (key, value) = item.map_err(engine("read"))?;
             let (number, chunk) = (number_in(&key)?, chunk_in(&key)?);
-            if chunk == 0 && number != self.first {
+            if chunk == 0 && number != first {
                 records.push(record_of(std::mem::take(&mut assembly), expected)?);
                 expected += 1;
             }
@@ -211,7 +183,7 @@ impl SledStore {
             }
             assembly.push(chunk, &value)?;
         }
-        if self.next > self.first {
+        if self.next > first {
             records.push(record_of(assembly, expected)?);
         }
         Ok(records)
@@ -225,13 +197,15 @@ fn record_of(assembly: Assembly, number: u64) -> Result<Record, StoreError> {
 
 impl Store for SledStore {
     fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.settle(true)?;
         Ok(Loaded {
-            snapshot: self.load_snapshot()?,
+            snapshot: self.snapshots.load(self.snapshot)?,
             records: self.load_journal()?,
         })
     }
 
     fn append(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        self.settle(false)?;
         let mut writes: [Vec<(Vec<u8>, Vec<u8>)>; 4] = Default::default();
         let [journal, history, audit, configs] = &mut writes;
         if !batch.changes.is_empty() {
@@ -243,7 +217,10 @@ impl Store for SledStore {
             journal.extend(chunks(&self.next.to_be_bytes(), &bytes));
         }
         for entry in &batch.history {
-            let key = history_key(entry.at, self.db.generate_id().map_err(engine("write"))?);
+            let key = history_key(
+                entry.at,
+                self.disk.db.generate_id().map_err(engine("write"))?,
+            );
             let mut entry = entry.clone();
             // History entries are never chunked: they must stay small values.
             entry.text = tame_line(&entry.text, REASON_MAX);
@@ -268,7 +245,7 @@ impl Store for SledStore {
             &archive.audit,
             &archive.configs,
         ];
-        self.commit(&trees, |trees| {
+        self.disk.commit(&trees, |trees| {
             for (tree, writes) in trees.iter().zip(&writes) {
                 for (key, value) in writes {
                     tree.insert(key.as_slice(), value.as_slice())?;
@@ -284,28 +261,18 @@ impl Store for SledStore {
     }
 
     fn snapshot(&mut self, facts: &Facts) -> Result<(), StoreError> {
-        let bytes = encode("the snapshot", facts)?;
-        let head = SnapshotHead {
-            number: self.snapshot + 1,
+        self.settle(true)?;
+        let head = Head {
+            number: self.snapshot.number + 1,
             next: self.next,
         };
-        // The chunks first: until the head names them, they mean nothing.
-        for (key, value) in chunks(&head.number.to_be_bytes(), &bytes) {
-            self.snapshots.insert(key, value).map_err(engine("write"))?;
-        }
-        let head_bytes = encode("the snapshot's head", &head)?;
-        self.commit(&[&self.meta], |trees| {
-            trees[0].insert(KEY_SNAPSHOT, head_bytes.as_slice())?;
-            Ok(())
-        })?;
-        (self.snapshot, self.first) = (head.number, head.next);
-        // From here on only tidying: what is left over after a crash is tidied the next time.
-        remove_before(&self.snapshots, head.number)?;
-        remove_before(&self.journal, head.next)
+        self.writing = Some(self.snapshots.begin(head, facts.clone())?);
+        Ok(())
     }
 
     fn journal_len(&self) -> u64 {
-        self.next - self.first
+        let newest = self.writing.as_ref().map(|writing| writing.head);
+        self.next - newest.unwrap_or(self.snapshot).next
     }
 
     fn archive(&self) -> Arc<dyn Archive> {
@@ -320,13 +287,16 @@ struct RecordRef<'a> {
     changes: &'a [coordinator_core::Change],
 }
 
-/// Removes every entry whose number is below `first`.
-fn remove_before(tree: &Tree, first: u64) -> Result<(), StoreError> {
-    for key in tree.range(..first.to_be_bytes()).keys() {
-        let key = key.map_err(engine("read"))?;
-        tree.remove(key).map_err(engine("write"))?;
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        if let Err(error) = self.settle(true) {
+            // Nothing is lost: the journal still has all of it.
+            tracing::error!(
+                "the last snapshot was not written: {}",
+                common::error_chain::Chain(&error)
+            );
+        }
     }
-    Ok(())
 }
 
 /// History, audit log and past configurations, for readers.
@@ -421,12 +391,13 @@ fn number_in(key: &[u8]) -> Result<u64, StoreError> {
 }
 
 /// The number of a chunk that a key ends with.
-fn chunk_in(key: &[u8]) -> Result<u32, StoreError> {
+pub(super) fn chunk_in(key: &[u8]) -> Result<u32, StoreError> {
     let number = key.last_chunk().map(|bytes| u32::from_be_bytes(*bytes));
     number.ok_or_else(|| StoreError::Content("a key is cut short".to_owned()))
 }
 
 fn open_db(directory: &Path) -> Result<sled::Db, StoreError> {
+    clear_half_snapshots(directory)?;
     let config = sled::Config::new()
         .path(directory)
         .cache_capacity(CACHE)
@@ -459,57 +430,4 @@ fn open_db(directory: &Path) -> Result<sled::Db, StoreError> {
             ))
         }
     }
-}
-
-/// Bytes kept aside for the day when the disk is full.
-struct Ballast {
-    path: PathBuf,
-}
-
-impl Ballast {
-    fn beside(store: &Path) -> Self {
-        Self {
-            path: store.with_file_name("ballast"),
-        }
-    }
-
-    fn release(&self) -> Result<(), StoreError> {
-        fs::remove_file(&self.path).map_err(file("remove", &self.path))
-    }
-
-    /// Makes the file when it is not there. That it cannot be made is worth a word, not a failure.
-    fn keep(&self) {
-        if self.path.exists() {
-            return;
-        }
-        let made = File::create(&self.path).and_then(|mut file| {
-            file.write_all(&vec![0x5a; BALLAST])?;
-            file.sync_all()
-        });
-        if let Err(error) = made {
-            tracing::warn!(
-                "there is no room for the ballast file {}: {error}",
-                self.path.display()
-            );
-            fs::remove_file(&self.path).ok();
-        }
-    }
-}
-
-fn sync_directory(path: &Path) -> Result<(), StoreError> {
-    let opened = File::open(path).and_then(|directory| directory.sync_all());
-    opened.map_err(file("sync", path))
-}
-
-fn file(what: &'static str, path: &Path) -> impl Fn(io::Error) -> StoreError {
-    let path = path.to_owned();
-    move |source| StoreError::File {
-        what,
-        path: path.clone(),
-        source,
-    }
-}
-
-fn engine(what: &'static str) -> impl Fn(sled::Error) -> StoreError {
-    move |source| StoreError::Engine { what, source }
 }

@@ -38,6 +38,7 @@ pub(crate) fn config_in(directory: &TempDir) -> Config {
         state_dir: directory.path().to_owned(),
         listen: anywhere,
         enrol_listen: anywhere,
+        lives: coordinator::ca::Lives::default(),
         clock: Clock::system(),
     }
 }

@@ -25,6 +25,18 @@ impl Figures {
         self.values.push((what.into(), value, unit));
     }
 
+    /// Adds a count.
+    #[allow(clippy::cast_precision_loss, reason = "counts are small")]
+    pub fn add_count(&mut self, what: impl Into<String>, count: impl TryInto<u64>) {
+        let count = count.try_into().unwrap_or(u64::MAX);
+        self.add(what, count as f64, "");
+    }
+
+    /// Adds a duration, in microseconds.
+    pub fn add_duration(&mut self, what: impl Into<String>, took: Duration) {
+        self.add(what, took.as_secs_f64() * 1e6, "us");
+    }
+
     /// Adds mean, median, 99th percentile and maximum of these durations, in microseconds.
     pub fn add_spread(&mut self, what: &str, mut samples: Vec<Duration>) {
         samples.sort();
@@ -34,7 +46,7 @@ impl Figures {
             // A share of a length is within it.
             #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
             #[allow(clippy::cast_sign_loss)]
-            let index = ((samples.len() - 1) as f64 * share) as usize;
+            let index = ((samples.len() - 1) as f64 * share).round() as usize;
             micros(&samples[index])
         };
         let total: Duration = samples.iter().sum();

@@ -73,6 +73,14 @@ enum Command {
         #[arg(long)]
         root: PathBuf,
     },
+    /// A webhook that writes down what it is sent; runs inside the machines.
+    #[command(hide = true)]
+    TakePosts {
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        into: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -171,6 +179,13 @@ fn act(cli: &Cli) -> Result<ExitCode, FleetError> {
                     path: root.clone(),
                     source,
                 }
+            })?;
+        }
+        Command::TakePosts { listen, into } => {
+            fleet::post_server::take(*listen, into).map_err(|source| FleetError::File {
+                what: "serve",
+                path: into.clone(),
+                source,
             })?;
         }
     }

@@ -10,8 +10,15 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    num::NonZeroUsize,
+    ops::{ControlFlow, Range},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
     time::Instant,
 };
 
@@ -44,6 +51,9 @@ struct Args {
     /// With --bugs: seeds after which a bug counts as not found.
     #[arg(long, default_value_t = 200)]
     within: u64,
+    /// How many seeds to run at the same time; as many as there are processors when not given.
+    #[arg(long)]
+    jobs: Option<NonZeroUsize>,
     /// Where the recordings of failing seeds go.
     #[arg(long, value_name = "DIRECTORY", default_value = ".")]
     keep: PathBuf,
@@ -57,7 +67,7 @@ fn main() -> ExitCode {
     let good = if let Some(file) = &args.replay {
         replay_file(file, args.step)
     } else if args.bugs {
-        Ok(bugs(&args))
+        bugs(&args)
     } else {
         seeds(&args)
     };
@@ -78,11 +88,11 @@ fn seeds(args: &Args) -> io::Result<bool> {
     };
     let begin = Instant::now();
     let mut total = Total::default();
-    for seed in range {
-        if args.seed.is_some() && !args.json {
-            println!("seed {seed}");
-        }
-        let outcome = sim::run(seed, None);
+    if args.seed.is_some() && !args.json {
+        println!("seed {}", range.start);
+    }
+    let run = |seed| sim::run(seed, None);
+    in_parallel(range, jobs(args), run, |outcome| {
         total.add(&outcome);
         if !outcome.is_good() {
             report(&outcome, &args.keep)?;
@@ -90,7 +100,8 @@ fn seeds(args: &Args) -> io::Result<bool> {
         if args.step {
             walk(&outcome.recording)?;
         }
-    }
+        Ok(ControlFlow::Continue(()))
+    })?;
     let wall = begin.elapsed().as_secs_f64();
     if args.json {
         println!("{}", total.json(wall));
@@ -98,6 +109,51 @@ fn seeds(args: &Args) -> io::Result<bool> {
         total.print(wall);
     }
     Ok(total.violations == 0 && total.unfinished == 0)
+}
+
+fn jobs(args: &Args) -> NonZeroUsize {
+    let all = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    args.jobs.unwrap_or_else(all)
+}
+
+/// Runs the seeds on several threads and takes what comes of them in the order of the seeds, until
+/// `take` has enough.
+fn in_parallel<T: Send>(
+    seeds: Range<u64>,
+    jobs: NonZeroUsize,
+    run: impl Fn(u64) -> T + Sync,
+    mut take: impl FnMut(T) -> io::Result<ControlFlow<()>>,
+) -> io::Result<()> {
+    let next = AtomicU64::new(seeds.start);
+    thread::scope(|scope| {
+        // A thread waits with its result until somebody takes it: no pile of recordings.
+        let (send, results) = mpsc::sync_channel(jobs.get());
+        for _ in 0..jobs.get() {
+            let (send, next, run) = (send.clone(), &next, &run);
+            let end = seeds.end;
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end || send.send((seed, run(seed))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(send);
+        let mut waiting = BTreeMap::new();
+        let mut due = seeds.start;
+        for (seed, result) in results {
+            waiting.insert(seed, result);
+            while let Some(result) = waiting.remove(&due) {
+                due += 1;
+                if take(result)?.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    })
 }
 
 fn report(outcome: &Outcome, directory: &Path) -> io::Result<()> {
@@ -151,19 +207,42 @@ fn walk(recording: &Recording) -> io::Result<bool> {
     Ok(violations.is_empty())
 }
 
-fn bugs(args: &Args) -> bool {
+/// The first seed that finds the bug: with it something is wrong, and without it nothing.
+fn find(bug: SeededBug, args: &Args) -> io::Result<Option<Outcome>> {
+    let mut found = None;
+    let run = |seed| {
+        let with = sim::run(seed, Some(bug));
+        let differs = !with.is_good() && sim::run(seed, None).is_good();
+        differs.then_some(with)
+    };
+    in_parallel(
+        args.from..args.from + args.within,
+        jobs(args),
+        run,
+        |with| {
+            found = with;
+            let enough = found.is_some();
+            Ok(if enough {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
+        },
+    )?;
+    Ok(found)
+}
+
+fn bugs(args: &Args) -> io::Result<bool> {
     let mut all = true;
     let mut rows = Vec::new();
     for bug in SeededBug::all() {
-        let found = (args.from..args.from + args.within)
-            .map(|seed| sim::run(seed, Some(bug)))
-            .find(|outcome| !outcome.violations.is_empty());
+        let found = find(bug, args)?;
         all &= found.is_some();
         let row = match &found {
             Some(outcome) => (
                 (outcome.seed - args.from + 1).to_string(),
                 outcome.events.to_string(),
-                outcome.violations[0].text.clone(),
+                said(outcome),
             ),
             None => ("-".to_owned(), "-".to_owned(), "NOT FOUND".to_owned()),
         };
@@ -184,7 +263,14 @@ fn bugs(args: &Args) -> bool {
     if args.json {
         println!("{}", json!({ "bugs": rows, "all_found": all }));
     }
-    all
+    Ok(all)
+}
+
+/// What is wrong with a run, in a line.
+fn said(outcome: &Outcome) -> String {
+    let violations = outcome.violations.iter().map(|v| v.text.clone());
+    let first = violations.chain(outcome.unfinished.clone()).next();
+    first.unwrap_or_default()
 }
 
 /// Sums over seeds.

@@ -42,7 +42,7 @@ pub(super) fn finish(command: &mut Command) -> Result<Finished, FleetError> {
 }
 
 /// Runs a program that must succeed and returns what it printed on standard output.
-pub(super) fn run(command: &mut Command) -> Result<String, FleetError> {
+pub(crate) fn run(command: &mut Command) -> Result<String, FleetError> {
     let finished = finish(command)?;
     if finished.status.success() {
         return Ok(finished.stdout);

@@ -29,6 +29,9 @@ pub const COORDINATOR_UNIT: &str = "lab-coordinator.service";
 /// Where the coordinator keeps its store and the first operator's identity.
 const COORDINATOR_STATE: &str = "/var/lib/lab-coordinator";
 
+/// The coordinator's settings file.
+const COORDINATOR_CONFIG: &str = "/etc/lab-coordinator.toml";
+
 /// Where binaries go.
 const BIN: &str = "/usr/local/bin";
 
@@ -95,14 +98,14 @@ impl SystemSpec {
              token_file = \"/run/credentials/{AGENT_UNIT}/token\"\n\
              state_dir = \"/var/lib/lab-updater\"\n\
              poll_hold = \"10s\"\n\
+             limits.stage_timeout = \"60s\"\n\
+             limits.stage_pause = \"1s\"\n\
+             limits.switch_timeout = \"40s\"\n\
+             limits.boot_timeout = \"30s\"\n\
+             limits.settle = \"1s\"\n\
+             limits.store_reserve_bytes = 1048576\n\
+             limits.boot_reserve_bytes = 1048576\n\
              {more}\n\
-             [limits]\n\
-             stage_timeout = \"60s\"\n\
-             switch_timeout = \"40s\"\n\
-             boot_timeout = \"30s\"\n\
-             settle = \"1s\"\n\
-             store_reserve_bytes = 1048576\n\
-             boot_reserve_bytes = 1048576\n\
              [[checks]]\n\
              name = \"web\"\n\
              kind = \"http\"\n\
@@ -192,10 +195,7 @@ impl Fleet {
         let control = self.control();
         programs.install(self, &control, "lab-coordinator")?;
         programs.install(self, &control, "lab")?;
-        let config = format!(
-            "state_dir = \"{COORDINATOR_STATE}\"\nlisten = \"[::]:7443\"\nenrol_listen = \"[::]:7444\"\n"
-        );
-        self.write_file(&control, "/etc/lab-coordinator.toml", &config)?;
+        self.write_file(&control, COORDINATOR_CONFIG, &coordinator_config(""))?;
         let hardening = self.hardening()?;
         let unit = format!(
             "[Unit]\n\
@@ -204,7 +204,7 @@ impl Fleet {
              \n\
              [Service]\n\
              Type=notify\n\
-             ExecStart={BIN}/lab-coordinator --config /etc/lab-coordinator.toml\n\
+             ExecStart={BIN}/lab-coordinator --config {COORDINATOR_CONFIG}\n\
              Restart=always\n\
              RestartSec=1\n\
              WatchdogSec=30\n\
@@ -224,6 +224,34 @@ impl Fleet {
         )?;
         self.run(&control, &["systemctl", "daemon-reload"])?;
         self.start(&control, COORDINATOR_UNIT)
+    }
+
+    /// Gives the coordinator the usual settings and `more`, and starts it with them; does nothing
+    /// when these are its settings already.
+    ///
+    /// # Errors
+    /// When it does not start with them.
+    pub fn configure_coordinator(&self, more: &str) -> Result<(), FleetError> {
+        let control = self.control();
+        let config = coordinator_config(more);
+        if self.read_file(&control, COORDINATOR_CONFIG)? == config {
+            return Ok(());
+        }
+        self.write_file(&control, COORDINATOR_CONFIG, &config)?;
+        self.run(&control, &["systemctl", "restart", COORDINATOR_UNIT])
+            .map(drop)
+    }
+
+    /// Gives a machine an enrolment token in place of the one that it has used.
+    ///
+    /// # Errors
+    /// When the coordinator makes none.
+    pub fn give_token(&self, machine: &MachineName) -> Result<(), FleetError> {
+        let create = ["token", "create", "--machine", machine.as_str()];
+        let printed = self.lab_done(&[&create[..], &["--output=json"]].concat())?;
+        let token: Value = serde_json::from_str(&printed).map_err(FleetError::Answer)?;
+        let token = token["token"].as_str().unwrap_or_default();
+        self.write_file(machine, TOKEN, &format!("{token}\n"))
     }
 
     /// Makes the document (JSON) the fleet configuration.
@@ -251,16 +279,7 @@ impl Fleet {
         let mut specs = Vec::new();
         for machine in machines {
             programs.install(self, machine, "lab-agent")?;
-            let printed = self.lab_done(&[
-                "token",
-                "create",
-                "--machine",
-                machine.as_str(),
-                "--output=json",
-            ])?;
-            let token: Value = serde_json::from_str(&printed).map_err(FleetError::Answer)?;
-            let token = token["token"].as_str().unwrap_or_default();
-            self.write_file(machine, TOKEN, &format!("{token}\n"))?;
+            self.give_token(machine)?;
             specs.push(SystemSpec::new(machine, "1").agent(&hardening, more));
         }
         self.deploy(&specs)?;
@@ -320,6 +339,16 @@ impl Fleet {
             FleetError::Refused(format!("{unit} does not start on {machine}:\n{journal}"))
         })
     }
+}
+
+/// The coordinator's settings.
+fn coordinator_config(more: &str) -> String {
+    format!(
+        "state_dir = \"{COORDINATOR_STATE}\"\n\
+         listen = \"[::]:7443\"\n\
+         enrol_listen = \"[::]:7444\"\n\
+         {more}\n"
+    )
 }
 
 /// One setting of a NixOS service as lines of a unit.

@@ -19,6 +19,7 @@
 //! | `provision` | names, the signed cache, the first system of each machine |
 //! | `install` | our own daemons on the machines |
 //! | [`file_server`] | a small static HTTP server, for the cache and for health checks |
+//! | [`post_server`] | a webhook that writes down what it is sent |
 
 mod command;
 mod error;
@@ -29,6 +30,7 @@ mod image;
 mod install;
 mod machine;
 mod network;
+pub mod post_server;
 mod protocol;
 mod provision;
 mod run_dir;
@@ -37,6 +39,7 @@ mod system;
 mod trouble;
 
 pub use command::Finished;
+pub(crate) use command::run as run_program;
 pub use error::FleetError;
 pub use handle::{CONTROL, Fleet, FleetOptions};
 pub use install::{AGENT_UNIT, COORDINATOR_UNIT, PROGRAMS_VARIABLE, Programs};

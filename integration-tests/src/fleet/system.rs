@@ -11,8 +11,8 @@ use super::{Fleet, FleetError};
 /// Where the Nix expressions lie on `control`.
 pub(super) const EXPRESSIONS: &str = "/usr/local/share/lab-toy";
 
-/// The cache that machines substitute from, as a directory of `control`.
-pub(super) const CACHE: &str = "/srv/cache";
+/// The cache that machines substitute from, a directory of `control`.
+const CACHE_STORE: &str = "file:///srv/cache?compression=none";
 
 /// The key that signs it.
 pub(super) const CACHE_KEY: &str = "/etc/nix/cache-key.sec";
@@ -170,10 +170,33 @@ impl Fleet {
         if paths.is_empty() {
             return Ok(paths);
         }
-        let store = format!("file://{CACHE}?compression=none&secret-key={CACHE_KEY}");
-        let mut copy = vec!["nix", "copy", "--to", &store];
-        copy.extend(paths.iter().map(StorePath::as_str));
-        self.run(&self.control(), &copy)?;
+        let store = format!("{CACHE_STORE}&secret-key={CACHE_KEY}");
+        self.nix_over(&["copy", "--to", &store], &paths)?;
         Ok(paths)
+    }
+
+    /// Copies what was built into the cache without signing it.
+    ///
+    /// # Errors
+    /// When Nix cannot copy it.
+    pub fn publish_unsigned(&self, paths: &[StorePath]) -> Result<(), FleetError> {
+        self.nix_over(&["copy", "--to", CACHE_STORE], paths)
+    }
+
+    /// Signs what is in the cache, with everything that it needs.
+    ///
+    /// # Errors
+    /// When Nix cannot sign it.
+    pub fn sign(&self, paths: &[StorePath]) -> Result<(), FleetError> {
+        let sign = ["store", "sign", "--recursive", "--store", CACHE_STORE];
+        self.nix_over(&[&sign[..], &["--key-file", CACHE_KEY]].concat(), paths)
+    }
+
+    /// Runs `nix` on `control` with these words, then the paths.
+    fn nix_over(&self, words: &[&str], paths: &[StorePath]) -> Result<(), FleetError> {
+        let mut command = vec!["nix"];
+        command.extend(words);
+        command.extend(paths.iter().map(StorePath::as_str));
+        self.run(&self.control(), &command).map(drop)
     }
 }

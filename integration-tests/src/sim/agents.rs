@@ -22,8 +22,20 @@ impl World {
         let Some(agent) = &mut m.agent else {
             return;
         };
+        if let Some(missed) = &mut m.frozen {
+            missed.push(input);
+            return;
+        }
         let output = agent.handle(moment, input);
         self.carry_out(machine, output, cut);
+    }
+
+    /// An agent that stood still goes on, with all that it has missed.
+    pub(crate) fn thaw(&mut self, machine: MachineIndex) {
+        let missed = self.machines[machine].frozen.take();
+        for input in missed.into_iter().flatten() {
+            self.feed(machine, input, None);
+        }
     }
 
     pub(crate) fn agent_starts(&mut self, machine: MachineIndex, cut: Option<AgentCut>) {
@@ -76,6 +88,9 @@ impl World {
         {
             return self.cut_short(machine, power);
         }
+        if output.persist && self.machines[machine].disk_full {
+            return self.agent_dies(machine);
+        }
         if output.persist {
             self.save(machine);
         }
@@ -99,6 +114,7 @@ impl World {
         for violation in wrong {
             self.violate(format!("{name}: {violation}"));
         }
+        self.note_begin(machine);
         self.check_end(machine, &before);
     }
 
@@ -114,6 +130,7 @@ impl World {
         if m.agent.take().is_none() {
             return;
         }
+        m.frozen = None;
         if let Some(attempt) = &m.disk.attempt {
             m.truth.cut = Some(attempt.lease);
         }
@@ -318,6 +335,9 @@ impl World {
             },
         };
         self.feed(machine, input, cut);
+        if self.machines[machine].frozen.is_some() {
+            return;
+        }
         if cut.is_none_or(|cut| cut.after_effects.is_some()) {
             let truth = &mut self.machines[machine].truth;
             truth.heard = truth.heard.max(epoch);
@@ -350,10 +370,12 @@ fn to_input(
                     rollout,
                     target,
                     force,
+                    wish,
                 } => agent_core::Directive::Stage {
                     rollout,
                     target,
                     force,
+                    wish,
                 },
                 Directive::Proceed(grant) => agent_core::Directive::Proceed(agent_core::Proceed {
                     rollout: grant.rollout,

@@ -36,7 +36,6 @@ impl SeededBug {
             Bug::StaleReportWins,
             Bug::BudgetIgnoresSilence,
             Bug::IdentityFromMessage,
-            Bug::UpdatedWithoutProof,
         ];
         let driver = [DriverBug::ReplyBeforeDurable, DriverBug::StaleSnapshot];
         coordinator

@@ -151,8 +151,7 @@ impl Chance {
     pub(crate) fn watch(&mut self, world: &World, touched: Option<MachineIndex>) {
         if let Some(machine) = touched {
             let m = &world.machines[machine];
-            let due = m.agent.as_ref().and_then(|agent| agent.next_deadline());
-            if let Some(due) = due {
+            if let Some(due) = m.due() {
                 let due = m.at(due).max(world.now + 1);
                 if due != self.agent_due[machine] {
                     self.agent_due[machine] = due;
@@ -330,7 +329,7 @@ impl Chance {
         };
         self.event(at, Event::Arrive { message, cut });
         if self.strikes(self.rates.doubled, "message-doubled") {
-            let late = if self.rng.once_in(3) { HOUR } else { MINUTE };
+            let late = self.rng.one([MINUTE, MINUTE, HOUR, 6 * HOUR]);
             let again = at + self.rng.below(late);
             self.event(again, Event::Arrive { message, cut: None });
         }

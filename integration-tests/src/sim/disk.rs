@@ -14,6 +14,9 @@ pub(crate) struct Disk {
     unsynced: Vec<Change>,
     /// Changes that were ever made durable.
     pub(crate) durable: u64,
+    /// Whether nothing more can be written.
+    pub(crate) full: bool,
+    backup: Option<Facts>,
 }
 
 impl Disk {
@@ -23,6 +26,8 @@ impl Disk {
             synced: Vec::new(),
             unsynced: Vec::new(),
             durable: 0,
+            full: false,
+            backup: None,
         }
     }
 
@@ -49,6 +54,31 @@ impl Disk {
             self.snapshot = facts.clone();
             self.synced.clear();
         }
+    }
+
+    /// Copies what is durable now.
+    pub(crate) fn back_up(&mut self) {
+        let mut fleet = Fleet::load(self.snapshot.clone(), Timestamp(0));
+        self.synced.iter().for_each(|change| fleet.apply(change));
+        self.backup = Some(fleet.facts().clone());
+    }
+
+    /// Whether there is a copy.
+    pub(crate) fn has_backup(&self) -> bool {
+        self.backup.is_some()
+    }
+
+    /// A new disk with what was copied, declared to be restored. False when nothing ever was.
+    pub(crate) fn restore(&mut self, now: Timestamp) -> bool {
+        let Some(backup) = self.backup.clone() else {
+            return false;
+        };
+        let changes = Fleet::load(backup.clone(), now).restored(now);
+        self.snapshot = backup;
+        self.synced = changes;
+        self.unsynced.clear();
+        self.full = false;
+        true
     }
 
     /// What a start finds, read through the form in which it is stored. With the tail left out it

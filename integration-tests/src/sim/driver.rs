@@ -47,6 +47,20 @@ pub(crate) struct Origin {
     pub(crate) letter: Message,
 }
 
+impl Origin {
+    /// The connection on which it came is gone.
+    fn broken(self) -> Option<Consequence> {
+        let Body::Ask { call, .. } = self.letter.body else {
+            return None;
+        };
+        Some(Consequence::Broken {
+            machine: self.letter.machine,
+            life: self.letter.life,
+            call,
+        })
+    }
+}
+
 /// An answer that may leave once the batch is durable.
 struct Outgoing {
     ask: Ask,
@@ -77,11 +91,19 @@ impl Coordinator {
         }
     }
 
-    /// A message from an agent joins the queue. Who it is from, the connection has proved.
-    pub(crate) fn take_in(&mut self, id: u64, machine: MachineName, letter: Message) {
+    /// A message from an agent joins the queue. Who it is from, the connection has proved. A poll
+    /// takes the place of one that is held for the same machine, which comes back.
+    pub(crate) fn take_in(
+        &mut self,
+        id: u64,
+        machine: MachineName,
+        letter: Message,
+    ) -> Option<Consequence> {
         let Body::Ask { request, hold, .. } = &letter.body else {
-            return;
+            return None;
         };
+        let polls = matches!(**request, AgentRequest::Poll { .. });
+        let held = polls.then(|| self.parked.remove(&letter.machine)).flatten();
         let request = Request::Agent {
             machine,
             request: (**request).clone(),
@@ -96,6 +118,7 @@ impl Coordinator {
             request,
             from: Some(from),
         });
+        held?.from?.broken()
     }
 
     /// An operator's question joins the queue.
@@ -126,7 +149,8 @@ impl World {
             outgoing,
             broadcast,
         } = batch;
-        if cut == Some(BatchCut::BeforeAppend) {
+        let no_room = self.coordinator.disk.full && !changes.is_empty();
+        if cut == Some(BatchCut::BeforeAppend) || no_room {
             if early {
                 self.send_replies(outgoing, usize::MAX);
             }
@@ -209,6 +233,9 @@ impl World {
         } in outgoing.into_iter().take(most)
         {
             let Some(origin) = ask.from.clone() else {
+                if let Request::Operator { .. } = ask.request {
+                    self.answers.push(reply);
+                }
                 continue;
             };
             let Body::Ask {
@@ -292,16 +319,28 @@ impl World {
         let parked = std::mem::take(&mut self.coordinator.parked);
         let inbox = std::mem::take(&mut self.coordinator.inbox);
         let open = parked.into_values().chain(inbox).filter_map(|ask| ask.from);
-        for origin in open {
-            if let Body::Ask { call, .. } = origin.letter.body {
-                self.follows.push(Consequence::Broken {
-                    machine: origin.letter.machine,
-                    life: origin.letter.life,
-                    call,
-                });
-            }
-        }
+        self.follows.extend(open.filter_map(Origin::broken));
         self.follows.push(Consequence::CoordinatorGone);
+    }
+
+    /// The disk is lost. What was granted since the backup is not known any more, and who is away
+    /// under it counts for nobody: an operator looks before the stop is lifted.
+    pub(crate) fn restore(&mut self) {
+        let now = self.coordinator_time();
+        if !self.coordinator.disk.restore(now) {
+            return;
+        }
+        self.coordinator_dies(false);
+        self.tell(|_| "coordinator: restored from a backup".to_owned());
+        let Ok(facts) = self.coordinator.disk.recover(false) else {
+            return;
+        };
+        for machine in &mut self.machines {
+            let away = machine.truth.disruption.as_ref();
+            machine.truth.forgotten |=
+                away.is_some_and(|away| !facts.leases.contains_key(&away.lease));
+        }
+        self.truth.forget_since(&facts);
     }
 
     /// Reads back what is on the disk; the process begins to listen.

@@ -35,6 +35,12 @@ pub(crate) enum Event {
     CoordinatorDies,
     /// The coordinator's process starts.
     CoordinatorStarts,
+    /// Somebody copies the coordinator's store.
+    Backup,
+    /// The coordinator's disk is lost, and its store comes from the last backup.
+    Restore,
+    /// Whether the coordinator's disk has room.
+    CoordinatorDisk { full: bool },
     /// The coordinator's wall clock jumps.
     CoordinatorClock { by_ms: i64 },
     /// A call comes to nothing, and the agent is told so.
@@ -57,6 +63,12 @@ pub(crate) enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cut: Option<AgentCut>,
     },
+    /// The agent's process stands still: it is stopped, or starved.
+    AgentFreezes { machine: MachineIndex },
+    /// It goes on, with all that it has missed.
+    AgentThaws { machine: MachineIndex },
+    /// Whether the machine's disk has room for the agent's state.
+    MachineDisk { machine: MachineIndex, full: bool },
     /// A unit ends.
     UnitEnds {
         machine: MachineIndex,
@@ -212,6 +224,9 @@ pub(crate) enum Command {
         immediate: bool,
         #[serde(default)]
         retry_failed: bool,
+        /// Of a rollback.
+        #[serde(default)]
+        to_generation: Option<u64>,
     },
     Approve {
         rollout: Option<u64>,

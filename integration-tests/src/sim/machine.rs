@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use agent_core::{
     ActivationEnd, Agent, Answer, Baseline, Done, Durable, Facts, Failure, Found, Hook, HookEnd,
-    Judgement, Limits, Mode, Moment, Previous, StepId, UnitState, Work,
+    Input, Judgement, Limits, Mode, Moment, Previous, StepId, UnitState, Work,
 };
 use common::{
     BootId, CheckResult, Generation, GroupName, Health, LeaseId, MachineName, Staged, StorePath,
@@ -16,6 +16,8 @@ use super::event::{At, Flaw, Nature, UnitEnd, UnitKind};
 
 /// Most ended units that are remembered, as a systemd with `CollectMode` would.
 const ENDED_UNITS_KEPT: usize = 16;
+
+const MILLION: i128 = 1_000_000;
 
 /// Most generations kept by the machine's own garbage collection.
 const GENERATIONS_KEPT: usize = 24;
@@ -53,6 +55,12 @@ pub(crate) struct Machine {
     pub(crate) dead_man_acted: Option<LeaseId>,
     /// A reboot is under way.
     pub(crate) going_down: bool,
+    /// What an agent that stands still has missed.
+    pub(crate) frozen: Option<Vec<Input>>,
+    /// Whether the agent's state cannot be written.
+    pub(crate) disk_full: bool,
+    /// By how many millionths its clock is fast.
+    drift: i64,
     pub(crate) truth: MachineTruth,
 }
 
@@ -92,7 +100,7 @@ pub(crate) struct Disruption {
 }
 
 impl Machine {
-    pub(crate) fn new(name: MachineName, limits: Limits, system: StorePath) -> Self {
+    pub(crate) fn new(name: MachineName, limits: Limits, drift: i64, system: StorePath) -> Self {
         Self {
             name,
             limits,
@@ -116,18 +124,45 @@ impl Machine {
             dead_man: None,
             dead_man_acted: None,
             going_down: false,
+            frozen: None,
+            disk_full: false,
+            drift,
             truth: MachineTruth::default(),
         }
     }
 
     /// The boot-time clock.
     pub(crate) fn moment(&self, now: At) -> Moment {
-        Moment(now.saturating_sub(self.booted_at) + 1)
+        let since = i128::from(now.saturating_sub(self.booted_at));
+        let shown = since * self.rate() / MILLION;
+        Moment(u64::try_from(shown).unwrap_or(0) + 1)
     }
 
-    /// The world's time of a moment of this boot.
+    /// The first of the world's times at which its clock shows this moment of this boot.
     pub(crate) fn at(&self, moment: Moment) -> At {
-        self.booted_at.saturating_add(moment.0).saturating_sub(1)
+        let shown = i128::from(moment.0.saturating_sub(1));
+        let since = (shown * MILLION + self.rate() - 1) / self.rate();
+        let since = u64::try_from(since).unwrap_or(At::MAX);
+        self.booted_at.saturating_add(since)
+    }
+
+    /// What its clock counts while a million goes by.
+    fn rate(&self) -> i128 {
+        MILLION + i128::from(self.drift)
+    }
+
+    /// When the agent wants to be woken; one that stands still does not.
+    pub(crate) fn due(&self) -> Option<Moment> {
+        let awake = self.frozen.is_none();
+        let agent = self.agent.as_ref().filter(|_| awake)?;
+        agent.next_deadline()
+    }
+
+    /// The agent's process gets no more time.
+    pub(crate) fn freeze(&mut self) {
+        if self.agent.is_some() {
+            self.frozen.get_or_insert_default();
+        }
     }
 
     pub(crate) fn nature(&self, system: &StorePath) -> Nature {
@@ -402,6 +437,7 @@ impl Machine {
         self.up = false;
         self.going_down = false;
         self.agent = None;
+        self.frozen = None;
         self.units.clear();
         self.dead_man = None;
     }

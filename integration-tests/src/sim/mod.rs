@@ -17,12 +17,14 @@ mod machine;
 mod operator;
 mod oracle;
 mod people;
-mod rng;
+pub(crate) mod rng;
 mod run;
+pub mod scenario;
 mod setup;
 mod trouble;
 mod world;
 
 pub use bugs::{DriverBug, SeededBug};
+pub(crate) use rng::Rng;
 pub use run::{Outcome, Recording, replay, run};
 pub use world::Violation;

@@ -41,7 +41,7 @@ impl World {
     }
 
     fn request_of(&self, command: &Command) -> Result<OperatorRequest, String> {
-        let reason = "simulated".to_owned();
+        let reason = self.reason.clone();
         let name = |machine: &MachineIndex| self.machines[*machine].name.clone();
         let groups = |names: &[String]| {
             let parsed = names.iter().map(|name| name.parse());
@@ -72,6 +72,7 @@ impl World {
                 parallel,
                 immediate,
                 retry_failed,
+                to_generation,
             } => OperatorRequest::Execute {
                 wish: Wish {
                     selection: Selection {
@@ -80,7 +81,7 @@ impl World {
                     },
                     action: *action,
                     parallel: *parallel,
-                    to_generation: None,
+                    to_generation: *to_generation,
                     immediate: *immediate,
                     retry_failed: *retry_failed,
                     reason,

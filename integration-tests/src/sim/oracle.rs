@@ -3,7 +3,7 @@
 
 use common::Timestamp;
 use coordinator_core::{policy::Policy, window};
-use jiff::{ToSpan as _, Zoned};
+use jiff::{ToSpan as _, Zoned, tz::TimeZone};
 
 /// Why a machine may not go at this time, when its windows forbid it.
 pub(crate) fn outside(policy: &Policy, now: Timestamp) -> Option<String> {
@@ -13,7 +13,7 @@ pub(crate) fn outside(policy: &Policy, now: Timestamp) -> Option<String> {
     let zone = window::zone(&policy.timezone).ok()?;
     let now = jiff::Timestamp::from_millisecond(now.as_millis())
         .ok()?
-        .to_zoned(zone);
+        .to_zoned(zone.clone());
     let end = now
         .checked_add(jiff::SignedDuration::try_from(policy.expected_duration).ok()?)
         .ok()?;
@@ -23,6 +23,13 @@ pub(crate) fn outside(policy: &Policy, now: Timestamp) -> Option<String> {
             .iter()
             .any(|window| shows_inside(&window.to_string(), at))
     };
+    // In an hour that comes twice, a clock that was not put back counts as well.
+    let twice = zone.to_ambiguous_zoned(now.datetime()).is_ambiguous();
+    let before = now.checked_sub(2.hours()).ok()?.offset();
+    let not_put_back = now.with_time_zone(TimeZone::fixed(before));
+    if twice && within(&not_put_back) {
+        return None;
+    }
     // On the day on which the clocks change, only the beginning is held against the wall clock.
     let steady = now.offset() == end.offset();
     let last = end.checked_sub(1.second()).ok()?;

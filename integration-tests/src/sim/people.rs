@@ -7,12 +7,12 @@ use coordinator_core::{
     Fleet,
     rollout::{Approval, RolloutState},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     chance::{Chance, Item},
     event::{Command, Event, Flaw, MachineIndex, Nature},
-    setup::{MINUTE, system},
+    setup::{MINUTE, system, window},
     world::World,
 };
 
@@ -66,7 +66,7 @@ impl Chance {
             0..=4 => self.stop(fleet, now),
             5..=7 => self.order(now, Command::Pause { rollout }),
             8..=10 => self.order(now, Command::Abort { rollout }),
-            11..=13 => self.reconfigure(fleet, now),
+            11..=13 => self.reconfigure(world, fleet, now),
             14..=15 => {
                 let machine = self.rng.index(world.machines.len());
                 let held = fleet.lease_of(&world.machines[machine].name).is_some();
@@ -124,17 +124,60 @@ impl Chance {
         let groups = self.some_groups(fleet);
         let mode = self.rng.one([StopMode::Finish, StopMode::Rollback]);
         self.order(now, Command::Stop { groups, mode });
-        let lifted = now + self.rng.around(40 * MINUTE);
+        // Some stops are a mistake and are lifted before everybody has heard of them.
+        let lasts = self.rng.one([MINUTE, 40 * MINUTE]);
+        let lifted = now + self.rng.around(lasts);
         self.order(lifted, Command::Lift);
     }
 
-    fn reconfigure(&mut self, fleet: &Fleet, now: u64) {
+    fn reconfigure(&mut self, world: &World, fleet: &Fleet, now: u64) {
         let Some(config) = &fleet.facts().config else {
             return;
         };
         let mut document = config.document.clone();
-        document["updateSettings"]["maxParallel"] = json!(self.rng.between(1, 8));
+        let names: Vec<String> = config.groups.keys().map(ToString::to_string).collect();
+        let name = self.rng.pick(&names).cloned().unwrap_or_default();
+        match self.rng.below(5) {
+            0 => document["updateSettings"]["maxParallel"] = json!(self.rng.between(1, 8)),
+            1 => {
+                let window = window(&mut self.rng);
+                document["updateGroups"][&name]["maintenanceWindow"] = window;
+            }
+            2 => document["updateGroups"][&name]["maxParallel"] = json!(self.rng.between(1, 4)),
+            3 => {
+                self.leave(world, &mut document, &name);
+            }
+            _ => {
+                let joins = self.leave(world, &mut document, &name);
+                let other = self.rng.pick(&names).cloned().unwrap_or_default();
+                if let Some(members) = document["updateGroups"][&other]["machines"].as_array_mut() {
+                    members.extend(joins);
+                }
+            }
+        }
         self.order(now, Command::Configure { document });
+    }
+
+    /// Somebody leaves this group, unless it is the last one; whoever is in no group comes along.
+    fn leave(&mut self, world: &World, document: &mut Value, group: &str) -> Vec<Value> {
+        let known = |document: &Value, name: &str| {
+            let groups = document["updateGroups"].as_object().into_iter().flatten();
+            let mut members = groups
+                .flat_map(|(_, group)| group["machines"].as_array())
+                .flatten();
+            members.any(|member| member == name)
+        };
+        let names = world.machines.iter().map(|m| m.name.as_str());
+        let without = names.filter(|name| !known(document, name)).map(Value::from);
+        let mut leaves: Vec<Value> = without.collect();
+        // A canary takes as many machines, and is named or comes with the preset.
+        let canary = document["updateGroups"][group]["canary"].as_u64();
+        let least = usize::try_from(canary.unwrap_or(1)).unwrap_or(1).max(1);
+        let members = document["updateGroups"][group]["machines"].as_array_mut();
+        if let Some(members) = members.filter(|members| members.len() > least) {
+            leaves.push(members.swap_remove(self.rng.index(members.len())));
+        }
+        leaves
     }
 
     fn execute(&mut self, world: &World, fleet: &Fleet, action: Action, now: u64) {
@@ -151,6 +194,8 @@ impl Chance {
         });
         let immediate = self.rng.once_in(6);
         let retry_failed = self.rng.once_in(4);
+        let by_number = action == Action::Rollback && self.rng.once_in(3);
+        let to_generation = by_number.then(|| self.rng.between(1, 4));
         self.order(
             now,
             Command::Execute {
@@ -160,6 +205,7 @@ impl Chance {
                 parallel,
                 immediate,
                 retry_failed,
+                to_generation,
             },
         );
     }
@@ -196,10 +242,11 @@ impl Chance {
         self.execute(world, fleet, Action::Update, later);
     }
 
-    /// After the faults: whatever waits for people gets its answer. A rollout that pauses again and
-    /// again is ended.
+    /// After the faults: what runs badly is repaired, and whatever waits for people gets its
+    /// answer. A rollout that pauses again and again is ended.
     pub(crate) fn settle(&mut self, world: &World, resumed: &mut BTreeMap<u64, u32>) {
         let now = world.now;
+        self.repair(world);
         let Some(fleet) = &world.coordinator.fleet else {
             return;
         };

@@ -82,33 +82,41 @@ pub fn run(seed: u64, bug: Option<SeededBug>) -> Outcome {
     let mut rng = Rng::new(seed);
     let setup = Setup::draw(seed, &mut rng);
     let rates = Rates::draw(&mut rng);
-    let machines = setup.machines.len();
-    let mut run = Run {
-        world: World::new(setup.start(), setup.build(), bug),
-        chance: Chance::new(rng, rates, machines),
-        recording: Recording {
-            setup,
-            bug: bug.map(SeededBug::name),
-            found: Vec::new(),
-            events: Vec::new(),
-        },
-        trace: 0xcbf2_9ce4_8422_2325,
-    };
+    let chance = Chance::new(rng, rates, setup.machines.len());
+    let mut run = Run::new(setup, chance, bug);
     run.begin();
+    run.chance.push(2 * MINUTE, Item::Operator);
+    run.chance.push(MINUTE, Item::Chaos);
     run.until(run.recording.setup.duration);
     let unfinished = run.settle();
     run.finish(seed, unfinished)
 }
 
-struct Run {
-    world: World,
-    chance: Chance,
+/// A world and the chance that moves it.
+pub(crate) struct Run {
+    pub(crate) world: World,
+    pub(crate) chance: Chance,
     recording: Recording,
     trace: u64,
 }
 
 impl Run {
-    fn begin(&mut self) {
+    pub(crate) fn new(setup: Setup, chance: Chance, bug: Option<SeededBug>) -> Self {
+        Self {
+            world: World::new(setup.start(), setup.build(), bug),
+            chance,
+            recording: Recording {
+                setup,
+                bug: bug.map(SeededBug::name),
+                found: Vec::new(),
+                events: Vec::new(),
+            },
+            trace: 0xcbf2_9ce4_8422_2325,
+        }
+    }
+
+    /// The coordinator starts and gets its configuration, and the machines come up.
+    pub(crate) fn begin(&mut self) {
         let machines = self.world.machines.len();
         self.chance.event(0, Event::CoordinatorStarts);
         let document = self.recording.setup.document.clone();
@@ -119,8 +127,6 @@ impl Run {
             let into = BootInto::Default;
             self.chance.event(at, Event::Boot { machine, into });
         }
-        self.chance.push(2 * MINUTE, Item::Operator);
-        self.chance.push(MINUTE, Item::Chaos);
     }
 
     fn over(&self) -> bool {
@@ -128,7 +134,7 @@ impl Run {
     }
 
     /// Lets things happen until this time.
-    fn until(&mut self, end: At) {
+    pub(crate) fn until(&mut self, end: At) {
         while let Some((at, item)) = self.chance.pop() {
             if at > end || self.over() {
                 self.chance.put_back(at, item);
@@ -159,7 +165,7 @@ impl Run {
     /// Whether the agent's time has really come.
     fn due(&mut self, machine: MachineIndex, at: At) -> Option<Event> {
         let m = &self.world.machines[machine];
-        let due = m.agent.as_ref()?.next_deadline()?;
+        let due = m.due()?;
         if m.at(due) > at {
             self.world.now = self.world.now.max(at);
             self.chance.watch(&self.world, Some(machine));
@@ -170,6 +176,7 @@ impl Run {
     }
 
     fn happen(&mut self, at: At, event: Event) {
+        self.world.answers.clear();
         let touched = touched(&self.world, &event);
         let follows = self.world.apply(at, &event);
         self.trace = mix(self.trace, self.world.now, &follows, &event);
@@ -238,6 +245,7 @@ fn touched(world: &World, event: &Event) -> Option<MachineIndex> {
         | Event::AgentTick { machine, .. }
         | Event::AgentDies { machine }
         | Event::AgentStarts { machine, .. }
+        | Event::AgentThaws { machine }
         | Event::UnitEnds { machine, .. }
         | Event::Measured { machine }
         | Event::DeadMan { machine, .. }
@@ -248,6 +256,11 @@ fn touched(world: &World, event: &Event) -> Option<MachineIndex> {
         | Event::CoordinatorDies
         | Event::CoordinatorStarts
         | Event::CoordinatorClock { .. }
+        | Event::CoordinatorDisk { .. }
+        | Event::Backup
+        | Event::Restore
+        | Event::AgentFreezes { .. }
+        | Event::MachineDisk { .. }
         | Event::Ill { .. }
         | Event::Link { .. }
         | Event::Forge { .. }

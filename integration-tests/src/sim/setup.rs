@@ -45,6 +45,9 @@ pub(crate) struct Setup {
     pub(crate) start: i64,
     pub(crate) document: Value,
     pub(crate) machines: Vec<String>,
+    /// By how many millionths each machine's clock is fast.
+    #[serde(default)]
+    pub(crate) drifts: Vec<i64>,
     pub(crate) poll_hold_s: u64,
     pub(crate) poll_pause_s: u64,
     pub(crate) health_every_s: u64,
@@ -69,8 +72,8 @@ pub(crate) struct Rates {
     /// Between two faults of the kinds below; 0: none.
     pub(crate) chaos: At,
     /// Weights of: coordinator dies, clock jumps, agent dies, power cut, ill, partition, one way,
-    /// clog, forgery.
-    pub(crate) kinds: [u64; 9],
+    /// clog, forgery, agent stands still, disk full, restore from a backup.
+    pub(crate) kinds: [u64; 12],
     /// Between two acts of the operators.
     pub(crate) operator: At,
 }
@@ -122,12 +125,16 @@ impl Setup {
             .parse()
             .unwrap_or_else(|_| unreachable!("{start} is a time"));
         let poll_hold_s = rng.one([600, 1800, 3600]);
+        let drifts = machines.iter().map(|_| rng.between(0, 2_000));
+        let drifts = drifts.map(|drift| i64::try_from(drift).unwrap_or(0) - 1_000);
+        let drifts = drifts.collect();
         let days = if size >= 100 { 1 } else { rng.between(1, 4) };
         Self {
             seed,
             start: start.as_millisecond() + i64::try_from(rng.below(48 * HOUR)).unwrap_or(0),
             document: document(&machines, poll_hold_s, rng),
             machines,
+            drifts,
             poll_hold_s,
             poll_pause_s: rng.one([30, 60, 300]),
             health_every_s: rng.one([3600, 7200, 4 * 3600]),
@@ -144,6 +151,7 @@ impl Setup {
             let name = name
                 .parse()
                 .unwrap_or_else(|_| unreachable!("{name} is a name"));
+            let drift = self.drifts.get(index).copied().unwrap_or(0);
             let limits = Limits {
                 agent_version: "simulated".to_owned(),
                 seed: self.seed ^ (index as u64) << 32,
@@ -153,7 +161,7 @@ impl Setup {
                 backoff_max: Duration::from_secs(300),
                 ..Limits::default()
             };
-            Machine::new(name, limits, system(0))
+            Machine::new(name, limits, drift, system(0))
         });
         machines.collect()
     }
@@ -234,7 +242,7 @@ fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
 }
 
 /// A window, more often than not where clocks change.
-fn window(rng: &mut Rng) -> Value {
+pub(crate) fn window(rng: &mut Rng) -> Value {
     let from = if rng.once_in(2) {
         rng.between(0, 3)
     } else {

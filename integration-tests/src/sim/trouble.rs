@@ -68,6 +68,21 @@ impl Chance {
             }
             Some(7) => self.clog(world),
             Some(8) => self.forge(world, machine),
+            Some(9) => {
+                self.fault("agent-stands-still");
+                self.event(now, Event::AgentFreezes { machine });
+                let thaws = now + self.rng.around(30 * MINUTE);
+                self.event(thaws, Event::AgentThaws { machine });
+            }
+            Some(10) => self.fill(now, machine),
+            Some(11) if !world.coordinator.disk.has_backup() => self.event(now, Event::Backup),
+            Some(11) => {
+                // Each loss ends the time of one backup and begins that of the next.
+                self.fault("restore-from-backup");
+                self.event(now, Event::Restore);
+                let copied = now + self.rng.around(2 * HOUR);
+                self.event(copied, Event::Backup);
+            }
             Some(_) | None => {}
         }
     }
@@ -112,6 +127,21 @@ impl Chance {
         self.event(back, Event::CoordinatorClock { by_ms: -by_ms });
     }
 
+    fn fill(&mut self, now: u64, machine: MachineIndex) {
+        let freed = now + self.rng.around(40 * MINUTE);
+        if self.rng.once_in(3) {
+            self.fault("coordinator-disk-full");
+            self.event(now, Event::CoordinatorDisk { full: true });
+            self.event(freed, Event::CoordinatorDisk { full: false });
+        } else {
+            self.fault("machine-disk-full");
+            let full = true;
+            self.event(now, Event::MachineDisk { machine, full });
+            let full = false;
+            self.event(freed, Event::MachineDisk { machine, full });
+        }
+    }
+
     fn forge(&mut self, world: &World, machine: MachineIndex) {
         self.fault("forgery");
         let leases = world.coordinator.mirror.facts().leases.keys();
@@ -120,13 +150,35 @@ impl Chance {
         self.event(world.now, Event::Forge { machine, lease });
     }
 
-    /// All faults end: power, links, clocks and services are put right, and what runs badly is
-    /// repaired.
+    /// What runs badly, on machines that are not in the middle of something, somebody repairs.
+    pub(crate) fn repair(&mut self, world: &World) {
+        for (machine, m) in world.machines.iter().enumerate() {
+            let nature = m.nature(&m.running);
+            if nature.flaw.is_some() && m.disk.attempt.is_none() {
+                let nature = super::event::Nature {
+                    flaw: None,
+                    ..nature
+                };
+                let system = m.running.clone();
+                self.event(
+                    world.now,
+                    Event::Nature {
+                        machine,
+                        system,
+                        nature,
+                    },
+                );
+            }
+        }
+    }
+
+    /// All faults end: power, links, clocks, disks and services are put right.
     pub(crate) fn heal(&mut self, world: &World) {
         self.troubled = false;
         let now = world.now + 1;
         let by_ms = -world.coordinator.offset_ms;
         self.event(now, Event::CoordinatorClock { by_ms });
+        self.event(now, Event::CoordinatorDisk { full: false });
         self.event(now, Event::CoordinatorStarts);
         for (machine, m) in world.machines.iter().enumerate() {
             self.event(now, link_of(machine, (true, true)));
@@ -137,22 +189,9 @@ impl Chance {
                     ill: false,
                 },
             );
-            let nature = m.nature(&m.running);
-            if nature.flaw.is_some() {
-                let nature = super::event::Nature {
-                    flaw: None,
-                    ..nature
-                };
-                let system = m.running.clone();
-                self.event(
-                    now,
-                    Event::Nature {
-                        machine,
-                        system,
-                        nature,
-                    },
-                );
-            }
+            let full = false;
+            self.event(now, Event::MachineDisk { machine, full });
+            self.event(now, Event::AgentThaws { machine });
             if m.going_down {
                 // Its reboot hangs: somebody presses the button.
                 let ordered = false;

@@ -9,7 +9,7 @@ use coordinator_core::request::{AgentRequest, Reply};
 
 use super::{
     bugs::SeededBug,
-    check::Truth,
+    check::{self, Truth},
     driver::Coordinator,
     event::{At, BootInto, Consequence, Event, MachineIndex, Nature},
     machine::Machine,
@@ -45,6 +45,10 @@ pub(crate) struct World {
     pub(crate) events: u64,
     /// Messages that a broken link swallowed.
     pub(crate) swallowed: u64,
+    /// What operators give as their reason.
+    pub(crate) reason: String,
+    /// What the operators were answered since somebody last looked.
+    pub(crate) answers: Vec<Reply>,
     /// What happened, in words, while somebody wants to read it.
     pub(crate) story: Option<Vec<String>>,
     pub(crate) follows: Vec<Consequence>,
@@ -109,6 +113,8 @@ impl World {
             events: 0,
             swallowed: 0,
             story: None,
+            reason: "simulated".to_owned(),
+            answers: Vec::new(),
             follows: Vec::new(),
         }
     }
@@ -123,6 +129,9 @@ impl World {
             Event::HoldEnds { message } => self.hold_ends(*message),
             Event::CoordinatorDies => self.coordinator_dies(false),
             Event::CoordinatorStarts => self.coordinator_starts(),
+            Event::Backup => self.coordinator.disk.back_up(),
+            Event::Restore => self.restore(),
+            Event::CoordinatorDisk { full } => self.coordinator.disk.full = *full,
             Event::CoordinatorClock { by_ms } => {
                 self.coordinator.offset_ms += by_ms;
                 self.follows.push(Consequence::Waiting);
@@ -137,6 +146,9 @@ impl World {
             }
             Event::AgentDies { machine } => self.agent_dies(*machine),
             Event::AgentStarts { machine, cut } => self.agent_starts(*machine, *cut),
+            Event::AgentFreezes { machine } => self.machines[*machine].freeze(),
+            Event::AgentThaws { machine } => self.thaw(*machine),
+            Event::MachineDisk { machine, full } => self.machines[*machine].disk_full = *full,
             Event::UnitEnds {
                 machine,
                 step,
@@ -228,6 +240,13 @@ impl World {
             return;
         }
         match &message.body {
+            // The connection that it came by went with the boot.
+            Body::Ask { request, .. }
+                if check::boot_of(request)
+                    .is_some_and(|boot| boot != self.machines[message.machine].boot) =>
+            {
+                self.swallowed += 1;
+            }
             Body::Ask { call, to, .. } => {
                 if self.coordinator.fleet.is_none() || *to != self.coordinator.life {
                     self.follows.push(Consequence::Broken {
@@ -238,7 +257,8 @@ impl World {
                     return;
                 }
                 let name = self.machines[message.machine].name.clone();
-                self.coordinator.take_in(id, name, message);
+                let held = self.coordinator.take_in(id, name, message);
+                self.follows.extend(held);
                 self.follows.push(Consequence::Waiting);
             }
             Body::Answer { .. } | Body::Push { .. } => self.receive(message, cut),

@@ -6,10 +6,15 @@
     reason = "a test program tells of skipping and progress there"
 )]
 
+mod attempts;
 mod bed;
+mod daemons;
 mod document;
+mod identities;
 mod kills;
 mod machines;
 mod rollouts;
 mod stage;
 mod systems;
+mod targets;
+mod webhooks;

@@ -170,6 +170,18 @@ fn an_agent_that_its_own_switch_changed_is_the_new_one_afterwards() {
     stage.eventually("the agent runs as its new unit says", || {
         command(node) == started
     });
+    // By its own leave, and only when the attempt was over.
+    let journal = stage.fleet().journal(node, AGENT_UNIT);
+    assert!(
+        journal.contains("the service has been changed: starting anew"),
+        "{journal}"
+    );
+    assert_eq!(
+        stage.in_rollout(node)["verdict"],
+        "confirmed",
+        "{}",
+        stage.scene()
+    );
 }
 
 /// Waits until the activation of this system is at work on the machine.
@@ -214,54 +226,6 @@ fn a_power_cut_in_the_middle_of_a_switch_ends_in_one_system_or_the_other() {
         stage.scene()
     );
     assert_eq!(text(&part["running"]), running);
-}
-
-#[test]
-fn without_its_agent_a_machine_is_brought_back_by_the_dead_man_timer() {
-    let Some(stage) = stage() else { return };
-    let node = &stage.nodes()[0];
-    let before = stage.settled(node);
-    let paths = stage.prepare(&[stage.system(node).failing(Failure::Network)]);
-    stage.execute_detached(&[node]);
-    stage.eventually("the new system is active", || {
-        stage.running(node) == paths[0].as_str()
-    });
-    ok(stage.fleet().run(node, &["systemctl", "stop", AGENT_UNIT]));
-    assert!(
-        !ok(stage.fleet().reaches_control(node)),
-        "the new system has cut the network"
-    );
-
-    let list = [
-        "systemctl",
-        "list-timers",
-        "--no-legend",
-        "--plain",
-        "lab-updater-dead-man-*",
-    ];
-    let timers = ok(stage.fleet().run(node, &list));
-    let timer = timers
-        .split_whitespace()
-        .find(|word| word.ends_with(".timer"));
-    let timer = timer.unwrap_or_else(|| panic!("a dead-man timer is armed: {timers:?}"));
-    // The timer waits for longer than any attempt takes; what it would start then is started now.
-    let service = timer.replace(".timer", ".service");
-    ok(stage.fleet().run(node, &["systemctl", "start", &service]));
-    stage.eventually("the machine is back", || stage.running(node) == before);
-    assert!(
-        ok(stage.fleet().reaches_control(node)),
-        "and on the network"
-    );
-    assert_eq!(stage.settled(node), before);
-
-    ok(stage.fleet().run(node, &["systemctl", "start", AGENT_UNIT]));
-    stage.await_end();
-    assert_eq!(
-        stage.in_rollout(node)["verdict"],
-        "rolled-back",
-        "{}",
-        stage.scene()
-    );
 }
 
 #[test]

@@ -78,7 +78,7 @@ impl Installed {
     }
 
     /// The configuration of most scenarios.
-    fn import_config(&self) {
+    fn config(&self) -> Value {
         let (nodes, others) = self.nodes.split_at(STAGE_NODES);
         let group = |machines: &[MachineName]| {
             json!({
@@ -91,7 +91,7 @@ impl Installed {
                 "expectedDuration": "30s",
             })
         };
-        ok(self.fleet.import_config(&json!({
+        json!({
             "updateGroups": { "nodes": group(nodes), "others": group(others) },
             "updateSettings": {
                 "maxParallel": PARALLEL,
@@ -99,7 +99,11 @@ impl Installed {
                 "leaseTime": "60s",
                 "graceTime": "5m",
             },
-        })));
+        })
+    }
+
+    fn import_config(&self) {
+        ok(self.fleet.import_config(&self.config()));
     }
 }
 
@@ -119,6 +123,7 @@ impl Stage {
             ok(fleet.run(node, &["systemctl", "start", AGENT_UNIT]));
         }
         ok(fleet.run(&fleet.control(), &["systemctl", "start", COORDINATOR_UNIT]));
+        ok(fleet.configure_coordinator(""));
         self.installed.import_config();
         let status = self.status();
         if status["stopped"] == json!(true) {
@@ -145,6 +150,11 @@ impl Stage {
                 self.machine(node)["state"] == json!("healthy")
             });
         }
+    }
+
+    /// The configuration of most scenarios.
+    pub(crate) fn config(&self) -> Value {
+        self.installed.config()
     }
 
     pub(crate) fn fleet(&self) -> &'static Fleet {
@@ -174,7 +184,9 @@ impl Stage {
         finished.stdout
     }
 
-    fn lab_json(&self, words: &[&str]) -> Value {
+    /// Runs `lab`, which must answer in JSON.
+    #[track_caller]
+    pub(crate) fn lab_json(&self, words: &[&str]) -> Value {
         let mut all = words.to_vec();
         all.push("--output=json");
         let printed = self.lab(&all);
@@ -241,17 +253,37 @@ impl Stage {
     #[track_caller]
     pub(crate) fn prepare(&self, systems: &[SystemSpec]) -> Vec<StorePath> {
         let paths = ok(self.fleet().publish(systems));
+        let prepared = self.try_prepare(systems, &paths);
+        assert_eq!(prepared.code(), 0, "{prepared:?}\n{}", self.scene());
+        paths
+    }
+
+    /// Pins each path as its machine's target; whether they can be staged is the answer.
+    pub(crate) fn try_prepare(&self, systems: &[SystemSpec], paths: &[StorePath]) -> Finished {
         let mut words = vec![
             "update".to_owned(),
             "prepare".to_owned(),
             "--timeout=60".to_owned(),
         ];
-        for (system, path) in systems.iter().zip(&paths) {
+        for (system, path) in systems.iter().zip(paths) {
             words.push(format!("--closure={}={path}", system.host));
         }
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        self.lab_yes(&words);
-        paths
+        self.lab(&words)
+    }
+
+    /// Makes a machine run a system as a first installation does: without a rollout.
+    #[track_caller]
+    pub(crate) fn install(&self, system: &SystemSpec) {
+        let paths = ok(self.fleet().deploy(std::slice::from_ref(system)));
+        let node = &system.host;
+        ok(self
+            .fleet()
+            .run(node, &["systemctl", "restart", AGENT_UNIT]));
+        self.eventually(&format!("{node} says what it runs"), || {
+            let machine = self.machine(node);
+            machine["running"] == json!(paths[0]) && machine["state"] == json!("healthy")
+        });
     }
 
     /// `lab update execute` for these machines.

@@ -150,10 +150,8 @@ fn only_signed_systems_are_substituted() {
         .fleet
         .build(&[SystemSpec::new(&machine, "unsigned")])
         .expect("built");
-    let store = "file:///srv/cache?compression=none";
-    let copy = ["nix", "copy", "--to", store, unsigned[0].as_str()];
     bed.fleet
-        .run(&bed.fleet.control(), &copy)
+        .publish_unsigned(&unsigned)
         .expect("copied without a signature");
     let (code, printed) = machine.exec(&["nix-store", "--realise", unsigned[0].as_str()]);
     assert_ne!(code, 0);

@@ -173,6 +173,7 @@ impl World {
             rollout: Some(rollout("r1")),
             target: target("new"),
             force: false,
+            wish: 0,
         });
         world.work_all();
         assert_eq!(

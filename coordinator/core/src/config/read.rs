@@ -162,8 +162,11 @@ impl<'a> Section<'a> {
     }
 }
 
-/// Whole seconds, or `"30m"`, `"1h30m"`.
-fn duration(value: &Value) -> Result<Duration, String> {
+/// A duration as people write it: whole seconds, or `"30m"`, `"1h30m"`; a year at most.
+///
+/// # Errors
+/// What is wrong with it, as a sentence.
+pub fn duration(value: &Value) -> Result<Duration, String> {
     let bad = || format!("{value} is not a duration (whole seconds, or like \"30m\", \"1h30m\")");
     let duration = match value {
         Value::Number(number) => Duration::from_secs(number.as_u64().ok_or_else(bad)?),

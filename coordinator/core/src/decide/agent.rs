@@ -14,7 +14,7 @@ use crate::{
     fleet::Fleet,
     lease::{Lease, SILENCE_MAX},
     machine::Machine,
-    request::{AgentRequest, Directive, Grant, Renewal, Reply, StandDown},
+    request::{AgentRequest, Directive, Grant, Refusal, Renewal, Reply, StandDown},
     rollout::{PlaceState, RolloutState},
     wait::WaitReason,
 };
@@ -28,9 +28,10 @@ impl Fleet {
         draft: &mut Draft,
     ) -> Reply {
         match request {
-            AgentRequest::Poll { report } => {
-                Reply::Directive(self.poll(now, machine, *report, draft))
-            }
+            AgentRequest::Poll { report } => match self.poll(now, machine, *report, draft) {
+                Ok(directive) => Reply::Directive(directive),
+                Err(refusal) => Reply::Refused(refusal),
+            },
             AgentRequest::Renew {
                 lease,
                 epoch,
@@ -52,21 +53,28 @@ impl Fleet {
         }
     }
 
-    /// Takes a report in: what is new becomes a fact, the rest is remembered as heard.
+    /// Takes a report in: what is new becomes a fact, the rest is remembered as heard. False when
+    /// it was overtaken by a newer one and says nothing.
     fn learn(
         &mut self,
         now: Timestamp,
         name: &MachineName,
         report: &MachineReport,
         draft: &mut Draft,
-    ) {
+    ) -> bool {
+        #[cfg(feature = "seeded-bugs")]
+        let gullible = self.has(crate::bug::Bug::StaleReportWins);
         if let Some(machine) = self.machine_mut(name) {
             machine.heard.at = Some(now);
             let stale = machine.is_stale(report);
             #[cfg(feature = "seeded-bugs")]
-            let stale = stale && !self.has(crate::bug::Bug::StaleReportWins);
+            let stale = stale && !gullible;
             if stale {
-                return;
+                return false;
+            }
+            let known = machine.report.as_ref();
+            if known.is_some_and(|known| known.boot_id != report.boot_id) {
+                machine.heard.granted = 0;
             }
         }
         let facts = Machine::facts(report);
@@ -94,6 +102,7 @@ impl Fleet {
             heard.health_request = heard.health_request.max(report.health_request);
             heard.store_free_bytes = report.store_free_bytes;
             heard.epoch = report.epoch;
+            heard.declined.clone_from(&report.declined);
         }
         if self
             .hearsay
@@ -120,6 +129,7 @@ impl Fleet {
                 },
             );
         }
+        true
     }
 
     fn poll(
@@ -128,13 +138,28 @@ impl Fleet {
         name: &MachineName,
         report: MachineReport,
         draft: &mut Draft,
-    ) -> Directive {
+    ) -> Result<Directive, Refusal> {
         if self.group_of(name).is_none() {
-            return Directive::Wait(WaitReason::UnknownMachine);
+            return Ok(Directive::Wait(WaitReason::UnknownMachine));
         }
-        self.learn(now, name, &report, draft);
+        if !self.learn(now, name, &report, draft) {
+            let text = format!("a newer poll of {name} has come before this one");
+            return Err(Refusal::Changed(text));
+        }
+        self.has_polled(name);
+        Ok(self.directive(now, name, &report, draft))
+    }
+
+    /// What a machine that has just said how it is, is to do.
+    fn directive(
+        &mut self,
+        now: Timestamp,
+        name: &MachineName,
+        report: &MachineReport,
+        draft: &mut Draft,
+    ) -> Directive {
         if let Some(lease) = self.lease_of(name).cloned()
-            && let Some(directive) = self.held(now, &lease, &report, draft)
+            && let Some(directive) = self.held(now, &lease, report, draft)
         {
             return directive;
         }
@@ -195,6 +220,11 @@ impl Fleet {
         });
         if may.is_some() && lease.epoch == self.facts().epoch && self.revive(now, lease.id, draft) {
             return self.grant_of(lease.id, now).map(Directive::Proceed);
+        }
+        let machine = self.facts().machines.get(name);
+        if machine.is_some_and(|machine| report.sequence <= machine.heard.granted) {
+            let state = "its turn has been given out".to_owned();
+            return Some(Directive::Wait(WaitReason::Final { state }));
         }
         let reason = "not begun, and given back".to_owned();
         let outcome = OutcomeKind::Abandoned;
@@ -261,17 +291,19 @@ impl Fleet {
                     rollout: Some(id),
                     target,
                     force,
+                    wish: 0,
                 });
             }
             return None;
         }
         let machine = self.facts().machines.get(name)?;
-        let target = &machine.pin.as_ref()?.target;
-        let needed = !machine.runs(target) && machine.staged(target).is_none();
+        let pin = machine.pin.as_ref()?;
+        let needed = !machine.runs(&pin.target) && machine.staged(&pin.target).is_none();
         needed.then(|| Directive::Stage {
             rollout: None,
-            target: target.clone(),
+            target: pin.target.clone(),
             force: false,
+            wish: pin.wish(),
         })
     }
 
@@ -291,22 +323,25 @@ impl Fleet {
                 overdue_since: None,
             };
             let staged = machine.staged(&place.target).or(place.target.closure());
-            Some((lease, staged.cloned(), at.rollout))
+            Some((lease, staged.cloned(), at))
         });
-        let Some((lease, closure, number)) = granted else {
+        let Some((lease, closure, at)) = granted else {
             return Directive::Wait(WaitReason::NoRollout);
         };
         let id = lease.id;
         self.commit(draft, Change::LeaseGranted { lease, closure });
-        self.hearsay.progress.insert(number, now);
+        self.moved(at.rollout, at.group, now);
         self.extend(id, now + self.lease_term());
         self.grant_of(id, now)
             .map_or(Directive::Wait(WaitReason::NoRollout), Directive::Proceed)
     }
 
     /// A live lease as the holder is told of it.
-    fn grant_of(&self, id: LeaseId, now: Timestamp) -> Option<Grant> {
-        let lease = self.facts().leases.get(&id)?;
+    fn grant_of(&mut self, id: LeaseId, now: Timestamp) -> Option<Grant> {
+        let lease = self.facts().leases.get(&id)?.clone();
+        if let Some(machine) = self.machine_mut(&lease.machine) {
+            machine.heard.granted = machine.heard.sequence;
+        }
         let at = self.index().place_of.get(&lease.machine).copied()?;
         let (rollout, group, place) = self.at(at)?;
         Some(Grant {
@@ -472,14 +507,10 @@ impl Fleet {
         reason: String,
         report: &MachineReport,
     ) -> (OutcomeKind, String) {
-        #[cfg(feature = "seeded-bugs")]
-        if self.has(crate::bug::Bug::UpdatedWithoutProof) {
-            return (outcome, reason);
-        }
         if outcome != OutcomeKind::Confirmed {
             return (outcome, reason);
         }
-        let place = self.place_holding(lease);
+        let place = self.place_of_lease(lease);
         let expected = place.and_then(|place| place.closure.as_ref().or(place.target.closure()));
         match (expected, &report.running) {
             (Some(expected), Some(running)) if expected != running => {
@@ -492,12 +523,5 @@ impl Fleet {
             ),
             (Some(_), Some(_)) | (None, _) => (outcome, reason),
         }
-    }
-
-    /// The place that a lease was granted for, in whatever rollout.
-    fn place_holding(&self, lease: &Lease) -> Option<&crate::rollout::Place> {
-        self.rollout(&lease.rollout)?
-            .places()
-            .find(|place| place.state.lease() == Some(lease.id))
     }
 }

@@ -1,6 +1,6 @@
 //! What operators ask, and what the audit log keeps of it.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use common::{GroupName, MachineName, StopMode, Target, Timestamp};
 
@@ -189,7 +189,7 @@ impl Fleet {
             return Reply::Refused(Refusal::NotNow("no emergency stop holds".to_owned()));
         }
         for number in self.index().unfinished.clone() {
-            self.hearsay.progress.insert(number, now);
+            self.all_moved(number, now);
         }
         self.commit(
             draft,
@@ -199,7 +199,7 @@ impl Fleet {
             },
         );
         draft.broadcast = true;
-        Reply::Done(String::new())
+        Reply::Done("the emergency stop is lifted".to_owned())
     }
 
     fn request_checks(
@@ -266,17 +266,16 @@ impl Fleet {
     }
 
     fn notify(&self, channel: String) -> Result<Reply, Refusal> {
-        let channels = self
-            .facts()
-            .config
-            .as_ref()
-            .map(|c| c.channels.clone())
-            .unwrap_or_default();
+        let named = |config: &FleetConfig| {
+            let all = config.channels.iter().chain(config.webhooks.keys());
+            all.cloned().collect::<BTreeSet<String>>()
+        };
+        let channels = self.facts().config.as_deref().map(named);
+        let channels = channels.unwrap_or_default();
         if channel.is_empty() {
-            return Ok(Reply::Notify(channels));
+            return Ok(Reply::Notify(channels.into_iter().collect()));
         }
-        let webhook = |c: &FleetConfig| c.webhooks.contains_key(&channel);
-        if channels.contains(&channel) || self.facts().config.as_deref().is_some_and(webhook) {
+        if channels.contains(&channel) {
             return Ok(Reply::Notify(vec![channel]));
         }
         Err(Refusal::NotFound {

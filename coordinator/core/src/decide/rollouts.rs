@@ -314,7 +314,7 @@ impl Fleet {
                 by: by.to_string(),
             },
         );
-        self.hearsay.progress.insert(number, now);
+        self.all_moved(number, now);
         Ok(Reply::Done(text))
     }
 

@@ -237,7 +237,7 @@ impl Fleet {
         self.facts.next_rollout += 1;
         self.facts.rollouts.insert(number, rollout.clone());
         self.index.enter(number, rollout);
-        self.hearsay.progress.insert(number, rollout.created_at);
+        self.all_moved(number, rollout.created_at);
         let ended: Vec<u64> = self
             .facts
             .rollouts
@@ -456,8 +456,7 @@ impl Fleet {
         });
         if let Some(number) = number_of(id) {
             self.index.leave(&self.facts, number);
-            self.hearsay.progress.remove(&number);
-            self.hearsay.looked.remove(&number);
+            self.forget_patience(number);
         }
     }
 }

@@ -88,6 +88,18 @@ impl World {
         decision
     }
 
+    /// What is here becomes what a restore from a backup makes of it.
+    pub(crate) fn restore(&mut self) {
+        let before = self.fleet.clone();
+        for change in self.fleet.restored(self.now) {
+            self.fleet.apply(&change);
+            self.journal.push(change);
+        }
+        let mut wrong = invariants::check(&self.fleet);
+        wrong.extend(invariants::between(&before, &self.fleet));
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+
     pub(crate) fn ask(&mut self, request: OperatorRequest) -> Reply {
         let actor = Actor {
             name: "ada".parse().expect("name"),
@@ -315,6 +327,7 @@ fn report() -> MachineReport {
         attempt: None,
         store_free_bytes: 1 << 30,
         last_lease: LeaseId::default(),
+        declined: None,
     }
 }
 

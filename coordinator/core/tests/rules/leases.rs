@@ -1,7 +1,10 @@
 //! Leases: limits, renewal, silence, repetition.
 
 use common::{HealthState, LeaseId, OutcomeKind};
-use coordinator_core::request::{AgentRequest, Directive, Renewal};
+use coordinator_core::{
+    Reply,
+    request::{AgentRequest, Decision, Directive, Grant, Refusal, Renewal},
+};
 use serde_json::json;
 
 use crate::fleet::{World, minutes, name, path};
@@ -56,6 +59,32 @@ fn a_grant_that_never_arrived_is_not_given_late() {
     world.now = world.now + minutes(55);
     world.waits_for("a", "window-too-short");
     assert_eq!(world.place(&rollout, "a"), "pending");
+}
+
+#[test]
+fn a_poll_that_comes_twice_does_not_give_a_turn_back() {
+    let groups = json!({ "web": {
+        "machines": ["a"], "updatePolicy": "aggressive", "maintenanceWindow": "00:00-01:00" } });
+    let mut world = World::new(groups, json!({}));
+    world.execute();
+    world.go("a");
+    let asked = Box::new(world.reports[&name("a")].clone());
+    world.now = world.now + minutes(55);
+    let report = asked.clone();
+    let again = world.agent("a", AgentRequest::Poll { report }).reply;
+    assert!(
+        matches!(again, Reply::Directive(Directive::Wait(_))),
+        "{again:?}"
+    );
+    let mut overtaken = asked;
+    overtaken.sequence -= 1;
+    let report = overtaken;
+    let older = world.agent("a", AgentRequest::Poll { report }).reply;
+    assert!(
+        matches!(older, Reply::Refused(Refusal::Changed(_))),
+        "{older:?}"
+    );
+    assert!(world.fleet.lease_of(&name("a")).is_some(), "not given back");
 }
 
 #[test]
@@ -197,6 +226,27 @@ fn a_poll_that_changes_nothing_writes_nothing() {
     );
 }
 
+/// The machine's attempt ends well; what comes of it.
+fn ended(world: &mut World, machine: &str, grant: &Grant) -> Decision {
+    let mut report = world.reports[&name(machine)].clone();
+    report.sequence += 1;
+    report.last_lease = grant.lease;
+    report.running = Some(path("2"));
+    world.reports.insert(name(machine), report.clone());
+    let outcome = common::Outcome {
+        kind: OutcomeKind::Confirmed,
+        reason: String::new(),
+    };
+    let result = AgentRequest::Result {
+        rollout: grant.rollout.clone(),
+        lease: grant.lease,
+        outcome,
+        took: minutes(1),
+        report: Box::new(report),
+    };
+    world.agent(machine, result)
+}
+
 #[test]
 fn a_freed_slot_wakes_exactly_the_next() {
     let mut world = three(json!({ "maxParallel": 1 }));
@@ -205,23 +255,38 @@ fn a_freed_slot_wakes_exactly_the_next() {
     for machine in ["b", "c"] {
         world.waits_for(machine, "group-limit");
     }
-    let mut report = world.reports[&name("a")].clone();
-    report.sequence += 1;
-    report.last_lease = grant.lease;
-    report.running = Some(path("2"));
-    let outcome = common::Outcome {
-        kind: OutcomeKind::Confirmed,
-        reason: String::new(),
-    };
-    let decision = world.agent(
-        "a",
-        AgentRequest::Result {
-            rollout: grant.rollout,
-            lease: grant.lease,
-            outcome,
-            took: minutes(1),
-            report: Box::new(report),
-        },
-    );
-    assert_eq!(decision.wake, [name("b")]);
+    assert_eq!(ended(&mut world, "a", &grant).wake, [name("b")]);
+}
+
+#[test]
+fn a_machine_is_told_once_that_it_is_its_turn() {
+    let mut world = three(json!({ "maxParallel": 2 }));
+    world.execute();
+    let (first, second) = (world.go("a"), world.go("b"));
+    world.waits_for("c", "group-limit");
+    assert_eq!(ended(&mut world, "a", &first).wake, [name("c")]);
+    // Another slot, and nobody else for it.
+    assert_eq!(ended(&mut world, "b", &second).wake, []);
+    // It did not come; at the next event it is told again.
+    world.now = world.now + minutes(1);
+    let mut news = world.reports[&name("a")].clone();
+    news.sequence += 1;
+    news.generation += 1;
+    let report = Box::new(news);
+    let decision = world.agent("a", AgentRequest::Poll { report });
+    assert_eq!(decision.wake, [name("c")]);
+    world.go("c");
+}
+
+#[test]
+fn a_machine_that_was_overtaken_is_told_again() {
+    let mut world = three(json!({ "maxParallel": 1 }));
+    world.execute();
+    let first = world.go("a");
+    for machine in ["b", "c"] {
+        world.waits_for(machine, "group-limit");
+    }
+    assert_eq!(ended(&mut world, "a", &first).wake, [name("b")]);
+    let overtaking = world.go("c");
+    assert_eq!(ended(&mut world, "c", &overtaking).wake, [name("b")]);
 }

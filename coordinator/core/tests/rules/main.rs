@@ -8,4 +8,5 @@ mod budget;
 mod fleet;
 mod leases;
 mod order;
+mod staging;
 mod stop;

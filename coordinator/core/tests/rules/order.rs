@@ -81,6 +81,27 @@ fn an_ill_canary_holds_the_wave_and_then_pauses_the_rollout() {
 }
 
 #[test]
+fn a_group_that_stands_still_is_seen_behind_one_that_waits_for_a_person() {
+    let groups = json!({
+        "web": { "machines": ["a", "b"], "updatePolicy": "conservative" },
+        "db": { "machines": ["c"], "updatePolicy": "manual-approval" },
+    });
+    let mut world = World::new(groups, json!({ "maxParallel": 2 }));
+    let rollout = world.execute();
+    world.update("a");
+    world.health("a", HealthState::Unhealthy);
+    world.waits_for("c", "approval");
+    world.pass(minutes(60));
+    assert_eq!(*world.state(&rollout), RolloutState::Active);
+    world.pass(minutes(180));
+    let state = world.state(&rollout).clone();
+    assert!(
+        matches!(&state, RolloutState::Paused(PauseReason::NoProgress { waited_for, .. }) if waited_for.starts_with("b: ")),
+        "{state:?}"
+    );
+}
+
+#[test]
 fn a_group_may_wait_for_a_person() {
     let groups = json!({ "db": { "machines": ["a"], "updatePolicy": "manual-approval" } });
     let mut world = World::new(groups, json!({}));

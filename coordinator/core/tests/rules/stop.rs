@@ -109,3 +109,18 @@ fn a_holder_that_finishes_under_a_stop_is_not_lost() {
     world.end("a", &grant, OutcomeKind::Confirmed);
     assert_eq!(world.place(&rollout, "a"), "updated");
 }
+
+#[test]
+fn after_a_restore_everybody_stands_still_until_somebody_has_looked() {
+    let mut world = two_groups();
+    world.execute();
+    let grant = world.go("a");
+    world.restore();
+    assert!(matches!(world.poll("b"), Directive::StandDown(_)));
+    assert!(matches!(world.renew("a", &grant), Renewal::StandDown(_)));
+    world.end("a", &grant, OutcomeKind::Abandoned);
+    world.done(resume("nobody is at work"));
+    let anew = world.go("a");
+    assert!(anew.lease.0 > grant.lease.0 + 1_000);
+    assert!(anew.epoch.0 > grant.epoch.0 + 100);
+}

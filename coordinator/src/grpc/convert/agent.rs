@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use common::{
-    Action, AttemptStatus, CheckResult, Epoch, Generation, Health, HealthState, LeaseId,
-    MachineReport, Outcome, OutcomeKind, Staged, StopMode, StorePath, Target, Timestamp,
+    Action, AttemptStatus, CheckResult, Declined, DeclinedKind, Epoch, Generation, Health,
+    HealthState, LeaseId, MachineReport, Outcome, OutcomeKind, Staged, StopMode, StorePath, Target,
+    Timestamp,
     report::GENERATIONS_MAX,
     text::{DETAIL_MAX, REASON_MAX, tame_line},
 };
@@ -53,6 +54,24 @@ pub(crate) fn report(report: Option<wire::MachineReport>) -> Result<Box<MachineR
         attempt: report.attempt.map(attempt).transpose()?,
         store_free_bytes: report.store_free_bytes,
         last_lease: LeaseId(report.last_lease),
+        declined: report.declined.map(declined).transpose()?.flatten(),
+    }))
+}
+
+/// What is not staged; nothing when this coordinator does not know the kind.
+fn declined(declined: wire::Declined) -> Result<Option<Declined>, Malformed> {
+    let kind = match declined.kind() {
+        wire::DeclinedKind::Unspecified => return Ok(None),
+        wire::DeclinedKind::StagingFailed => DeclinedKind::StagingFailed,
+        wire::DeclinedKind::BadTarget => DeclinedKind::BadTarget,
+    };
+    let target = declined.target.and_then(|target| target.kind);
+    let target = target.ok_or_else(|| Malformed::new("report.declined.target", "is missing"))?;
+    Ok(Some(Declined {
+        target: target_of("report.declined.target", target)?,
+        wish: declined.wish,
+        kind,
+        reason: tame_line(&declined.reason, REASON_MAX),
     }))
 }
 
@@ -80,19 +99,17 @@ fn staged(staged: wire::Staged) -> Result<Staged, Malformed> {
     let target = target.ok_or_else(|| Malformed::new("report.staged.target", "is missing"))?;
     let reasons = staged.reboot_reasons.iter().take(CHECKS_MAX);
     Ok(Staged {
-        target: target_of(target)?,
+        target: target_of("report.staged.target", target)?,
         path: name("report.staged.path", &staged.path)?,
         needs_reboot: staged.needs_reboot,
         reboot_reasons: reasons.map(|reason| tame_line(reason, WORD_MAX)).collect(),
     })
 }
 
-fn target_of(target: wire::target::Kind) -> Result<Target, Malformed> {
+fn target_of(field: &'static str, target: wire::target::Kind) -> Result<Target, Malformed> {
     let text = |text: &str| tame_line(text, REASON_MAX);
     Ok(match target {
-        wire::target::Kind::Closure(path) => {
-            Target::Closure(name::<StorePath>("report.staged.target", &path)?)
-        }
+        wire::target::Kind::Closure(path) => Target::Closure(name::<StorePath>(field, &path)?),
         wire::target::Kind::Flake(flake) => Target::Flake {
             reference: text(&flake.reference),
             attribute: text(&flake.attribute),
@@ -168,10 +185,12 @@ pub(crate) fn directive(
             rollout,
             target,
             force,
+            wish,
         } => Said::Stage(wire::Stage {
             rollout: rollout.map_or_else(String::new, |id| id.to_string()),
             target: Some(target_to_wire(target)),
             force,
+            wish,
         }),
         Directive::Proceed(grant) => Said::Proceed(proceed(grant)),
         Directive::Check { request, timeout } => Said::Check(wire::RunHealthCheck {

@@ -15,7 +15,7 @@ use lab_proto::operator as wire;
 use super::{count, path, seconds_until, time};
 
 /// The status of rollouts.
-pub(crate) fn status(view: StatusView, now: Timestamp) -> wire::Status {
+pub fn status(view: StatusView, now: Timestamp) -> wire::Status {
     wire::Status {
         epoch: view.epoch.0,
         stopped: view.stop.is_some(),
@@ -80,7 +80,9 @@ fn of_rollout(view: RolloutView, now: Timestamp) -> wire::Rollout {
             wire::RolloutGroup {
                 name: group.name.to_string(),
                 state: group_state(&rollout, group).to_owned(),
-                waves: waves.map(|wave| of_wave(wave, &mut seen, now)).collect(),
+                waves: waves
+                    .map(|wave| of_wave(wave, group.finished_at.is_some(), &mut seen, now))
+                    .collect(),
                 max_parallel: group.policy.max_parallel,
                 max_failures: group.policy.max_failures,
                 failed: group.failed,
@@ -140,8 +142,15 @@ fn pause(rollout: &Rollout) -> Option<wire::PauseReason> {
     }
 }
 
-fn of_wave(wave: &Wave, seen: &mut impl Iterator<Item = PlaceView>, now: Timestamp) -> wire::Wave {
+fn of_wave(
+    wave: &Wave,
+    group_is_finished: bool,
+    seen: &mut impl Iterator<Item = PlaceView>,
+    now: Timestamp,
+) -> wire::Wave {
     let (state, soaks_until) = match wave.state {
+        // A group ends with its last machine, whatever its last wave was at.
+        _ if group_is_finished => ("closed", None),
         WaveState::Waiting => ("waiting", None),
         WaveState::Open(_) => ("open", None),
         WaveState::Soaking(until) => ("soaking", Some(time(until))),
@@ -193,29 +202,26 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
         kind: reason.kind().to_owned(),
         text: reason.to_string(),
         until: reason.until().map_or_else(String::new, time),
+        hint: reason.hint().unwrap_or_default(),
         ..wire::WaitReason::default()
     };
     match reason {
         WaitReason::Stopped { by, reason } => {
             shown.by.clone_from(by);
             shown.reason.clone_from(reason);
-            "lab resume --reason=…".clone_into(&mut shown.hint);
         }
         WaitReason::Paused { rollout, reason } => {
             shown.rollout = rollout.to_string();
             shown.reason.clone_from(reason);
-            shown.hint = format!("lab update resume {rollout}");
         }
         WaitReason::Approval { group, rollout } => {
             shown.group = group.to_string();
             shown.rollout = rollout.to_string();
-            shown.hint = format!("lab update approve {rollout} --group={group}");
         }
-        WaitReason::BadTarget { reason } => shown.reason.clone_from(reason),
+        WaitReason::StagingFailed { reason } | WaitReason::BadTarget { reason } => {
+            shown.reason.clone_from(reason);
+        }
         WaitReason::Final { state } => shown.reason.clone_from(state),
-        WaitReason::NoTarget => "lab update prepare".clone_into(&mut shown.hint),
-        WaitReason::NoRollout => "lab update execute".clone_into(&mut shown.hint),
-        WaitReason::UnknownMachine => "lab update-config show".clone_into(&mut shown.hint),
         WaitReason::Dependency { group } | WaitReason::Stagger { group, .. } => {
             shown.group = group.to_string();
         }
@@ -238,6 +244,9 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             shown.reason = since.map_or_else(String::new, |since| format!("since {}", time(since)));
         }
         WaitReason::UpToDate
+        | WaitReason::NoTarget
+        | WaitReason::NoRollout
+        | WaitReason::UnknownMachine
         | WaitReason::Staging
         | WaitReason::WindowClosed { .. }
         | WaitReason::Soaking { .. } => {}
@@ -302,7 +311,7 @@ fn check(check: CheckResult) -> wire::Check {
 }
 
 /// Why a machine does not go.
-pub(crate) fn why(view: WhyView) -> wire::WhyReply {
+pub fn why(view: WhyView) -> wire::WhyReply {
     let (rollout, state) = match view.place {
         Some((rollout, state)) => (rollout.to_string(), state.to_owned()),
         None => (String::new(), String::new()),

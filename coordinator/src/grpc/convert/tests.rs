@@ -56,7 +56,7 @@ fn good() -> wire::MachineReport {
 #[test]
 fn malformed_reports_stop_at_the_door_with_the_field() {
     type Damage = fn(&mut wire::MachineReport);
-    let table: [(&str, Damage); 6] = [
+    let table: [(&str, Damage); 7] = [
         ("report.boot_id", |report| report.boot_id.clear()),
         ("report.boot_id", |report| report.boot_id = "../x".into()),
         ("report.running", |report| {
@@ -67,6 +67,12 @@ fn malformed_reports_stop_at_the_door_with_the_field() {
         }),
         ("report.staged.target", |report| {
             report.staged = Some(wire::Staged::default())
+        }),
+        ("report.declined.target", |report| {
+            report.declined = Some(wire::Declined {
+                kind: wire::DeclinedKind::BadTarget.into(),
+                ..wire::Declined::default()
+            })
         }),
         ("attempt.rollout", |report| {
             let rollout = "\u{1b}[2J".into();
@@ -219,6 +225,17 @@ fn wait_reasons_say_their_numbers_in_json() {
         assert_eq!(json["kind"], reason.kind());
         assert_eq!(json[key], value, "{json}");
         assert!(json["text"].as_str().is_some_and(|text| !text.is_empty()));
+    }
+    for (reason, hint) in [
+        (WaitReason::NoTarget, "lab update prepare"),
+        (
+            WaitReason::BadTarget {
+                reason: "web failed".into(),
+            },
+            "lab update execute --retry-failed",
+        ),
+    ] {
+        assert_eq!(status::wait_reason(&reason).hint, hint);
     }
     // What a kind does not have is left out.
     let json = serde_json::to_value(status::wait_reason(&WaitReason::Staging)).expect("JSON");

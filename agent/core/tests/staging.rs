@@ -1,0 +1,140 @@
+//! Obtaining a target without a lease: how often it is tried, and how it is said that it fails.
+
+mod world;
+
+use agent_core::{Directive, Failure, Work};
+use common::{Declined, DeclinedKind, LeaseId, OutcomeKind};
+use world::{Script, World, proceed, rollout, target};
+
+/// What `lab update prepare` comes to on a machine.
+fn prepare(wish: u64) -> Directive {
+    Directive::Stage {
+        rollout: None,
+        target: target("new"),
+        force: false,
+        wish,
+    }
+}
+
+/// A machine that cannot obtain anything.
+fn unable() -> World {
+    World::new(Script {
+        stage: Err(Failure::Failed("no space\u{1b}[2J left".to_owned())),
+        ..Script::default()
+    })
+}
+
+fn declined(world: &World) -> Option<Declined> {
+    world.agent.clone().report(world.now)?.declined
+}
+
+/// Whether a staging has been begun and not ended.
+fn at_work(world: &World) -> bool {
+    let is_staging = |work: &Work| matches!(work, Work::Stage { .. });
+    world.open.iter().any(|job| is_staging(&job.work))
+}
+
+/// Until the machine says that it does not stage its target.
+fn until_declined(world: &mut World) -> Declined {
+    for _ in 0..100 {
+        if let Some(declined) = declined(world) {
+            return declined;
+        }
+        if !world.work_one() {
+            world.pass_time();
+        }
+    }
+    panic!("it never says so");
+}
+
+#[test]
+fn staging_is_tried_a_few_times_and_then_refused_without_a_lease() {
+    let mut world = World::new(Script {
+        stage: Err(Failure::Failed("no space\u{1b}[2J left".to_owned())),
+        ..Script::default()
+    });
+    world.say(Directive::Stage {
+        rollout: Some(rollout("r1")),
+        target: target("new"),
+        force: false,
+        wish: 0,
+    });
+    let result = world.finish();
+    assert_eq!(
+        (result.lease, result.outcome.kind),
+        (LeaseId(0), OutcomeKind::Refused)
+    );
+    assert_eq!(result.outcome.reason, "staging failed: no space [2J left");
+    // Asked again at once it does not begin again.
+    let before = world.disk.clone();
+    world.say(Directive::Stage {
+        rollout: Some(rollout("r1")),
+        target: target("new"),
+        force: false,
+        wish: 0,
+    });
+    assert_eq!(world.disk, before);
+}
+
+#[test]
+fn ahead_of_a_rollout_the_reports_say_it_for_as_long_as_it_is_not_tried_again() {
+    let mut world = unable();
+    world.say(prepare(7));
+    assert_eq!(declined(&world), None, "it is being tried");
+    let polls = world.polls.len();
+    let said = until_declined(&mut world);
+    assert_eq!(
+        said,
+        Declined {
+            target: target("new"),
+            wish: 7,
+            kind: DeclinedKind::StagingFailed,
+            reason: "no space [2J left".to_owned(),
+        }
+    );
+    assert!(world.polls.len() > polls, "it is said at once");
+    assert!(world.reports.is_empty(), "there is no rollout to answer");
+
+    world.say(prepare(7));
+    assert!(!at_work(&world), "asked again it does not begin again");
+    world.now = world.now + world.limits.backoff_max;
+    assert_eq!(declined(&world), None);
+    world.say(prepare(7));
+    assert!(at_work(&world), "after a while it tries again");
+}
+
+#[test]
+fn a_new_wish_is_tried_at_once() {
+    let mut world = unable();
+    world.say(prepare(7));
+    until_declined(&mut world);
+    world.script.stage = Ok(());
+    world.say(prepare(8));
+    world.work_all();
+    assert!(world.disk.staged.is_some());
+
+    // Also in the pause between two tries.
+    let mut world = unable();
+    world.say(prepare(7));
+    world.work_all();
+    assert!(!at_work(&world) && declined(&world).is_none());
+    world.say(prepare(7));
+    assert!(!at_work(&world), "the same wish waits for its time");
+    world.say(prepare(8));
+    assert!(at_work(&world));
+    assert_eq!(until_declined(&mut world).wish, 8);
+}
+
+#[test]
+fn a_target_that_failed_before_is_named_as_such() {
+    let mut world = World::staged(Script {
+        healthy: vec![false],
+        ..Script::default()
+    });
+    world.say(Directive::Proceed(proceed(7)));
+    assert_eq!(world.finish().outcome.kind, OutcomeKind::RolledBack);
+    world.say(prepare(7));
+    let said = declined(&world).expect("it is known");
+    assert_eq!(said.kind, DeclinedKind::BadTarget);
+    assert!(said.reason.contains("web.service"), "{said:?}");
+}

@@ -1,0 +1,109 @@
+//! Machines that cannot obtain what they are to run.
+
+use common::{Declined, DeclinedKind, Target};
+use coordinator_core::{
+    WaitReason,
+    request::{AgentRequest, Directive, OperatorRequest},
+    view::{Query, View},
+};
+use serde_json::json;
+
+use super::fleet::{World, minutes, name, path};
+
+fn world() -> World {
+    World::new(
+        json!({ "web": { "machines": ["a", "b"], "updatePolicy": "aggressive" } }),
+        json!({}),
+    )
+}
+
+fn pin(world: &mut World) {
+    let targets = vec![(name("a"), Target::Closure(path("3")))];
+    world.done(OperatorRequest::PinTargets {
+        targets,
+        reason: String::new(),
+    });
+}
+
+/// The wish of the coordinator's order to stage; polls once.
+fn told_to_stage(world: &mut World) -> u64 {
+    let report = world.reports.get_mut(&name("a")).expect("a");
+    report.sequence += 1;
+    let report = Box::new(report.clone());
+    match world.agent("a", AgentRequest::Poll { report }).reply {
+        coordinator_core::Reply::Directive(Directive::Stage { wish, .. }) => wish,
+        other => panic!("not told to stage: {other:?}"),
+    }
+}
+
+fn decline(world: &mut World, wish: u64, kind: DeclinedKind) {
+    let report = world.reports.get_mut(&name("a")).expect("a");
+    report.declined = Some(Declined {
+        target: Target::Closure(path("3")),
+        wish,
+        kind,
+        reason: "no space left".to_owned(),
+    });
+}
+
+fn why(world: &World) -> Option<WaitReason> {
+    match world.fleet.view(&Query::Why(name("a")), world.now) {
+        View::Why(why) => why.wait,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn no_space() -> Option<WaitReason> {
+    Some(WaitReason::StagingFailed {
+        reason: "no space left".to_owned(),
+    })
+}
+
+#[test]
+fn what_a_machine_cannot_stage_is_known_and_is_no_fact() {
+    let mut world = world();
+    pin(&mut world);
+    let wish = told_to_stage(&mut world);
+    assert_eq!(why(&world), Some(WaitReason::NoRollout));
+    decline(&mut world, wish, DeclinedKind::StagingFailed);
+    let report = Box::new(world.reports[&name("a")].clone());
+    let decision = world.agent("a", AgentRequest::Poll { report });
+    assert_eq!(decision.changes, [], "a heartbeat writes nothing");
+    assert_eq!(why(&world), no_space());
+
+    world.reports.get_mut(&name("a")).expect("a").declined = None;
+    told_to_stage(&mut world);
+    assert_eq!(why(&world), Some(WaitReason::NoRollout), "it tries again");
+
+    decline(&mut world, wish, DeclinedKind::BadTarget);
+    told_to_stage(&mut world);
+    assert_eq!(why(&world).map(|reason| reason.kind()), Some("bad-target"));
+}
+
+#[test]
+fn an_answer_to_an_earlier_wish_says_nothing_about_a_newer_one() {
+    let mut world = world();
+    pin(&mut world);
+    let first = told_to_stage(&mut world);
+    decline(&mut world, first, DeclinedKind::StagingFailed);
+    told_to_stage(&mut world);
+    assert_eq!(why(&world), no_space());
+    world.now = world.now + minutes(1);
+    pin(&mut world);
+    assert_eq!(why(&world), Some(WaitReason::NoRollout));
+    let second = told_to_stage(&mut world);
+    assert_ne!(second, first);
+    assert_eq!(why(&world), Some(WaitReason::NoRollout));
+}
+
+#[test]
+fn a_machine_of_a_rollout_waits_for_the_same_reason() {
+    let mut world = world();
+    pin(&mut world);
+    world.execute();
+    assert_eq!(told_to_stage(&mut world), 0, "within a rollout");
+    assert_eq!(why(&world), Some(WaitReason::Staging));
+    decline(&mut world, 0, DeclinedKind::StagingFailed);
+    told_to_stage(&mut world);
+    assert_eq!(why(&world), no_space());
+}

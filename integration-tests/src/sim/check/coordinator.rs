@@ -1,0 +1,270 @@
+//! What the coordinator decides and says, against the state before it and against what is true.
+
+use common::{MachineReport, OutcomeKind};
+use coordinator_core::{
+    Change, Decision, Fleet, Reply,
+    fleet::Index,
+    invariants,
+    request::{AgentRequest, Directive, Renewal},
+    rollout::WaveState,
+};
+
+use super::{
+    super::{
+        driver::{Ask, Origin},
+        oracle,
+        world::{Body, World},
+    },
+    Told,
+};
+
+/// The boot that a report speaks of, if the request brings one.
+pub(crate) fn boot_of(request: &AgentRequest) -> Option<u32> {
+    match request {
+        AgentRequest::Poll { report } | AgentRequest::Result { report, .. } => {
+            Some(boot_number(report))
+        }
+        AgentRequest::Renew { .. } => None,
+    }
+}
+
+fn boot_number(report: &MachineReport) -> u32 {
+    let boot = report.boot_id.as_str().rsplit('-').next();
+    boot.and_then(|boot| boot.parse().ok()).unwrap_or(0)
+}
+
+impl World {
+    /// Everything about one decision, before its changes reach the mirror.
+    pub(crate) fn check_decision(&mut self, fleet: &Fleet, ask: &Ask, decision: &Decision) {
+        if decision.changes.is_empty() {
+            return;
+        }
+        let wrong = invariants::check(fleet).into_iter();
+        let wrong = wrong.chain(invariants::between(&self.coordinator.mirror, fleet));
+        for violation in wrong.collect::<Vec<_>>() {
+            self.violate(violation.to_string());
+            if violation.invariant == 9 {
+                let (kept, derived) = (fleet.index(), Index::of(fleet.facts()));
+                self.tell(|_| format!("kept {kept:#?}\nderived {derived:#?}"));
+            }
+        }
+        for change in &decision.changes {
+            self.check_change(fleet, ask, change);
+            self.coordinator.mirror.apply(change);
+        }
+    }
+
+    /// One change, against the state before it.
+    fn check_change(&mut self, fleet: &Fleet, ask: &Ask, change: &Change) {
+        let letter = ask.from.as_ref().map(|origin| &origin.letter);
+        let sender = letter.map(|letter| letter.machine);
+        let truth = letter.and_then(|letter| match &letter.body {
+            Body::Ask { truth, .. } => Some(truth),
+            Body::Answer { .. } | Body::Push { .. } => None,
+        });
+        let mirror = &self.coordinator.mirror;
+        let index = |name| self.index_of.get(name).copied();
+        let mut wrong = None;
+        match change {
+            Change::Reported { machine, report } => {
+                let Some(machine) = index(machine) else {
+                    return;
+                };
+                let now = (boot_number(report), report.sequence);
+                let newest = self.truth.newest.entry(machine).or_default();
+                if sender != Some(machine) {
+                    wrong = Some("a report is taken from another machine".to_owned());
+                } else if now < *newest {
+                    wrong = Some(format!(
+                        "the report {now:?} takes the place of the newer {newest:?}"
+                    ));
+                }
+                *newest = now.max(*newest);
+            }
+            Change::LeaseGranted { lease, .. } => {
+                let group = mirror
+                    .rollout(&lease.rollout)
+                    .filter(|rollout| !rollout.immediate)
+                    .and_then(|rollout| rollout.group(&lease.group));
+                if let Some(group) = group
+                    && let Some(why) = oracle::outside(&group.policy, fleet.hearsay().now)
+                {
+                    wrong = Some(format!("lease {} is granted {why}", lease.id));
+                }
+                if sender != index(&lease.machine) {
+                    wrong = Some(format!("lease {} is granted to nobody who asked", lease.id));
+                }
+            }
+            Change::LeaseEnded { lease, outcome, .. } => {
+                let Some(held) = mirror.facts().leases.get(lease) else {
+                    return;
+                };
+                let given_back = *outcome == OutcomeKind::Abandoned;
+                if sender != index(&held.machine) {
+                    wrong = Some(format!("lease {lease} is ended by somebody else"));
+                } else if !given_back && !Self::is_result_for(&ask.request, *lease) {
+                    wrong = Some(format!("lease {lease} is ended by another lease's result"));
+                } else if *outcome == OutcomeKind::Confirmed {
+                    let place = mirror.rollout(&held.rollout).and_then(|rollout| {
+                        rollout
+                            .places()
+                            .find(|place| place.state.lease() == Some(*lease))
+                    });
+                    let expected = place.and_then(|p| p.closure.as_ref().or(p.target.closure()));
+                    if expected.is_some() && expected != truth {
+                        wrong = Some(format!("{} counts as updated and is not", held.machine));
+                    }
+                }
+            }
+            Change::Arrived { rollout, machine } => {
+                let place = mirror
+                    .rollout(rollout)
+                    .and_then(|rollout| rollout.places().find(|place| place.machine == *machine));
+                let expected = place.and_then(|place| place.target.closure());
+                if expected != truth {
+                    wrong = Some(format!("{machine} counts as arrived and is not"));
+                }
+            }
+            Change::WaveSoaking {
+                rollout,
+                group,
+                wave,
+                ..
+            }
+            | Change::WaveClosed {
+                rollout,
+                group,
+                wave,
+            } => {
+                let group = mirror.rollout(rollout).and_then(|r| r.group(group));
+                let wave = group.and_then(|group| group.waves.get(*wave));
+                let open = wave.filter(|wave| matches!(wave.state, WaveState::Open(_)));
+                let out = open.and_then(|wave| {
+                    let mut places = wave.places.iter();
+                    places.find(|place| place.state.lease().is_some())
+                });
+                if let Some(place) = out {
+                    wrong = Some(format!("a wave ends while {} is out", place.machine));
+                }
+            }
+            Change::Forgotten { machine, .. } => {
+                // What it knew of the order of its reports, it was told to forget.
+                self.truth
+                    .newest
+                    .retain(|known, _| Some(*known) != index(machine));
+            }
+            Change::ConfigSet { .. }
+            | Change::Pinned { .. }
+            | Change::RolloutCreated { .. }
+            | Change::ApprovalAsked { .. }
+            | Change::Approved { .. }
+            | Change::WaveOpened { .. }
+            | Change::GroupFinished { .. }
+            | Change::LeaseOverdue { .. }
+            | Change::LeaseRevived { .. }
+            | Change::LeaseLost { .. }
+            | Change::Recovered { .. }
+            | Change::Declined { .. }
+            | Change::Skipped { .. }
+            | Change::RolloutPaused { .. }
+            | Change::RolloutResumed { .. }
+            | Change::RolloutAborted { .. }
+            | Change::RolloutEnded { .. }
+            | Change::Stopped { .. }
+            | Change::StopLifted { .. }
+            | Change::Restored { .. }
+            | Change::TokenCreated { .. }
+            | Change::TokenRevoked { .. }
+            | Change::CertificateIssued { .. }
+            | Change::CertificateRevoked { .. } => {}
+        }
+        if let Some(wrong) = wrong {
+            self.violate(wrong);
+        }
+    }
+
+    /// What leaves the coordinator for a machine.
+    pub(crate) fn check_reply(&mut self, origin: &Origin, reply: &Reply) {
+        let machine = origin.letter.machine;
+        let until = |for_: std::time::Duration| {
+            origin.letter.sent_at + u64::try_from(for_.as_millis()).unwrap_or(u64::MAX / 2)
+        };
+        match reply {
+            Reply::Directive(Directive::Proceed(grant)) => {
+                let mirror = &self.coordinator.mirror;
+                let group = mirror
+                    .facts()
+                    .leases
+                    .get(&grant.lease)
+                    .map(|lease| lease.group.clone());
+                let Some(group) = group else {
+                    let text = format!("lease {} is given and not recorded", grant.lease);
+                    return self.violate(text);
+                };
+                let policy = mirror
+                    .rollout(&grant.rollout)
+                    .and_then(|rollout| rollout.group(&group))
+                    .map_or(0, |group| group.policy.max_parallel);
+                let fleet_limit = mirror.fleet_limit();
+                let until = until(grant.valid_for);
+                let told = self.truth.told.entry(grant.lease).or_insert_with(|| Told {
+                    machine,
+                    rollout: grant.rollout.clone(),
+                    epoch: grant.epoch,
+                    group,
+                    group_limit: usize::try_from(policy).unwrap_or(usize::MAX),
+                    fleet_limit: usize::try_from(fleet_limit).unwrap_or(usize::MAX),
+                    until,
+                    lost: false,
+                });
+                told.until = told.until.max(until);
+                // A stop of other groups carries the lease over to its epoch.
+                told.epoch = told.epoch.max(grant.epoch);
+                if told.machine != machine || told.rollout != grant.rollout {
+                    self.violate(format!("lease {} is given out twice", grant.lease));
+                }
+            }
+            Reply::Renewal(Renewal::Valid(valid_for)) => self.check_renewal(origin, *valid_for),
+            Reply::Directive(_)
+            | Reply::Renewal(_)
+            | Reply::Done(_)
+            | Reply::Acknowledged
+            | Reply::Plan(_)
+            | Reply::Executed { .. }
+            | Reply::Pinned(_)
+            | Reply::Stopped(_)
+            | Reply::HealthCheck { .. }
+            | Reply::Config { .. }
+            | Reply::Token(_)
+            | Reply::Certify(_)
+            | Reply::Notify(_)
+            | Reply::Refused(_) => {}
+        }
+    }
+
+    fn check_renewal(&mut self, origin: &Origin, valid_for: std::time::Duration) {
+        let Body::Ask { request, .. } = &origin.letter.body else {
+            return;
+        };
+        let coordinator_core::request::AgentRequest::Renew { lease, .. } = **request else {
+            return;
+        };
+        let machine = origin.letter.machine;
+        let facts = self.coordinator.mirror.facts();
+        let held = facts.leases.get(&lease);
+        let holder = held.and_then(|held| self.index_of.get(&held.machine));
+        let text = if holder != Some(&machine) {
+            format!("a machine renews lease {lease}, which is not its own")
+        } else if held.is_some_and(|held| held.epoch != facts.epoch) {
+            format!("lease {lease} of an older epoch is renewed")
+        } else {
+            let until = origin.letter.sent_at
+                + u64::try_from(valid_for.as_millis()).unwrap_or(u64::MAX / 2);
+            if let Some(told) = self.truth.told.get_mut(&lease) {
+                told.until = told.until.max(until);
+            }
+            return;
+        };
+        self.violate(text);
+    }
+}

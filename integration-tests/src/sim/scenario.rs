@@ -1,0 +1,395 @@
+//! Stories: a fleet, what happens to it, what an operator types, and what `lab` prints.
+//!
+//! A story is a text. It begins with what it shows, in words, and the fleet's configuration as
+//! JSON. Each line after that which begins with `* ` happens, and each that begins with `$ lab` is
+//! typed; what `lab` prints follows it, indented by four columns.
+//!
+//! ```text
+//! * system 2 is unhealthy on web-01     any flaw of the simulator; "everywhere" for all machines
+//! * system 2 needs a reboot
+//! * system 2 is prepared                everybody is to run it
+//! * 20 min pass                         also h
+//! * web-01 loses its power              it comes back by itself
+//! * web-01 is cut off                   and: can be reached again
+//! * web-01 falls ill                    and: is well again
+//! * the coordinator dies                it comes back by itself
+//! ```
+
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a story that meets with anything else is wrong, and says so"
+)]
+
+use clap::Parser as _;
+use cli::{
+    args::{self, Lab, update::Update},
+    view::{self, Look},
+};
+use common::{Action, StopMode};
+use coordinator::grpc::shown;
+use coordinator_core::{
+    Reply,
+    fleet::number_of,
+    request::Selection,
+    view::{Query, View},
+};
+use jiff::tz::TimeZone;
+use serde_json::Value;
+
+use super::{
+    chance::Chance,
+    event::{At, BootInto, Command, Event, Flaw, MachineIndex, Nature},
+    rng::Rng,
+    run::Run,
+    setup::{HOUR, MINUTE, Rates, Setup, system},
+};
+
+/// Monday, 2 March 2026, 08:00 UTC.
+const BEGIN_MS: i64 = 1_772_438_400_000;
+
+/// How long the fleet is given to answer before the next line.
+const MOMENT: At = 2_000;
+
+/// What a story cannot mean.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}: {text}")]
+pub struct Nonsense {
+    line: usize,
+    text: String,
+}
+
+/// Plays a story. It comes back with what `lab` really printed.
+pub fn play(story: &str) -> Result<String, Nonsense> {
+    let (title, body) = story.split_once("\n{").ok_or_else(|| Nonsense {
+        line: 1,
+        text: "a title, and the configuration on lines of its own".to_owned(),
+    })?;
+    let (document, lines) = body.split_once("\n}\n").ok_or_else(|| Nonsense {
+        line: 1,
+        text: "the configuration does not end".to_owned(),
+    })?;
+    let document = format!("{{{document}\n}}");
+    let before = title.lines().count() + document.lines().count();
+    let mut told = format!("{title}\n{document}\n");
+    let wrong = |line, text| Nonsense { line, text };
+    let parsed =
+        serde_json::from_str(&document).map_err(|error| wrong(before, error.to_string()))?;
+    let mut stage = Stage::new(parsed);
+    for (number, line) in lines.lines().enumerate() {
+        let at = |text| wrong(before + number + 1, text);
+        if let Some(happens) = line.strip_prefix("* ") {
+            told.push_str(&format!("{line}\n"));
+            stage.happens(happens).map_err(at)?;
+        } else if let Some(typed) = line.strip_prefix("$ ") {
+            told.push_str(&format!("{line}\n"));
+            let printed = stage.typed(typed).map_err(at)?;
+            for line in printed.trim_end().lines() {
+                told.push_str(format!("    {line}").trim_end());
+                told.push('\n');
+            }
+        }
+    }
+    if let Some(violation) = stage.run.world.violations.first() {
+        return Err(wrong(0, violation.text.clone()));
+    }
+    Ok(told)
+}
+
+struct Stage {
+    run: Run,
+}
+
+impl Stage {
+    /// The fleet of this configuration, up, enrolled and idle.
+    fn new(document: Value) -> Self {
+        let groups = document["updateGroups"].as_object();
+        let members = groups
+            .into_iter()
+            .flatten()
+            .map(|(_, group)| &group["machines"]);
+        let names = members.filter_map(Value::as_array).flatten();
+        let machines = names.filter_map(Value::as_str).map(str::to_owned).collect();
+        let setup = Setup {
+            seed: 1,
+            start: BEGIN_MS,
+            document,
+            machines,
+            drifts: Vec::new(),
+            poll_hold_s: 600,
+            poll_pause_s: 30,
+            health_every_s: 3600,
+            duration: At::MAX,
+        };
+        let chance = Chance::new(Rng::new(1), Rates::default(), setup.machines.len());
+        let mut run = Run::new(setup, chance, None);
+        run.begin();
+        let mut stage = Self { run };
+        stage.passes(5 * MINUTE);
+        stage
+    }
+
+    fn passes(&mut self, time: At) {
+        let end = self.run.world.now + time;
+        self.run.until(end);
+        self.run.world.now = end;
+    }
+
+    fn event(&mut self, event: Event) {
+        let now = self.run.world.now;
+        self.run.chance.event(now, event);
+        self.passes(1);
+    }
+
+    fn happens(&mut self, line: &str) -> Result<(), String> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            [number, unit @ ("min" | "h"), "pass" | "passes"] => {
+                let number: At = number.parse().map_err(|_| format!("{number} {unit}?"))?;
+                self.passes(number * if *unit == "h" { HOUR } else { MINUTE });
+            }
+            ["the", "coordinator", "dies"] => self.event(Event::CoordinatorDies),
+            ["system", number, "is", "prepared"] => self.prepare(number)?,
+            ["system", number, "needs", "a", "reboot"] => {
+                self.nature(number, None, |nature| nature.needs_reboot = true)?;
+            }
+            ["system", number, "is", flaw, rest @ ..] => {
+                let flaw: Flaw = serde_json::from_value(Value::from(*flaw))
+                    .map_err(|error| error.to_string())?;
+                let on = match rest {
+                    ["everywhere"] => None,
+                    ["on", machine] => Some(self.machine(machine)?),
+                    _ => return Err("on MACHINE, or everywhere?".to_owned()),
+                };
+                self.nature(number, on, |nature| nature.flaw = Some(flaw))?;
+            }
+            [machine, rest @ ..] => {
+                let machine = self.machine(machine)?;
+                let event = match rest {
+                    ["loses", "its", "power"] => Event::PowerOff {
+                        machine,
+                        ordered: false,
+                    },
+                    ["boots"] => Event::Boot {
+                        machine,
+                        into: BootInto::Default,
+                    },
+                    ["is", "cut", "off"] => link(machine, false),
+                    ["can", "be", "reached", "again"] => link(machine, true),
+                    ["falls", "ill"] => Event::Ill { machine, ill: true },
+                    ["is", "well", "again"] => Event::Ill {
+                        machine,
+                        ill: false,
+                    },
+                    _ => return Err(format!("{line}?")),
+                };
+                self.event(event);
+            }
+            [] => return Err("nothing happens".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn machine(&self, name: &str) -> Result<MachineIndex, String> {
+        let mut known = self.run.world.index_of.iter();
+        let found = known.find(|(known, _)| known.as_str() == name);
+        found
+            .map(|(_, index)| *index)
+            .ok_or_else(|| format!("no machine {name}"))
+    }
+
+    fn nature(
+        &mut self,
+        number: &str,
+        on: Option<MachineIndex>,
+        change: impl Fn(&mut Nature),
+    ) -> Result<(), String> {
+        let path = system(number.parse().map_err(|_| format!("system {number}?"))?);
+        for machine in 0..self.run.world.machines.len() {
+            if on.is_none_or(|on| on == machine) {
+                let mut nature = self.run.world.machines[machine].nature(&path);
+                change(&mut nature);
+                let system = path.clone();
+                self.event(Event::Nature {
+                    machine,
+                    system,
+                    nature,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self, number: &str) -> Result<(), String> {
+        let path = system(number.parse().map_err(|_| format!("system {number}?"))?);
+        let machines = 0..self.run.world.machines.len();
+        let targets = machines.map(|machine| (machine, path.clone())).collect();
+        let reply = self.ask(Command::Prepare { targets })?;
+        self.passes(20 * MINUTE);
+        match reply {
+            Reply::Refused(refusal) => Err(refusal.to_string()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks as an operator, and gives the fleet a moment to begin what follows.
+    fn ask(&mut self, command: Command) -> Result<Reply, String> {
+        let now = self.run.world.now;
+        self.run.chance.event(now, Event::Operator { command });
+        let mut reply = None;
+        while reply.is_none() && self.run.world.now < now + MOMENT {
+            let end = self.run.world.now + 1;
+            self.run.until(end);
+            self.run.world.now = end;
+            reply = self.run.world.answers.drain(..).next();
+        }
+        self.passes(MOMENT);
+        reply.ok_or_else(|| "the coordinator does not answer".to_owned())
+    }
+
+    /// What `lab` prints.
+    fn typed(&mut self, line: &str) -> Result<String, String> {
+        let lab = Lab::try_parse_from(shell_words(line)).map_err(|error| error.to_string())?;
+        let command = match lab.command {
+            args::Command::Why(why) => return self.why(why),
+            args::Command::Update(Update::Status(status)) => return self.status(&status),
+            args::Command::EmergencyStop(stop) => {
+                self.run.world.reason = stop.reason;
+                Command::Stop {
+                    groups: names(&stop.group),
+                    mode: match stop.mode {
+                        args::StopMode::Finish => StopMode::Finish,
+                        args::StopMode::Rollback => StopMode::Rollback,
+                    },
+                }
+            }
+            args::Command::Resume(resume) => {
+                self.run.world.reason = resume.reason;
+                Command::Lift
+            }
+            args::Command::Update(Update::Execute(execute)) => Command::Execute {
+                groups: names(&execute.select.group),
+                machines: self.machines(&execute.select)?,
+                action: Action::Update,
+                parallel: execute.parallel.parallel,
+                immediate: false,
+                retry_failed: execute.retry_failed,
+                to_generation: None,
+            },
+            args::Command::Update(Update::Rollback(back)) => Command::Execute {
+                groups: names(&back.select.group),
+                machines: self.machines(&back.select)?,
+                action: Action::Rollback,
+                parallel: back.parallel.parallel,
+                immediate: back.immediate,
+                retry_failed: false,
+                to_generation: back.to_generation,
+            },
+            args::Command::Update(Update::Approve(approve)) => answer(&approve, false),
+            args::Command::Update(Update::Reject(reject)) => answer(&reject, true),
+            args::Command::Update(Update::Pause(which)) => Command::Pause {
+                rollout: number(&which),
+            },
+            args::Command::Update(Update::Resume(which)) => Command::ResumeRollout {
+                rollout: number(&which),
+            },
+            args::Command::Update(Update::Abort(which)) => Command::Abort {
+                rollout: number(&which),
+            },
+            _ => return Err("stories do not know this command".to_owned()),
+        };
+        Ok(match self.ask(command)? {
+            Reply::Done(text) => format!("{text}\n"),
+            Reply::Executed {
+                rollout: Some(id), ..
+            } => format!("rollout {id} goes on\n"),
+            Reply::Executed { rollout: None, .. } => "nothing to do\n".to_owned(),
+            Reply::Stopped(epoch) => format!("the fleet is stopped, epoch {epoch}\n"),
+            Reply::Refused(refusal) => format!("lab: {refusal}\n"),
+            other => format!("{other:?}\n"),
+        })
+    }
+
+    fn machines(&self, select: &args::Select) -> Result<Vec<MachineIndex>, String> {
+        let names = select.machine.iter();
+        names.map(|name| self.machine(name.as_str())).collect()
+    }
+
+    fn look(&self) -> Look {
+        let now = self.run.world.coordinator_time().as_millis();
+        Look {
+            width: Some(80),
+            height: 24,
+            zone: TimeZone::UTC,
+            now: jiff::Timestamp::from_millisecond(now).unwrap_or(jiff::Timestamp::MAX),
+        }
+    }
+
+    fn view(&self, query: &Query) -> Result<View, String> {
+        let fleet = self.run.world.coordinator.fleet.as_ref();
+        let fleet = fleet.ok_or("the coordinator cannot be reached")?;
+        Ok(fleet.view(query, self.run.world.coordinator_time()))
+    }
+
+    fn why(&self, why: args::Why) -> Result<String, String> {
+        match self.view(&Query::Why(why.machine))? {
+            View::Why(seen) => Ok(view::why::why(&shown::why(seen), &self.look())),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    fn status(&self, status: &args::update::Status) -> Result<String, String> {
+        let query = Query::Status {
+            selection: Selection {
+                groups: status.select.group.clone(),
+                machines: status.select.machine.clone(),
+            },
+            all: status.all,
+        };
+        let now = self.run.world.coordinator_time();
+        match self.view(&query)? {
+            View::Status(seen) => Ok(view::status::status(
+                &shown::status(seen, now),
+                &self.look(),
+            )),
+            other => Err(format!("{other:?}")),
+        }
+    }
+}
+
+fn link(machine: MachineIndex, works: bool) -> Event {
+    Event::Link {
+        machine,
+        to_coordinator: works,
+        from_coordinator: works,
+    }
+}
+
+fn names(groups: &[common::GroupName]) -> Vec<String> {
+    groups.iter().map(ToString::to_string).collect()
+}
+
+fn number(which: &args::update::Rollout) -> Option<u64> {
+    which.rollout.as_ref().and_then(number_of)
+}
+
+fn answer(approve: &args::update::Approve, reject: bool) -> Command {
+    let rollout = approve.rollout.as_ref().and_then(number_of);
+    Command::Approve { rollout, reject }
+}
+
+/// Words as a shell makes them, as far as stories need it: `'…'` keeps spaces.
+fn shell_words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for character in line.chars() {
+        match character {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            other => words
+                .last_mut()
+                .into_iter()
+                .for_each(|word| word.push(other)),
+        }
+    }
+    words
+}

@@ -1,0 +1,129 @@
+//! What a single attempt may need: a way back that PID 1 owns, and the machine's own hooks.
+
+use integration_tests::fleet::{AGENT_UNIT, Failure};
+
+use super::stage::{Stage, ok, stage};
+
+/// Where a machine's agent is told that it cannot start.
+const OVERRIDE: &str = "/run/systemd/system/lab-updater.service.d";
+
+#[test]
+fn with_the_agent_dead_and_the_network_cut_the_dead_man_timer_takes_the_machine_back() {
+    let Some(stage) = stage() else { return };
+    let node = &stage.nodes()[0];
+    let soon = "limits.attempt_timeout = \"30s\"";
+    stage.install(&stage.system_with(node, soon));
+    let before = stage.settled(node);
+    let cutting = stage.system_with(node, soon).failing(Failure::Network);
+    let paths = stage.prepare(&[cutting]);
+    stage.execute_detached(&[node]);
+    stage.eventually("the new system is active", || {
+        stage.running(node) == paths[0].as_str()
+    });
+    // Not only stopped: the switch that may be at work still would start it again.
+    let die = format!(
+        "mkdir -p {OVERRIDE} && printf '[Unit]\\nConditionPathExists=/none\\n' >{OVERRIDE}/dead.conf
+         systemctl daemon-reload && systemctl stop {AGENT_UNIT}"
+    );
+    ok(stage.fleet().run(node, &["sh", "-ec", &die]));
+    assert!(
+        !ok(stage.fleet().reaches_control(node)),
+        "the new system has cut the network"
+    );
+
+    // Nobody does anything now but systemd.
+    stage.eventually("the machine is back", || stage.running(node) == before);
+    stage.eventually("and on the network", || {
+        ok(stage.fleet().reaches_control(node))
+    });
+    assert_eq!(stage.settled(node), before);
+    let fired = ["journalctl", "--boot", "--grep=nobody called it off"];
+    let fired = ok(stage.fleet().exec(node, &fired));
+    assert_eq!(fired.code(), 0, "{}", stage.scene());
+
+    let live =
+        format!("rm -r {OVERRIDE} && systemctl daemon-reload && systemctl start {AGENT_UNIT}");
+    ok(stage.fleet().run(node, &["sh", "-ec", &live]));
+    stage.await_end();
+    assert_eq!(
+        stage.in_rollout(node)["verdict"],
+        "rolled-back",
+        "{}",
+        stage.scene()
+    );
+    stage.install(&stage.system(node));
+}
+
+/// Where the hooks lie, and what they write down.
+const HOOKS: &str = "/var/lib/hooks";
+
+/// Configuration with all hooks, and a check that is a command.
+const WITH_HOOKS: &str = r#"
+hooks.pre_update = "/var/lib/hooks/pre"
+hooks.post_update = "/var/lib/hooks/post"
+hooks.rollback = "/var/lib/hooks/rollback"
+hooks.backup_check = "/var/lib/hooks/backup"
+[[checks]]
+name = "shell"
+kind = "command"
+command = ["/bin/sh", "-c", "test ! -e /var/lib/hooks/ill"]
+"#;
+
+/// What the hooks have written down since the last time.
+fn told(stage: &Stage, node: &common::MachineName) -> Vec<String> {
+    let log = format!("{HOOKS}/log");
+    let told = ok(stage.fleet().read_file(node, &log));
+    ok(stage.fleet().write_file(node, &log, ""));
+    told.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn hooks_and_command_checks_are_run_by_systemd_and_decide() {
+    let Some(stage) = stage() else { return };
+    let (fleet, node) = (stage.fleet(), &stage.nodes()[1]);
+    for hook in ["pre", "post", "rollback", "backup"] {
+        let fails = format!("test ! -e {HOOKS}/{hook}-fails");
+        let text = format!("#!/bin/sh\necho {hook} >>{HOOKS}/log\n{fails}\n");
+        ok(fleet.write_file(node, &format!("{HOOKS}/{hook}"), &text));
+        let hook = format!("{HOOKS}/{hook}");
+        ok(fleet.run(node, &["chmod", "+x", &hook]));
+    }
+    ok(fleet.write_file(node, &format!("{HOOKS}/log"), ""));
+    stage.install(&stage.system_with(node, WITH_HOOKS));
+
+    let paths = stage.prepare(&[stage.system_with(node, WITH_HOOKS)]);
+    assert_eq!(told(&stage, node), ["backup"]);
+    let executed = stage.execute(&[node], &[]);
+    assert_eq!(executed.code(), 0, "{executed:?}\n{}", stage.scene());
+    assert_eq!(told(&stage, node), ["pre", "post"]);
+    assert_eq!(stage.settled(node), paths[0].as_str());
+
+    // No fresh backup: not even staged.
+    ok(fleet.write_file(node, &format!("{HOOKS}/backup-fails"), ""));
+    let systems = [stage.system_with(node, WITH_HOOKS)];
+    let refused = stage.try_prepare(&systems, &ok(fleet.publish(&systems)));
+    assert_eq!(refused.code(), 1, "{refused:?}");
+    assert!(refused.stdout.contains("backup"), "{refused:?}");
+    ok(fleet.run(node, &["rm", &format!("{HOOKS}/backup-fails")]));
+
+    // The pre-update hook says no: nothing happens.
+    ok(fleet.write_file(node, &format!("{HOOKS}/pre-fails"), ""));
+    stage.prepare(&systems);
+    told(&stage, node);
+    let executed = stage.execute(&[node], &[]);
+    assert_ne!(executed.code(), 0, "{executed:?}");
+    assert_eq!(told(&stage, node), ["pre"]);
+    assert_eq!(stage.settled(node), paths[0].as_str());
+    ok(fleet.run(node, &["rm", &format!("{HOOKS}/pre-fails")]));
+
+    // The post-update hook says no: back, and the rollback hook makes up for the first one.
+    ok(fleet.write_file(node, &format!("{HOOKS}/post-fails"), ""));
+    let executed = stage.execute(&[node], &[]);
+    assert_eq!(executed.code(), 9, "{executed:?}\n{}", stage.scene());
+    let told = told(&stage, node);
+    let scene = || format!("{executed:?}\n{}", stage.scene());
+    assert_eq!(told, ["pre", "post", "rollback"], "{}", scene());
+    assert_eq!(stage.settled(node), paths[0].as_str());
+    ok(fleet.run(node, &["rm", &format!("{HOOKS}/post-fails")]));
+    stage.install(&stage.system(node));
+}
