@@ -439,6 +439,15 @@ mod tests {
     }
 
     #[test]
+    fn a_start_that_is_still_queued_is_no_end() {
+        assert_eq!(look("inactive", "dead", "success", 0, 0), None);
+        assert_eq!(
+            look("inactive", "dead", "success", 1, 0),
+            Some(End::Exited(0))
+        );
+    }
+
+    #[test]
     fn ends_are_read_from_properties() {
         assert_eq!(
             look("active", "exited", "success", 1, 0),

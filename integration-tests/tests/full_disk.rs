@@ -81,19 +81,6 @@ fn known(handle: &Handle, tokens: &[String]) -> bool {
     tokens.iter().all(|id| registry.tokens.contains_key(id))
 }
 
-/// Starts it, waiting until the one before has let go of its store: sled does that from a thread of
-/// its own.
-async fn start(state_dir: &Path) -> Result<Server, ServerError> {
-    loop {
-        match Server::start(&config(state_dir)).await {
-            Err(ServerError::Store(StoreError::InUse(_))) => {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-            started => return started,
-        }
-    }
-}
-
 #[test]
 fn a_coordinator_on_a_full_disk_forgets_nothing_and_says_what_to_do() {
     if !nix::unistd::geteuid().is_root() {

@@ -8,6 +8,8 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use common::{
@@ -29,6 +31,11 @@ use crate::audit::{self, AuditCheck, AuditRecord, Chain};
 
 /// Memory that sled may use to keep pages, in bytes. Its own default is 1 GiB.
 const CACHE: u64 = 64 * 1024 * 1024;
+
+/// How long a store that is in use is waited for: sled's own threads keep the lock for a moment after
+/// a store was closed, and so does a process that is just being killed.
+const LET_GO: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 const KEY_FORMAT: &[u8] = b"format";
 
@@ -396,8 +403,19 @@ pub(super) fn chunk_in(key: &[u8]) -> Result<u32, StoreError> {
     number.ok_or_else(|| StoreError::Content("a key is cut short".to_owned()))
 }
 
+/// Opens the database, waiting for whoever is just letting it go.
 fn open_db(directory: &Path) -> Result<sled::Db, StoreError> {
     clear_half_snapshots(directory)?;
+    let began = Instant::now();
+    loop {
+        match open_unlocked(directory) {
+            Err(StoreError::InUse(_)) if began.elapsed() < LET_GO => thread::sleep(LOOK_AGAIN),
+            opened => return opened,
+        }
+    }
+}
+
+fn open_unlocked(directory: &Path) -> Result<sled::Db, StoreError> {
     let config = sled::Config::new()
         .path(directory)
         .cache_capacity(CACHE)

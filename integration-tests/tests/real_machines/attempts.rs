@@ -2,10 +2,7 @@
 
 use integration_tests::fleet::{AGENT_UNIT, Failure};
 
-use super::stage::{Stage, ok, stage};
-
-/// Where a machine's agent is told that it cannot start.
-const OVERRIDE: &str = "/run/systemd/system/lab-updater.service.d";
+use super::stage::{OVERRIDE, Stage, ok, stage};
 
 #[test]
 fn with_the_agent_dead_and_the_network_cut_the_dead_man_timer_takes_the_machine_back() {
@@ -51,7 +48,6 @@ fn with_the_agent_dead_and_the_network_cut_the_dead_man_timer_takes_the_machine_
         "{}",
         stage.scene()
     );
-    stage.install(&stage.system(node));
 }
 
 /// Where the hooks lie, and what they write down.
@@ -81,6 +77,7 @@ fn told(stage: &Stage, node: &common::MachineName) -> Vec<String> {
 fn hooks_and_command_checks_are_run_by_systemd_and_decide() {
     let Some(stage) = stage() else { return };
     let (fleet, node) = (stage.fleet(), &stage.nodes()[1]);
+    ok(fleet.run(node, &["rm", "-rf", HOOKS]));
     for hook in ["pre", "post", "rollback", "backup"] {
         let fails = format!("test ! -e {HOOKS}/{hook}-fails");
         let text = format!("#!/bin/sh\necho {hook} >>{HOOKS}/log\n{fails}\n");
@@ -124,6 +121,4 @@ fn hooks_and_command_checks_are_run_by_systemd_and_decide() {
     let scene = || format!("{executed:?}\n{}", stage.scene());
     assert_eq!(told, ["pre", "post", "rollback"], "{}", scene());
     assert_eq!(stage.settled(node), paths[0].as_str());
-    ok(fleet.run(node, &["rm", &format!("{HOOKS}/post-fails")]));
-    stage.install(&stage.system(node));
 }

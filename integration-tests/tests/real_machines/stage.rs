@@ -2,6 +2,8 @@
 //! beginning.
 
 use std::{
+    collections::BTreeSet,
+    mem,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -33,7 +35,12 @@ struct Installed {
     nodes: Vec<MachineName>,
     hardening: String,
     versions: Mutex<u32>,
+    /// Machines for which a scenario made a system with a configuration of its own.
+    altered: Mutex<BTreeSet<MachineName>>,
 }
+
+/// Where a scenario puts what must change a machine's agent unit, gone when the next one begins.
+pub(crate) const OVERRIDE: &str = "/run/systemd/system/lab-updater.service.d";
 
 /// The stage while one scenario has it.
 pub(crate) struct Stage {
@@ -70,6 +77,7 @@ impl Installed {
             fleet,
             nodes,
             versions: Mutex::new(1),
+            altered: Mutex::default(),
         };
         // Tokens are only given to machines that the configuration knows.
         installed.import_config();
@@ -118,8 +126,13 @@ impl Stage {
     /// machine that counts as failed.
     fn begin(&self) {
         let fleet = self.fleet();
+        let altered = mem::take(&mut *self.altered());
         for node in self.nodes() {
             ok(fleet.heal(node));
+            if altered.contains(node) {
+                let plain = format!("rm -rf {OVERRIDE} && systemctl daemon-reload");
+                ok(fleet.run(node, &["sh", "-ec", &plain]));
+            }
             ok(fleet.run(node, &["systemctl", "start", AGENT_UNIT]));
         }
         ok(fleet.run(&fleet.control(), &["systemctl", "start", COORDINATOR_UNIT]));
@@ -150,6 +163,14 @@ impl Stage {
                 self.machine(node)["state"] == json!("healthy")
             });
         }
+        for node in &altered {
+            self.install(&self.system(node));
+        }
+    }
+
+    fn altered(&self) -> MutexGuard<'_, BTreeSet<MachineName>> {
+        let altered = &self.installed.altered;
+        altered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The configuration of most scenarios.
@@ -237,8 +258,11 @@ impl Stage {
         self.system_with(node, "")
     }
 
-    /// The same with more in the agent's configuration.
+    /// The same with more in the agent's configuration, until the next scenario begins.
     pub(crate) fn system_with(&self, node: &MachineName, more: &str) -> SystemSpec {
+        if !more.is_empty() {
+            self.altered().insert(node.clone());
+        }
         let versions = &self.installed.versions;
         let mut version = versions.lock().unwrap_or_else(PoisonError::into_inner);
         *version += 1;
