@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{Timestamp, error_chain::Chain};
-use coordinator::{Config, Server, ServerError, driver::Handle, store::StoreError};
+use coordinator::{Config, Server, ServerError, driver::Handle};
 use coordinator_core::{
     Reply, Request,
     identity::{Actor, Holder, Role},
@@ -103,7 +103,7 @@ async fn fill_and_start_again(state: &Path, filler: &Path) {
     let ballast = state.join("ballast");
     let mut tokens = Vec::new();
 
-    let mut server = start(state).await.expect("a coordinator");
+    let mut server = Server::start(&config(state)).await.expect("a coordinator");
     assert!(ballast.exists());
     fill(filler);
     // What it still has room for in its file is taken, then it ends.
@@ -121,7 +121,9 @@ async fn fill_and_start_again(state: &Path, filler: &Path) {
     drop(server);
 
     // On its ballast it starts, knows everything, and works.
-    let mut server = start(state).await.expect("started on its ballast");
+    let mut server = Server::start(&config(state))
+        .await
+        .expect("started on its ballast");
     assert!(!ballast.exists());
     assert!(known(server.handle(), &tokens));
     let id = token(server.handle(), tokens.len() as u64).await;
@@ -135,7 +137,10 @@ async fn fill_and_start_again(state: &Path, filler: &Path) {
     }
     assert!(matches!(server.failed().await, ServerError::Driver(_)));
     drop(server);
-    let refused = start(state).await.err().expect("no room at all");
+    let refused = Server::start(&config(state))
+        .await
+        .err()
+        .expect("no room at all");
     let text = Chain(&refused).to_string();
     assert!(
         text.contains("free some space there and start again"),
@@ -144,7 +149,7 @@ async fn fill_and_start_again(state: &Path, filler: &Path) {
 
     // With space again all is as it was, and a new ballast is kept.
     fs::remove_file(filler).expect("removed");
-    let server = start(state).await.expect("a coordinator");
+    let server = Server::start(&config(state)).await.expect("a coordinator");
     assert!(ballast.exists());
     assert!(known(server.handle(), &tokens));
     server.stop().await.expect("stopped");

@@ -133,6 +133,8 @@ enum Stage {
     Staged,
     Waiting,
     Offline,
+    /// It takes part in this rollout, to another target, first.
+    Engaged(String),
     Failed(Failure),
 }
 
@@ -149,6 +151,8 @@ struct Staging {
     staged: Vec<String>,
     waiting: Vec<String>,
     offline: Vec<String>,
+    /// Machines and the rollouts they take part in first.
+    engaged: BTreeMap<String, String>,
     failed: BTreeMap<String, String>,
     #[serde(skip)]
     hints: BTreeSet<String>,
@@ -162,6 +166,10 @@ impl Staging {
                 Stage::Staged => staging.staged.push(name),
                 Stage::Waiting => staging.waiting.push(name),
                 Stage::Offline => staging.offline.push(name),
+                Stage::Engaged(rollout) => {
+                    staging.hints.insert("lab update status".to_owned());
+                    staging.engaged.insert(name, rollout);
+                }
                 Stage::Failed(failure) => {
                     staging.failed.insert(name, failure.why);
                     staging.hints.insert(failure.hint);
@@ -183,9 +191,15 @@ impl Staging {
             .offline
             .iter()
             .map(|name| row(name, "offline", "catches up later"));
+        let engaged = self.engaged.iter().map(|(name, rollout)| {
+            let why = format!("stages it when its part of {rollout} is over");
+            row(name, "later", &why)
+        });
         let waiting = self.waiting.iter().map(|name| row(name, "staging", ""));
-        let mut text = look.columns(0, failed.chain(offline).chain(waiting));
-        let all = self.staged.len() + self.waiting.len() + self.offline.len() + self.failed.len();
+        let rows = failed.chain(offline).chain(engaged).chain(waiting);
+        let mut text = look.columns(0, rows);
+        let later = self.waiting.len() + self.offline.len() + self.engaged.len();
+        let all = self.staged.len() + later + self.failed.len();
         text.push_str(&format!(
             "{} of {} staged\n",
             self.staged.len(),
@@ -295,6 +309,7 @@ fn stage(machine: &Machine) -> Stage {
     match machine.state.as_str() {
         _ if machine.staged || runs_it => Stage::Staged,
         "offline" | "never-seen" => Stage::Offline,
+        _ if !machine.engaged.is_empty() => Stage::Engaged(machine.engaged.clone()),
         _ => Stage::Waiting,
     }
 }
@@ -326,6 +341,9 @@ fn tell(progress: &Progress<'_>, before: &BTreeMap<String, Stage>, now: &BTreeMa
             Stage::Staged => format!("{name}  ✔ staged"),
             Stage::Waiting => format!("{name}  ▶ staging"),
             Stage::Offline => format!("{name}  ⚠ offline, catches up later"),
+            Stage::Engaged(rollout) => {
+                format!("{name}  ⚠ stages it when its part of {rollout} is over")
+            }
             Stage::Failed(failure) => format!("{name}  ✖ failed: {}", failure.why),
         });
     }
@@ -377,6 +395,11 @@ mod tests {
         assert_eq!(stage(&machine("healthy", false, "/r")), Stage::Waiting);
         assert_eq!(stage(&machine("offline", false, "/r")), Stage::Offline);
         assert_eq!(stage(&machine("never-seen", false, "")), Stage::Offline);
+        let mut engaged = machine("healthy", false, "/r");
+        engaged.engaged = "r-3".into();
+        assert_eq!(stage(&engaged), Stage::Engaged("r-3".into()));
+        engaged.staged = true;
+        assert_eq!(stage(&engaged), Stage::Staged);
     }
 
     #[test]
@@ -398,6 +421,7 @@ mod tests {
             ("b", Stage::Offline),
             ("c", Stage::Failed(full.clone())),
             ("d", Stage::Failed(full)),
+            ("e", Stage::Engaged("r-3".into())),
         ]);
         assert_eq!(failed.exit(), Exit::No);
         assert_eq!(
@@ -405,8 +429,10 @@ mod tests {
             "c  ✖ failed   no space left\n\
              d  ✖ failed   no space left\n\
              b  ⚠ offline  catches up later\n\
-             1 of 4 machines staged\n\
-             try: lab update prepare\n"
+             e  ○ later    stages it when its part of r-3 is over\n\
+             1 of 5 machines staged\n\
+             try: lab update prepare\n\
+             try: lab update status\n"
         );
     }
 }

@@ -25,10 +25,10 @@ fn row(machine: &Machine, look: &Look) -> Vec<String> {
         remarks.push(machine.step.clone());
     }
     if !machine.target.is_empty() && machine.target != machine.running {
-        let staged = if machine.staged {
-            "staged"
-        } else {
-            "not staged"
+        let staged = match (machine.staged, machine.engaged.as_str()) {
+            (true, _) => "staged".to_owned(),
+            (false, "") => "not staged".to_owned(),
+            (false, rollout) => format!("staged when {rollout} is over"),
         };
         remarks.push(format!(
             "→ {}, {staged}",

@@ -29,9 +29,7 @@ impl Fleet {
     /// Decides one request. The changes are applied in memory when this returns; nothing of the
     /// decision may leave the process before they are durable.
     pub fn handle(&mut self, now: Timestamp, request: Request) -> Decision {
-        // A clock that steps back does not undo what it made true.
-        let now = now.max(self.hearsay.now);
-        self.hearsay.now = now;
+        let now = self.follow_clock(now);
         let mut draft = Draft::default();
         if self.hearsay.deadline <= now {
             self.advance(now, &mut draft);

@@ -5,6 +5,7 @@ mod index;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     time::Duration,
 };
 
@@ -91,7 +92,7 @@ impl Stop {
 /// What is known from heartbeats and questions only. A restart begins anew, on the safe side.
 #[derive(Clone, Debug)]
 pub struct Hearsay {
-    /// The newest time seen: time never goes back for a decision.
+    /// The time of the newest decision.
     pub now: Timestamp,
     /// When the coordinator began to listen: before that, nobody can be called silent.
     pub since: Timestamp,
@@ -119,6 +120,9 @@ pub struct CheckWanted {
     /// How long it may take.
     pub timeout: Duration,
 }
+
+/// How far a clock may step back and still be taken for standing still.
+pub const STEP_BACK: Duration = Duration::from_secs(2);
 
 /// The fleet.
 #[derive(Clone, Debug)]
@@ -161,6 +165,27 @@ impl Fleet {
             fleet.all_moved(number, now);
         }
         fleet
+    }
+
+    /// Takes the time of a decision from the clock. A small step back does not undo what was true a
+    /// moment ago. After a larger one the time before it was wrong: windows are judged by the new one
+    /// at once, and everything else begins anew as it does at a restart.
+    pub(crate) fn follow_clock(&mut self, now: Timestamp) -> Timestamp {
+        if now + STEP_BACK >= self.hearsay.now {
+            self.hearsay.now = self.hearsay.now.max(now);
+            return self.hearsay.now;
+        }
+        let facts = mem::take(&mut self.facts);
+        let mut anew = Self::load(facts, now);
+        anew.hearsay.checks = mem::take(&mut self.hearsay.checks);
+        anew.hearsay.last_check = self.hearsay.last_check;
+        for machine in anew.facts.machines.values_mut() {
+            machine.heard.at = machine.heard.at.map(|at| at.min(now));
+        }
+        #[cfg(feature = "seeded-bugs")]
+        let anew = anew.with_bug(self.bug);
+        *self = anew;
+        now
     }
 
     /// A new fleet, without configuration or machines.

@@ -60,9 +60,12 @@ impl Fleet {
             | PlaceState::Refused
             | PlaceState::Failed
             | PlaceState::RebootRequired
-            | PlaceState::Skipped => Err(WaitReason::Final {
-                state: place.state.word().to_owned(),
-            }),
+            | PlaceState::Skipped => {
+                let state = place.state.word().to_owned();
+                let ended = place.state.is_final();
+                let not_staged = ended.then(|| self.not_staged(machine)).flatten();
+                Err(not_staged.unwrap_or(WaitReason::Final { state }))
+            }
         }
     }
 
@@ -72,10 +75,22 @@ impl Fleet {
         match known.and_then(|machine| Some((machine, machine.pin.as_ref()?))) {
             None => WaitReason::NoTarget,
             Some((machine, pin)) if machine.runs(&pin.target) => WaitReason::UpToDate,
-            Some((machine, pin)) => machine
-                .declined(&pin.target, pin.wish())
-                .unwrap_or(WaitReason::NoRollout),
+            Some(_) => self.not_staged(machine).unwrap_or(WaitReason::NoRollout),
         }
+    }
+
+    /// Why a machine does not stage what it was pinned to last.
+    fn not_staged(&self, machine: &MachineName) -> Option<WaitReason> {
+        let machine = self.facts().machines.get(machine)?;
+        let pin = machine.pin.as_ref()?;
+        machine.declined(&pin.target, pin.wish())
+    }
+
+    /// The part in an unfinished rollout that the machine does not have behind it.
+    pub(crate) fn engagement(&self, machine: &MachineName) -> Option<(&Rollout, &Place)> {
+        let at = self.index().place_of.get(machine).copied()?;
+        let (rollout, _, place) = self.at(at)?;
+        (!place.state.is_final()).then_some((rollout, place))
     }
 
     /// The place, its group and its rollout.

@@ -129,6 +129,8 @@ pub struct MachineView {
     pub target: Option<Target>,
     /// Whether that is staged.
     pub staged: bool,
+    /// The unfinished rollout to another target that it takes part in, and only then stages its own.
+    pub engaged: Option<common::RolloutId>,
     /// When it was last heard of.
     pub last_seen: Option<Timestamp>,
     /// Its newest check results.
@@ -314,7 +316,11 @@ impl Fleet {
             let staged = target.as_ref().is_some_and(|target| {
                 machine.is_some_and(|m| m.staged(target).is_some() || m.runs(target))
             });
+            let engaged = self.engagement(&name);
+            let engaged = engaged.filter(|(_, place)| Some(&place.target) != target.as_ref());
+            let engaged = engaged.map(|(rollout, _)| rollout.id.clone());
             MachineView {
+                engaged,
                 group: self.group_of(&name).cloned(),
                 state: self.word_of(&name, now),
                 away,

@@ -267,10 +267,10 @@ impl Fleet {
         })
     }
 
-    /// What the machine should obtain before its turn comes, or what it turned out to have.
+    /// What the machine should obtain before its turn comes, or what it turned out to have. Whoever
+    /// has its part of a rollout behind it obtains what the next one will want.
     fn next_to_stage(&mut self, name: &MachineName, draft: &mut Draft) -> Option<Directive> {
-        if let Some(at) = self.index().place_of.get(name).copied() {
-            let (rollout, _, place) = self.at(at)?;
+        if let Some((rollout, place)) = self.engagement(name) {
             if place.state != PlaceState::Pending || rollout.action == Action::Reboot {
                 return None;
             }

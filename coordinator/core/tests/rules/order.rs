@@ -1,5 +1,7 @@
 //! Order: dependencies, stagger, waves, canary, soak, approval, windows, late machines.
 
+use std::time::Duration;
+
 use common::{HealthState, OutcomeKind};
 use coordinator_core::{
     request::{OperatorRequest, Refusal},
@@ -165,6 +167,35 @@ fn nobody_goes_outside_the_window_or_too_late_in_it() {
     world.pass(minutes(24 * 60 - 41));
     world.update("b");
     assert_eq!(*world.state(&rollout), RolloutState::Finished);
+}
+
+#[test]
+fn a_clock_that_is_set_back_is_followed() {
+    let groups = json!({ "web": { "machines": ["a", "b"], "updatePolicy": "aggressive",
+        "maintenanceWindow": "02:00-03:00", "expectedDuration": "20m" } });
+    let mut world = World::new(groups, json!({ "maxParallel": 1 }));
+    let rollout = world.execute();
+    let true_time = world.now;
+    world.now = true_time + minutes(24 * 60 + 125);
+    let grant = world.go("a");
+    // What the wrong time made seem open is closed, and who is away keeps its slot.
+    world.now = true_time;
+    world.waits_for("b", "window-closed");
+    world.pass(minutes(121));
+    world.waits_for("b", "group-limit");
+    world.end("a", &grant, OutcomeKind::Confirmed);
+    world.update("b");
+    assert_eq!(*world.state(&rollout), RolloutState::Finished);
+}
+
+#[test]
+fn a_clock_that_stumbles_stands_still_for_a_moment() {
+    let groups = json!({ "web": { "machines": ["a"], "updatePolicy": "aggressive" } });
+    let mut world = World::new(groups, json!({}));
+    let before = world.now;
+    world.now = before - Duration::from_secs(1);
+    world.poll("a");
+    assert_eq!(world.fleet.hearsay().now, before);
 }
 
 #[test]

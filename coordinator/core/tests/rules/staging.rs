@@ -3,7 +3,7 @@
 use common::{Declined, DeclinedKind, Target};
 use coordinator_core::{
     WaitReason,
-    request::{AgentRequest, Directive, OperatorRequest},
+    request::{AgentRequest, Directive, OperatorRequest, Selection},
     view::{Query, View},
 };
 use serde_json::json;
@@ -18,7 +18,11 @@ fn world() -> World {
 }
 
 fn pin(world: &mut World) {
-    let targets = vec![(name("a"), Target::Closure(path("3")))];
+    pin_to(world, "3");
+}
+
+fn pin_to(world: &mut World, system: &str) {
+    let targets = vec![(name("a"), Target::Closure(path(system)))];
     world.done(OperatorRequest::PinTargets {
         targets,
         reason: String::new(),
@@ -27,11 +31,16 @@ fn pin(world: &mut World) {
 
 /// The wish of the coordinator's order to stage; polls once.
 fn told_to_stage(world: &mut World) -> u64 {
+    order(world).0
+}
+
+/// The coordinator's order to stage; polls once.
+fn order(world: &mut World) -> (u64, Target) {
     let report = world.reports.get_mut(&name("a")).expect("a");
     report.sequence += 1;
     let report = Box::new(report.clone());
     match world.agent("a", AgentRequest::Poll { report }).reply {
-        coordinator_core::Reply::Directive(Directive::Stage { wish, .. }) => wish,
+        coordinator_core::Reply::Directive(Directive::Stage { wish, target, .. }) => (wish, target),
         other => panic!("not told to stage: {other:?}"),
     }
 }
@@ -105,5 +114,38 @@ fn a_machine_of_a_rollout_waits_for_the_same_reason() {
     assert_eq!(why(&world), Some(WaitReason::Staging));
     decline(&mut world, 0, DeclinedKind::StagingFailed);
     told_to_stage(&mut world);
+    assert_eq!(why(&world), no_space());
+}
+
+fn engaged(world: &World) -> bool {
+    let every = Query::Machines(Selection::default());
+    match world.fleet.view(&every, world.now) {
+        View::Machines(machines) => machines[0].engaged.is_some(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_newer_target_is_staged_once_the_part_of_the_rollout_is_over() {
+    let mut world = world();
+    world.execute();
+    assert!(!engaged(&world), "it is the same target");
+    pin_to(&mut world, "4");
+    assert_eq!(order(&mut world).1, Target::Closure(path("2")));
+    assert!(engaged(&world), "the rollout comes first");
+    world.update("a");
+    assert_eq!(world.fleet.facts().rollouts.len(), 1);
+    let (wish, target) = order(&mut world);
+    assert_eq!(target, Target::Closure(path("4")));
+    assert!(!engaged(&world), "its part is over, though b's is not");
+
+    let declined = Declined {
+        target,
+        wish,
+        kind: DeclinedKind::StagingFailed,
+        reason: "no space left".to_owned(),
+    };
+    world.reports.get_mut(&name("a")).expect("a").declined = Some(declined);
+    order(&mut world);
     assert_eq!(why(&world), no_space());
 }

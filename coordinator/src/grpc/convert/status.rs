@@ -289,6 +289,7 @@ pub(crate) fn machine(view: MachineView, now: Timestamp) -> wire::Machine {
             .as_ref()
             .map_or_else(String::new, Target::to_string),
         staged: view.staged,
+        engaged: view.engaged.map(String::from).unwrap_or_default(),
         boot_id: report.map_or_else(String::new, |report| report.boot_id.to_string()),
         agent_version: report.map_or_else(String::new, |report| report.agent_version.clone()),
         last_seen: view.last_seen.map(time),
