@@ -24,9 +24,6 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 /// Life of the CA.
 const CA_LIFE: Duration = days(10 * 365);
 
-/// Life of the coordinator's own certificate; renewed by itself.
-const COORDINATOR_LIFE: Duration = days(30);
-
 /// How long certificates live, in real time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lives {
@@ -34,6 +31,8 @@ pub struct Lives {
     pub machine: Duration,
     /// Those of operators.
     pub operator: Duration,
+    /// The coordinator's own; renewed by itself.
+    pub coordinator: Duration,
 }
 
 impl Default for Lives {
@@ -42,6 +41,7 @@ impl Default for Lives {
             // Long enough for a machine that is off over a holiday weekend.
             machine: days(7),
             operator: days(30),
+            coordinator: days(30),
         }
     }
 }
@@ -208,7 +208,11 @@ impl Ca {
     /// A key and a certificate for the coordinator itself.
     pub fn coordinator(&self) -> Result<Identity, CaError> {
         let key = new_key()?;
-        let params = leaf(&Subject::Coordinator, &Serial::random()?, COORDINATOR_LIFE)?;
+        let params = leaf(
+            &Subject::Coordinator,
+            &Serial::random()?,
+            self.lives.coordinator,
+        )?;
         let leaf = params
             .signed_by(&key, &self.issuer)
             .map_err(CaError::Sign)?;

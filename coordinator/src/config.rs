@@ -54,6 +54,7 @@ struct Raw {
 struct RawLives {
     machine: Option<serde_json::Value>,
     operator: Option<serde_json::Value>,
+    coordinator: Option<serde_json::Value>,
 }
 
 /// Only tests and the demo have this section.
@@ -182,6 +183,11 @@ impl Raw {
                 certificates.operator,
                 usual.operator,
             ),
+            coordinator: life(
+                "certificates.coordinator",
+                certificates.coordinator,
+                usual.coordinator,
+            ),
         };
         let (Some(listen), Some(enrol_listen), true) = (listen, enrol_listen, faults.is_empty())
         else {
@@ -261,8 +267,10 @@ mod tests {
 
     #[test]
     fn certificates_live_as_long_as_is_said() {
-        let config = parse("state_dir = '/x'\ncertificates.machine = '36h'").expect("valid");
+        let text = "state_dir = '/x'\ncertificates.machine = '36h'\ncertificates.coordinator = 60";
+        let config = parse(text).expect("valid");
         assert_eq!(config.lives.machine, Duration::from_secs(36 * 3600));
+        assert_eq!(config.lives.coordinator, Duration::from_secs(60));
         assert_eq!(config.lives.operator, Lives::default().operator);
     }
 

@@ -29,9 +29,6 @@ use crate::{
     tls::{OwnCertificate, TlsError},
 };
 
-/// How often the coordinator's own certificate is replaced: long before it ends.
-const OWN_RENEWAL: Duration = Duration::from_secs(10 * 24 * 3600);
-
 /// Why the coordinator does not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -259,10 +256,13 @@ fn streams(
     })
 }
 
-/// Replaces the coordinator's certificate every now and then. Never returns.
+/// Replaces the coordinator's certificate after a third of its life. Never returns.
 async fn renew_own(ca: Arc<Ca>, certificate: Arc<OwnCertificate>) {
+    // Certificates live in the host's time, whatever clock the fleet has.
+    let clock = platform::clock::Clock::system();
     loop {
-        tokio::time::sleep(OWN_RENEWAL).await;
+        let due = clock.now() + ca.lives().coordinator / 3;
+        clock.sleep_until(due).await;
         let renewed = ca
             .coordinator()
             .map_err(ServerError::from)

@@ -5,6 +5,7 @@ mod bed;
 use std::{sync::Arc, time::Duration};
 
 use bed::Bed;
+use coordinator::{Server, store::memory::MemoryStore};
 use lab_proto::operator::{StatusRequest, operator_client::OperatorClient};
 use platform::{
     channel::{self, ConnectError, Timeouts, TlsFault},
@@ -15,6 +16,7 @@ use rcgen::{
     KeyPair, SanType,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -138,6 +140,32 @@ async fn a_certificate_of_the_fleet_is_required() {
             "{names:?}"
         );
     }
+}
+
+/// The leaf certificate that the coordinator shows.
+async fn shown_by(server: &Server, identity: &Identity) -> Vec<u8> {
+    let client = identity.client_config();
+    let stream = TcpStream::connect(server.address()).await.expect("TCP");
+    let name = ServerName::try_from(SERVER_NAME).expect("a name");
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+    let stream = connector.connect(name, stream).await.expect("trusted");
+    let shown = stream.get_ref().1.peer_certificates().expect("a chain");
+    shown[0].to_vec()
+}
+
+#[tokio::test]
+async fn the_coordinator_renews_its_own_certificate() {
+    let directory = TempDir::new().expect("a directory");
+    let mut config = bed::config_in(&directory);
+    config.lives.coordinator = Duration::from_secs(3);
+    let server = Server::start_with(&config, Box::new(MemoryStore::new()))
+        .await
+        .expect("a coordinator");
+    let admin = Identity::load(&directory.path().join("admin.pem")).expect("an identity");
+    let first = shown_by(&server, &admin).await;
+    // An ended one would not be trusted.
+    tokio::time::sleep(config.lives.coordinator + Duration::from_secs(1)).await;
+    assert_ne!(shown_by(&server, &admin).await, first);
 }
 
 #[tokio::test]
