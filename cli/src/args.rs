@@ -1,6 +1,8 @@
 //! What can be typed: declarations and nothing else.
 
 pub mod config;
+#[cfg(test)]
+mod handbook;
 pub mod machines;
 pub mod parse;
 pub mod trust;
