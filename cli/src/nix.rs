@@ -194,16 +194,23 @@ fn shown(program: &OsStr, words: &[OsString]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     const SYSTEM: &str = r#"derivation { name = "nixos-system-web-01-26.05";
         system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; }"#;
 
+    /// Whether Nix is there. The first one to use it makes its database: two at once are in each
+    /// other's way.
     fn installed() -> bool {
-        std::process::Command::new("nix")
-            .arg("--version")
-            .output()
-            .is_ok()
+        static THERE: LazyLock<bool> = LazyLock::new(|| {
+            std::process::Command::new("nix-store")
+                .arg("--init")
+                .output()
+                .is_ok()
+        });
+        *THERE
     }
 
     #[test]

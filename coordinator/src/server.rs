@@ -88,7 +88,12 @@ impl Server {
     /// Opens everything and begins to serve. Returns once connections are taken.
     pub async fn start(config: &Config) -> Result<Self, ServerError> {
         create_state_dir(&config.state_dir)?;
-        let store = SledStore::open(&config.state_dir.join("store"))?;
+        let directory = config.state_dir.join("store");
+        // Opening may have to wait for a coordinator of this very runtime to let go.
+        let opened = tokio::task::spawn_blocking(move || SledStore::open(&directory));
+        let store = opened
+            .await
+            .map_err(|error| ServerError::Thread(error.into()))??;
         Self::start_with(config, Box::new(store)).await
     }
 

@@ -46,5 +46,8 @@ fn the_page_of_commands_is_what_the_program_says() {
         fs::write(&page, &text).expect("written");
     }
     let page = fs::read_to_string(&page).expect("docs/commands.md");
-    assert!(page == text, "docs/commands.md is out of date: set {UPDATE}=1");
+    assert!(
+        page == text,
+        "docs/commands.md is out of date: set {UPDATE}=1"
+    );
 }

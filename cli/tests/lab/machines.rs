@@ -130,6 +130,9 @@ async fn health_and_verification_say_yes_or_no() {
     }
 }
 
+/// Nothing is asked of the world's cache, and root builds as itself where nobody made users for it.
+const NIX_CONFIG: &str = "substituters =\nbuild-users-group =";
+
 /// The whole way through real Nix: lock, build, sign, copy to a cache, pin what came out.
 #[tokio::test]
 async fn a_flake_is_built_signed_pushed_and_pinned() {
@@ -170,8 +173,7 @@ async fn a_flake_is_built_signed_pushed_and_pinned() {
     let sign = format!("--sign-key={}", key.display());
     let push = format!("--push-to=file://{}/cache", home.display());
     let mut command = lab(&coordinator, &["update", "prepare", &flake, &sign, &push]);
-    // Nothing may be asked of the world's cache.
-    command.env("NIX_CONFIG", "substituters =");
+    command.env("NIX_CONFIG", NIX_CONFIG);
     let (code, out, err) = ended(command.output().await.expect("started"));
     assert_eq!(code, 0, "{out}{err}");
     let said = coordinator.said("pin_targets");
@@ -191,7 +193,7 @@ async fn a_flake_is_built_signed_pushed_and_pinned() {
     fleet.machines.push(absent);
     let coordinator = Coordinator::start(Script::default().says("list_machines", fleet)).await;
     let mut command = lab(&coordinator, &["update", "prepare", &flake]);
-    command.env("NIX_CONFIG", "substituters =");
+    command.env("NIX_CONFIG", NIX_CONFIG);
     let (code, _, err) = ended(command.output().await.expect("started"));
     assert_eq!(code, 2, "{err}");
     assert!(
