@@ -131,3 +131,60 @@ fn unknown_keys_are_refused_with_their_line() {
         assert!(matches!(error, ConfigError::Syntax { .. }), "{error}");
     }
 }
+
+/// The file that the handbook shows.
+const EXAMPLE: &str = include_str!("../../../docs/examples/agent.toml");
+
+/// The keys that a table of the file may have, as the reader itself names them.
+fn keys_of(table: &str) -> Vec<String> {
+    let needed = match table {
+        "" => "coordinator = \"hub:7443\"\n",
+        _ => "machine = \"a\"\ncoordinator = \"hub:7443\"\n",
+    };
+    let header = if table.is_empty() {
+        String::new()
+    } else {
+        format!("[{table}]\n")
+    };
+    let error = load(&format!("{needed}{header}no_such_key = 1\n")).expect_err("unknown");
+    let text = error.to_string();
+    let (_, listed) = text.split_once("expected ").expect("a list of keys");
+    let words = listed.split('`').skip(1).step_by(2);
+    words.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_example_has_every_key_and_shows_the_defaults() {
+    let example = load(EXAMPLE).expect("without a fault");
+    for table in ["", "executor", "hooks", "limits", "clock"] {
+        let keys = keys_of(table);
+        assert!(keys.len() >= 3, "{table}: {keys:?}");
+        for key in keys {
+            let said = EXAMPLE.lines().any(|line| {
+                let line = line.trim_start_matches("# ");
+                line.starts_with(&format!("{key} ="))
+                    || [format!("[{key}]"), format!("[[{key}]]")].contains(&line.to_owned())
+            });
+            assert!(said, "{table}.{key} is not in the example");
+        }
+    }
+    let small =
+        load("machine = \"web-01\"\ncoordinator = \"coordinator.example.org:7443\"").expect("good");
+    assert_eq!(example.checks.len(), 9, "one of each kind");
+    let shown = Config {
+        token_file: None,
+        hooks: Hooks {
+            timeout: example.hooks.timeout,
+            ..small.hooks.clone()
+        },
+        limits: Limits {
+            attempt_timeout: None,
+            memory_max: None,
+            tasks_max: None,
+            ..example.limits
+        },
+        checks: Vec::new(),
+        ..example
+    };
+    assert_eq!(format!("{shown:?}"), format!("{small:?}"));
+}
