@@ -5,7 +5,10 @@ use common::{
     Timestamp,
     text::{REASON_MAX, tame_line},
 };
-use coordinator_core::{identity::Role, request::AuditEntry};
+use coordinator_core::{
+    identity::{Actor, Role, Who},
+    request::AuditEntry,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -26,11 +29,15 @@ pub struct AuditBody {
     pub sequence: u64,
     /// When.
     pub at: Timestamp,
-    /// Who.
+    /// What kind of asker.
+    #[serde(default)]
+    pub actor_kind: ActorKind,
+    /// Who: the name, or the id of the token; empty when the kind says it all.
     pub actor: String,
-    /// In which role.
-    pub role: Role,
-    /// Serial number of the certificate.
+    /// In which role; operators have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// Serial number of the certificate; empty when none was shown.
     pub serial: String,
     /// What was asked, one word.
     pub action: String,
@@ -40,6 +47,36 @@ pub struct AuditBody {
     pub reason: String,
     /// `done`, or why not.
     pub result: String,
+}
+
+/// What kind of asker a record names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ActorKind {
+    /// An operator; records of before there were kinds are all of operators.
+    #[default]
+    Operator,
+    /// A machine.
+    Machine,
+    /// Whoever showed a token.
+    Token,
+    /// Somebody unknown.
+    Stranger,
+    /// The coordinator itself.
+    System,
+}
+
+impl ActorKind {
+    /// The word that the audit log shows.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Machine => "machine",
+            Self::Token => "token",
+            Self::Stranger => "stranger",
+            Self::System => "system",
+        }
+    }
 }
 
 /// A record and its hash.
@@ -88,12 +125,14 @@ impl Chain {
         at: Timestamp,
         entry: &AuditEntry,
     ) -> Result<(u64, Vec<u8>), serde_json::Error> {
+        let who = Named::of(&entry.who);
         let body = AuditBody {
             sequence: self.records + 1,
             at,
-            actor: entry.actor.name.to_string(),
-            role: entry.actor.role,
-            serial: entry.actor.serial.clone(),
+            actor_kind: who.kind,
+            actor: who.name.to_owned(),
+            role: who.role,
+            serial: who.serial.to_owned(),
             action: tame_line(&entry.action, TEXT_MAX),
             object: tame_line(&entry.object, TEXT_MAX),
             reason: tame_line(&entry.reason, REASON_MAX),
@@ -103,6 +142,39 @@ impl Chain {
         self.head = hash(&self.head, &json);
         self.records += 1;
         Ok((self.records, [&self.head, json.as_slice()].concat()))
+    }
+}
+
+/// Who it was, as a record says it.
+struct Named<'a> {
+    kind: ActorKind,
+    name: &'a str,
+    role: Option<Role>,
+    serial: &'a str,
+}
+
+impl<'a> Named<'a> {
+    fn of(who: &'a Who) -> Self {
+        let plain = |kind, name| Self {
+            kind,
+            name,
+            role: None,
+            serial: "",
+        };
+        match who {
+            Who::Operator(Actor { name, role, serial }) => Self {
+                role: Some(*role),
+                serial,
+                ..plain(ActorKind::Operator, name.as_str())
+            },
+            Who::Machine { name, serial } => Self {
+                serial,
+                ..plain(ActorKind::Machine, name.as_str())
+            },
+            Who::Token(id) => plain(ActorKind::Token, id),
+            Who::Stranger => plain(ActorKind::Stranger, ""),
+            Who::System => plain(ActorKind::System, ""),
+        }
     }
 }
 
@@ -158,21 +230,19 @@ fn hash(before: &Hash, json: &[u8]) -> Hash {
 
 #[cfg(test)]
 mod tests {
-    use coordinator_core::identity::Actor;
-
     use super::*;
 
     fn entries(count: usize) -> Vec<Vec<u8>> {
-        let actor = Actor {
+        let who = Who::Operator(Actor {
             name: "ada".parse().expect("a name"),
             role: Role::Admin,
             serial: "4f".into(),
-        };
+        });
         let mut chain = Chain::default();
         (0..count)
             .map(|n| {
                 let entry = AuditEntry {
-                    actor: actor.clone(),
+                    who: who.clone(),
                     action: "pause".into(),
                     object: format!("rollout r{n}"),
                     reason: String::new(),
@@ -209,6 +279,59 @@ mod tests {
                 assert_eq!(found.records, record as u64, "byte {byte}");
                 assert!(found.fault.is_some());
             }
+        }
+    }
+
+    #[test]
+    fn records_of_before_there_were_kinds_are_read() {
+        let json = br#"{"sequence":1,"at":5,"actor":"ada","role":"admin","serial":"4f",
+            "action":"pause","object":"rollout r1","reason":"","result":"done"}"#;
+        let kept = [&hash(&ORIGIN, json), json.as_slice()].concat();
+        assert_eq!(check(std::slice::from_ref(&kept)).fault, None);
+        let body = read(&kept).expect("readable").body;
+        assert_eq!(
+            (body.actor_kind, body.role),
+            (ActorKind::Operator, Some(Role::Admin))
+        );
+    }
+
+    #[test]
+    fn a_record_says_who_it_was_of_every_kind() {
+        let name = || "web-01".parse().expect("a name");
+        let serial = || "5a".to_owned();
+        let kinds = [
+            (
+                Who::Machine {
+                    name: name(),
+                    serial: serial(),
+                },
+                "machine",
+                "web-01",
+                "5a",
+            ),
+            (Who::Token("t7".into()), "token", "t7", ""),
+            (Who::Stranger, "stranger", "", ""),
+            (Who::System, "system", "", ""),
+        ];
+        for (who, kind, name, serial) in kinds {
+            let entry = AuditEntry {
+                who,
+                action: "enrol".into(),
+                object: String::new(),
+                reason: String::new(),
+                result: "done".into(),
+            };
+            let (_, kept) = Chain::default().link(Timestamp(5), &entry).expect("JSON");
+            let body = read(&kept).expect("readable").body;
+            assert_eq!(
+                (
+                    body.actor_kind.word(),
+                    body.actor.as_str(),
+                    body.serial.as_str()
+                ),
+                (kind, name, serial)
+            );
+            assert_eq!(body.role, None);
         }
     }
 

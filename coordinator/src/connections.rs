@@ -155,14 +155,17 @@ impl Connections {
 
     /// Ends every connection whose certificate is not good any more, whenever that changes.
     pub async fn end_revoked(self: Arc<Self>, handle: Handle) {
-        let mut changes = handle.registry_changes();
-        while changes.changed().await.is_ok() {
-            let registry = changes.borrow_and_update().clone();
+        let mut ends = handle.ended_certificates();
+        while ends.changed().await.is_ok() {
+            let registry = handle.registry();
             self.open().by_id.retain(|_, (serial, _)| {
                 let certificate = registry.certificates.get(serial);
                 let good = certificate.is_some_and(|certificate| !certificate.revoked);
                 if !good {
-                    tracing::info!(serial, "closing a connection: its certificate was revoked");
+                    tracing::info!(
+                        serial,
+                        "closing a connection: its certificate was revoked, or ended long ago"
+                    );
                 }
                 good
             });

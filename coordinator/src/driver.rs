@@ -8,16 +8,16 @@
 //! anything, and the next start reads back what is on disk.
 
 mod handle;
+mod identities;
 mod parked;
 mod watchers;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
 use common::{Epoch, MachineName, Timestamp};
 use coordinator_core::{
-    Change, Decision, Fleet, Reply, Request,
+    Decision, Fleet, Reply, Request,
     history::Entry,
-    identity::Registry,
     request::{AgentRequest, Directive, OperatorRequest},
 };
 use platform::clock::Clock;
@@ -28,6 +28,7 @@ pub use watchers::{Event, Signal};
 
 use self::{
     handle::{Asked, Message},
+    identities::Publisher,
     parked::Parked,
     watchers::Watchers,
 };
@@ -73,7 +74,7 @@ pub struct Driver {
     /// Machines whose waiting poll is to be decided again after a broadcast, in the turns to come.
     again: VecDeque<MachineName>,
     watchers: Watchers,
-    registry: watch::Sender<Arc<Registry>>,
+    identities: Publisher,
     revision: watch::Sender<u64>,
     tellings: mpsc::Sender<Telling>,
 }
@@ -108,9 +109,9 @@ impl Driver {
     ) -> Result<(Self, Handle), StoreError> {
         let fleet = loaded.replay(clock.now())?;
         let (sender, queue) = mpsc::channel(QUEUE);
-        let registry = watch::Sender::new(Arc::new(fleet.facts().registry.clone()));
+        let identities = Publisher::new(fleet.facts().registry.clone());
         let revision = watch::Sender::new(0);
-        let handle = Handle::new(sender, registry.subscribe(), revision.subscribe());
+        let handle = Handle::new(sender, identities.reader(), revision.subscribe());
         let driver = Self {
             fleet,
             store,
@@ -119,7 +120,7 @@ impl Driver {
             parked: Parked::default(),
             again: VecDeque::new(),
             watchers: Watchers::default(),
-            registry,
+            identities,
             revision,
             tellings,
         };
@@ -297,19 +298,7 @@ impl Driver {
 
     /// Everything that leaves the process leaves here.
     fn let_out(&mut self, batch: &Batch, out: Outbox) {
-        let identities = batch.changes.iter().any(|change| {
-            matches!(
-                change,
-                Change::TokenCreated { .. }
-                    | Change::TokenRevoked { .. }
-                    | Change::CertificateIssued { .. }
-                    | Change::CertificateRevoked { .. }
-            )
-        });
-        if identities {
-            let registry = Arc::new(self.fleet.facts().registry.clone());
-            self.registry.send_replace(registry);
-        }
+        self.identities.follow(&batch.changes);
         if out.broadcast {
             self.watchers.broadcast(&self.fleet);
         }

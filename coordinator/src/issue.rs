@@ -1,6 +1,6 @@
 //! Certificates, from the request to the signature: the fact is durable before the CA signs.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use common::{Timestamp, token::EnrolmentToken};
 use coordinator_core::{
@@ -66,28 +66,35 @@ impl Issuance {
         &self.ca
     }
 
-    /// Trades a token for a certificate.
+    /// Trades a token, shown from this address, for a certificate.
     pub async fn enrol(
         &self,
         token: &EnrolmentToken,
         request_pem: &str,
+        from: IpAddr,
     ) -> Result<Issued, IssueError> {
         // Before the token is spent: a request that cannot be signed costs nobody a token.
         let request = SigningRequest::parse(request_pem)?;
         let secret_hash = token.secret_hash();
-        let registry = self.handle.registry();
-        let holder = registry.open_token(&secret_hash, self.clock.now());
-        // Nobody's token: the core will refuse it, in its own words.
-        let life = holder.map_or(Duration::ZERO, |(_, token)| {
-            self.ca.lives().of(&token.holder)
-        });
+        let life = self.life_for(&secret_hash);
         let serial = Serial::random()?;
         let asked = Request::Enrol {
             secret_hash,
+            from: from.to_string(),
             serial: serial.hex(),
             expires_at: self.end_of(life),
         };
         self.certify(asked, &request, &serial).await
+    }
+
+    /// How long the certificate for this token will live.
+    fn life_for(&self, secret_hash: &str) -> Duration {
+        let registry = self.handle.registry();
+        let found = registry.open_token(secret_hash, self.clock.now());
+        // Nobody's token: the core will refuse it, in its own words.
+        found.map_or(Duration::ZERO, |(_, token)| {
+            self.ca.lives().of(&token.holder)
+        })
     }
 
     /// Gives the holder of the certificate with this serial number a fresh one.

@@ -202,14 +202,21 @@ async fn looked_back_on(bed: &mut Bed, rollout: &str) {
     let actions: Vec<&str> = audit.iter().map(|record| record.action.as_str()).collect();
     assert_eq!(
         actions,
-        ["execute", "prepare", "create-token", "set-config"]
+        [
+            "execute",
+            "prepare",
+            "enrol",
+            "create-token",
+            "set-config",
+            "bootstrap"
+        ]
     );
     let verified = admin
         .verify_audit(VerifyAuditRequest {})
         .await
         .expect("a verdict");
     let verified = verified.into_inner();
-    assert!(verified.intact && verified.records == 4);
+    assert!(verified.intact && verified.records == 6);
     assert_eq!(verified.head, audit[0].hash);
 }
 

@@ -7,8 +7,9 @@ use common::token::EnrolmentToken;
 use lab_proto::{
     agent::{RenewCertificateRequest, agent_client::AgentClient},
     operator::{
-        CreateTokenRequest, ListIdentitiesRequest, ListTokensRequest, RenewOwnCertificateRequest,
-        RevokeTokenRequest, StatusRequest, operator_client::OperatorClient,
+        AuditRecord, AuditRequest, CreateTokenRequest, ListIdentitiesRequest, ListTokensRequest,
+        RenewOwnCertificateRequest, RevokeTokenRequest, StatusRequest,
+        operator_client::OperatorClient,
     },
 };
 use platform::{
@@ -130,6 +131,60 @@ async fn guessers_are_barred_for_a_while() {
         .expect("barred")
         .to_string();
     assert!(barred.contains("too many wrong tokens"), "{barred}");
+}
+
+#[tokio::test]
+async fn who_enrols_and_renews_and_who_may_not_is_in_the_audit_log() {
+    let mut bed = Bed::start().await;
+    bed.configure().await;
+    let token = bed.token("dev-01").await;
+    let identity = bed.enrol(&token).await;
+    let mut agent = AgentClient::new(dial(&bed.server, &identity).await);
+    let own = KeyAndRequest::generate().expect("a key");
+    let renewal = RenewCertificateRequest {
+        certificate_request_pem: own.request_pem.clone(),
+    };
+    agent.renew_certificate(renewal).await.expect("renewed");
+    let wrong = EnrolmentToken {
+        secret: [7; 20],
+        ..token.clone()
+    };
+    for token in [&token, &token, &wrong, &wrong] {
+        assert!(try_enrol(&bed, token).await.is_err());
+    }
+    let audit = bed.admin.get_audit(AuditRequest::default()).await;
+    let mut records = audit.expect("an audit log").into_inner().records;
+    records.reverse();
+    let found: Vec<[&str; 5]> = records
+        .iter()
+        .map(|record| {
+            let AuditRecord {
+                actor_kind,
+                actor,
+                role,
+                action,
+                result,
+                ..
+            } = record;
+            [actor_kind, actor, role, action, result].map(String::as_str)
+        })
+        .collect();
+    let refused = |why: &str| format!("refused: the token is {why}");
+    let (used, unknown) = (refused("used already"), refused("unknown"));
+    let expected = [
+        ["system", "", "", "bootstrap", "done"],
+        ["operator", "admin", "admin", "set-config", "done"],
+        ["operator", "admin", "admin", "create-token", "done"],
+        ["token", "t1", "", "enrol", "done"],
+        ["machine", "dev-01", "", "renew-certificate", "done"],
+        ["token", "t1", "", "enrol", &used],
+        ["stranger", "", "", "enrol", &unknown],
+    ];
+    assert_eq!(found, expected);
+    let serial = identity.serial();
+    let enrolled = format!("machine dev-01 from 127.0.0.1, certificate {serial}");
+    assert_eq!(records[3].object, enrolled);
+    assert_eq!(records[4].serial, serial);
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use coordinator_core::{
 use serde_json::{Value, json};
 
 /// Every kind of fact that the journals together must have.
-const FACTS: [&str; 31] = [
+const FACTS: [&str; 32] = [
     "config-set",
     "reported",
     "pinned",
@@ -58,6 +58,7 @@ const FACTS: [&str; 31] = [
     "token-revoked",
     "certificate-issued",
     "certificate-revoked",
+    "identities-forgotten",
 ];
 
 fn directory() -> PathBuf {
@@ -312,6 +313,7 @@ fn life_of_a_fleet() -> String {
     identities(&mut story);
     first_rollout(&mut story);
     later_rollouts(&mut story);
+    much_later(&mut story);
     let (epoch, next_lease) = (Epoch(1002), LeaseId(1_000_000));
     let restored = Change::Restored { epoch, next_lease };
     story.fleet.apply(&restored);
@@ -359,15 +361,31 @@ fn identities(story: &mut Story) {
     for number in [1, 2] {
         story.ask(Request::Enrol {
             secret_hash: format!("{number:064x}"),
+            from: "192.0.2.7".into(),
             serial: format!("5{number}"),
             expires_at: end,
         });
     }
+    story.ask(Request::RenewCertificate {
+        serial: "51".into(),
+        new_serial: "53".into(),
+        expires_at: end,
+    });
     let (id, reason) = ("t3".to_owned(), "lost".to_owned());
     story.operator(OperatorRequest::RevokeToken { id, reason });
     story.operator(OperatorRequest::RevokeIdentity {
         which: Which::Serial("52".into()),
         reason: "stolen".into(),
+    });
+}
+
+/// Tokens, and a certificate that was replaced, are forgotten when there is a new one.
+fn much_later(story: &mut Story) {
+    story.later(8 * 24 * 60);
+    story.operator(OperatorRequest::CreateToken {
+        secret_hash: format!("{:064x}", 4),
+        holder: Holder::Machine(machine("db-02")),
+        expires_at: story.now + Duration::from_secs(3600),
     });
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use common::{Epoch, LeaseId, MachineName, Timestamp};
 use coordinator::{
+    audit::AuditRecord,
     offline,
     store::{Batch, HistoryQuery, Store, StoreError, memory::MemoryStore, sled::SledStore},
 };
@@ -12,7 +13,7 @@ use coordinator_core::{
     Change, Fleet, FleetConfig,
     fleet::Facts,
     history::Entry,
-    identity::{Actor, Role},
+    identity::{Actor, Role, Who},
     request::AuditEntry,
 };
 use proptest::prelude::*;
@@ -56,11 +57,11 @@ fn config(revision: u64, machines: usize) -> Change {
 
 fn audit(object: &str) -> AuditEntry {
     AuditEntry {
-        actor: Actor {
+        who: Who::Operator(Actor {
             name: "ada".parse().expect("a name"),
             role: Role::Admin,
             serial: "4f".into(),
-        },
+        }),
         action: "forget".into(),
         object: object.into(),
         reason: String::new(),
@@ -311,6 +312,48 @@ fn the_audit_chain_goes_on_after_a_restart_and_shows_tampering() {
     let check = open(&directory).archive().verify_audit().expect("readable");
     assert_eq!(check.records, 6);
     assert!(check.fault.expect("a fault").contains("record 7"));
+}
+
+#[test]
+fn audit_records_of_every_kind_of_asker_come_back() {
+    let directory = TempDir::new().expect("a directory");
+    let mut store = open(&directory);
+    let kinds = [
+        audit("a").who,
+        Who::Machine {
+            name: machine(1),
+            serial: "5a".into(),
+        },
+        Who::Token("t3".into()),
+        Who::Stranger,
+        Who::System,
+    ];
+    let entries = kinds.map(|who| AuditEntry { who, ..audit("a") });
+    let batch = Batch {
+        audit: entries.to_vec(),
+        ..Batch::at(now())
+    };
+    store.append(&batch).expect("durable");
+    drop(store);
+    let archive = open(&directory).archive();
+    let mut records = archive.audit(now(), 10).expect("readable");
+    records.reverse();
+    let found: Vec<(&str, &str, Option<Role>, &str)> = records
+        .iter()
+        .map(|AuditRecord { body, .. }| {
+            let kind = body.actor_kind.word();
+            (kind, &*body.actor, body.role, &*body.serial)
+        })
+        .collect();
+    let expected = [
+        ("operator", "ada", Some(Role::Admin), "4f"),
+        ("machine", "m1", None, "5a"),
+        ("token", "t3", None, ""),
+        ("stranger", "", None, ""),
+        ("system", "", None, ""),
+    ];
+    assert_eq!(found, expected);
+    assert_eq!(archive.verify_audit().expect("readable").fault, None);
 }
 
 fn with_tree(directory: &TempDir, tree: &str, change: impl FnOnce(&sled::Tree)) {

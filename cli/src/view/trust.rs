@@ -1,7 +1,8 @@
 //! `lab token`, `lab identity`, `lab audit`, and who heard an emergency stop.
 
 use lab_proto::operator::{
-    Audit, CreateTokenReply, EmergencyStopReply, IdentityList, TokenList, VerifyAuditReply,
+    Audit, AuditRecord, CreateTokenReply, EmergencyStopReply, IdentityList, TokenList,
+    VerifyAuditReply,
 };
 
 use super::{Look, counted, marked};
@@ -79,7 +80,7 @@ pub fn audit(audit: &Audit, look: &Look) -> String {
             vec![
                 record.sequence.to_string(),
                 look.stamp(&record.at),
-                format!("{} ({})", record.actor, record.role),
+                actor(record),
                 format!(
                     "{} {}{because}: {}",
                     record.action, record.object, record.result
@@ -87,6 +88,15 @@ pub fn audit(audit: &Audit, look: &Look) -> String {
             ]
         }),
     )
+}
+
+fn actor(record: &AuditRecord) -> String {
+    match record.actor_kind.as_str() {
+        "" | "operator" => format!("{} ({})", record.actor, record.role),
+        "stranger" => "a stranger".to_owned(),
+        "system" => "the coordinator".to_owned(),
+        kind => format!("{kind} {}", record.actor),
+    }
 }
 
 /// Whether the audit chain is intact.
@@ -134,7 +144,7 @@ pub fn stop(reply: &EmergencyStopReply, look: &Look) -> String {
 mod tests {
     use super::*;
     use crate::view::tests::look;
-    use lab_proto::operator::{AuditRecord, Identity, StopProgress, Token};
+    use lab_proto::operator::{Identity, StopProgress, Token};
 
     #[test]
     fn a_stop_tells_who_heard_it() {
@@ -185,6 +195,47 @@ mod tests {
             result: "done".into(),
             ..AuditRecord::default()
         };
+        let by = |kind: &str, actor: &str, action: &str, object: &str, result: &str| AuditRecord {
+            actor_kind: kind.into(),
+            actor: actor.into(),
+            role: String::new(),
+            action: action.into(),
+            object: object.into(),
+            reason: String::new(),
+            result: result.into(),
+            ..record.clone()
+        };
+        let records = vec![
+            record.clone(),
+            by(
+                "machine",
+                "web-01",
+                "renew-certificate",
+                "machine web-01, certificate 5b",
+                "done",
+            ),
+            by(
+                "token",
+                "t3",
+                "enrol",
+                "machine web-01 from 10.0.0.7, certificate 5a",
+                "done",
+            ),
+            by(
+                "stranger",
+                "",
+                "enrol",
+                "somebody from 10.0.0.9",
+                "refused: the token is unknown",
+            ),
+            by(
+                "system",
+                "",
+                "bootstrap",
+                "operator admin (admin), certificate 4f",
+                "done",
+            ),
+        ];
         let intact = VerifyAuditReply {
             intact: true,
             records: 12,
@@ -209,12 +260,7 @@ mod tests {
                 },
                 &look(),
             ),
-            audit(
-                &Audit {
-                    records: vec![record],
-                },
-                &look(),
-            ),
+            audit(&Audit { records }, &look()),
             verified_audit(&intact),
             verified_audit(&broken),
         ];

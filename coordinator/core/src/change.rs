@@ -279,4 +279,25 @@ pub enum Change {
         /// Its serial number.
         serial: String,
     },
+    /// Tokens and certificates that ended long ago are not kept any longer.
+    IdentitiesForgotten {
+        /// Ids of the tokens.
+        tokens: Vec<String>,
+        /// Serial numbers of the certificates.
+        certificates: Vec<String>,
+    },
+}
+
+impl Change {
+    /// Whether it is one about tokens and certificates.
+    pub fn is_identity(&self) -> bool {
+        matches!(
+            self,
+            Self::TokenCreated { .. }
+                | Self::TokenRevoked { .. }
+                | Self::CertificateIssued { .. }
+                | Self::CertificateRevoked { .. }
+                | Self::IdentitiesForgotten { .. }
+        )
+    }
 }

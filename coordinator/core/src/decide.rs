@@ -41,9 +41,10 @@ impl Fleet {
             Request::Operator { actor, request } => self.operator(now, &actor, request, &mut draft),
             Request::Enrol {
                 secret_hash,
+                from,
                 serial,
                 expires_at,
-            } => self.enrol(now, &secret_hash, serial, expires_at, &mut draft),
+            } => self.enrol(now, &secret_hash, &from, serial, expires_at, &mut draft),
             Request::RenewCertificate {
                 serial,
                 new_serial,
@@ -53,10 +54,7 @@ impl Fleet {
                 holder,
                 serial,
                 expires_at,
-            } => {
-                self.issue(now, holder.clone(), serial, expires_at, None, &mut draft);
-                Reply::Certify(holder)
-            }
+            } => self.bootstrap(now, holder, serial, expires_at, &mut draft),
         };
         if draft.changes.len() > before {
             self.advance(now, &mut draft);

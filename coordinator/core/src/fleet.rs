@@ -110,6 +110,10 @@ pub struct Hearsay {
     pub last_check: u64,
     /// Machines that were told that it is their turn, by rollout and group.
     pub woken: BTreeMap<(u64, usize), Woken>,
+    /// When tokens and certificates were last looked through for outdated ones.
+    pub identities_looked_at: Option<Timestamp>,
+    /// Enrolments refused lately, by id of the token; those with an unknown one are under "".
+    pub refused_enrolments: BTreeMap<String, RefusedEnrolments>,
 }
 
 /// A health check that a machine is to be asked for at its next poll.
@@ -123,6 +127,15 @@ pub struct CheckWanted {
 
 /// How far a clock may step back and still be taken for standing still.
 pub const STEP_BACK: Duration = Duration::from_secs(2);
+
+/// Refused enrolments with one token: the audit log has one record of them a minute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefusedEnrolments {
+    /// When the last record was made.
+    pub recorded_at: Timestamp,
+    /// How many there were since.
+    pub since: u64,
+}
 
 /// The fleet.
 #[derive(Clone, Debug)]
@@ -149,6 +162,8 @@ impl Fleet {
             checks: BTreeMap::new(),
             last_check: 0,
             woken: BTreeMap::new(),
+            identities_looked_at: None,
+            refused_enrolments: BTreeMap::new(),
         };
         let mut fleet = Self {
             facts,

@@ -206,7 +206,8 @@ impl crate::Fleet {
             | Change::TokenCreated { .. }
             | Change::TokenRevoked { .. }
             | Change::CertificateIssued { .. }
-            | Change::CertificateRevoked { .. } => return None,
+            | Change::CertificateRevoked { .. }
+            | Change::IdentitiesForgotten { .. } => return None,
         })
     }
 

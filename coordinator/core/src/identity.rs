@@ -1,10 +1,18 @@
 //! Who may speak: enrolment tokens and issued certificates. Hashes and serial numbers only, no
 //! secret is ever here.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use common::{MachineName, OperatorName, Timestamp};
 use serde::{Deserialize, Serialize};
+
+use crate::change::Change;
+
+/// How long tokens and replaced certificates are kept after they ended, to be looked up.
+pub const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The same for the newest certificate of a name.
+pub const NEWEST_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// What an operator may do. Each role includes what is said of it in `docs/security.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,6 +66,20 @@ impl Holder {
             Self::Operator { name, .. } => name.as_str(),
         }
     }
+
+    /// Kind and name, to tell holders apart whatever their role.
+    fn key(&self) -> (bool, &str) {
+        (matches!(self, Self::Machine(_)), self.name())
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Machine(name) => write!(f, "machine {name}"),
+            Self::Operator { name, role } => write!(f, "operator {name} ({})", role.word()),
+        }
+    }
 }
 
 /// Who asks, from the certificate of the connection and the registry.
@@ -69,6 +91,38 @@ pub struct Actor {
     pub role: Role,
     /// Serial number of its certificate.
     pub serial: String,
+}
+
+/// Who did something, for the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Who {
+    /// An operator.
+    Operator(Actor),
+    /// A machine, for itself.
+    Machine {
+        /// Its name.
+        name: MachineName,
+        /// Serial number of its certificate.
+        serial: String,
+    },
+    /// Whoever showed this token; its id.
+    Token(String),
+    /// Somebody who showed nothing that is known here.
+    Stranger,
+    /// The coordinator itself.
+    System,
+}
+
+impl Who {
+    /// The holder of the certificate with this serial number.
+    pub fn holding(holder: &Holder, serial: &str) -> Self {
+        let serial = serial.to_owned();
+        match holder.clone() {
+            Holder::Machine(name) => Self::Machine { name, serial },
+            Holder::Operator { name, role } => Self::Operator(Actor { name, role, serial }),
+        }
+    }
 }
 
 /// A one-time token.
@@ -137,5 +191,120 @@ impl Registry {
                 && token.state == TokenState::Open
                 && now < token.expires_at
         })
+    }
+
+    /// The token with this secret, whatever became of it.
+    pub fn token_of(&self, secret_hash: &str) -> Option<(&String, &Token)> {
+        let mut tokens = self.tokens.iter();
+        tokens.find(|(_, token)| token.secret_hash == secret_hash)
+    }
+
+    /// Makes a fact true, if it is one about identities. Readers outside the fleet follow with a
+    /// registry of their own, so nothing is copied as a whole.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::TokenCreated { id, token } => {
+                self.next_token += 1;
+                self.tokens.insert(id.clone(), token.clone());
+            }
+            Change::TokenRevoked { id } => self.end_token(id, TokenState::Revoked),
+            Change::CertificateIssued {
+                serial,
+                certificate,
+                token,
+            } => {
+                self.certificates
+                    .insert(serial.clone(), certificate.clone());
+                if let Some(token) = token {
+                    self.end_token(token, TokenState::Used);
+                }
+            }
+            Change::CertificateRevoked { serial } => {
+                if let Some(certificate) = self.certificates.get_mut(serial) {
+                    certificate.revoked = true;
+                }
+            }
+            Change::IdentitiesForgotten {
+                tokens,
+                certificates,
+            } => {
+                for id in tokens {
+                    self.tokens.remove(id);
+                }
+                for serial in certificates {
+                    self.certificates.remove(serial);
+                }
+            }
+            Change::ConfigSet { .. }
+            | Change::Reported { .. }
+            | Change::Pinned { .. }
+            | Change::RolloutCreated { .. }
+            | Change::ApprovalAsked { .. }
+            | Change::Approved { .. }
+            | Change::WaveOpened { .. }
+            | Change::WaveSoaking { .. }
+            | Change::WaveClosed { .. }
+            | Change::GroupFinished { .. }
+            | Change::LeaseGranted { .. }
+            | Change::LeaseOverdue { .. }
+            | Change::LeaseRevived { .. }
+            | Change::LeaseEnded { .. }
+            | Change::LeaseLost { .. }
+            | Change::Recovered { .. }
+            | Change::Arrived { .. }
+            | Change::Declined { .. }
+            | Change::Skipped { .. }
+            | Change::RolloutPaused { .. }
+            | Change::RolloutResumed { .. }
+            | Change::RolloutAborted { .. }
+            | Change::RolloutEnded { .. }
+            | Change::Stopped { .. }
+            | Change::StopLifted { .. }
+            | Change::Restored { .. }
+            | Change::Forgotten { .. } => {}
+        }
+    }
+
+    fn end_token(&mut self, id: &str, state: TokenState) {
+        if let Some(token) = self.tokens.get_mut(id) {
+            token.state = state;
+        }
+    }
+
+    /// Tokens and certificates that nobody has to know of any more, at most `limit` altogether:
+    /// their ids and serial numbers.
+    ///
+    /// The newest certificate of a name is kept much longer than others, and that of a machine
+    /// `in_fleet` for ever: should the clock jump far ahead, the fleet can still come back.
+    pub fn outdated(
+        &self,
+        now: Timestamp,
+        in_fleet: impl Fn(&MachineName) -> bool,
+        limit: usize,
+    ) -> (Vec<String>, Vec<String>) {
+        let outdated = |end: Timestamp, kept: Duration| end + kept <= now;
+        let tokens = self.tokens.iter();
+        let tokens = tokens.filter(|(_, token)| outdated(token.expires_at, KEPT));
+        let tokens: Vec<String> = tokens.map(|(id, _)| id.clone()).take(limit).collect();
+
+        let mut newest: BTreeMap<(bool, &str), (Timestamp, &String)> = BTreeMap::new();
+        for (serial, certificate) in &self.certificates {
+            let issued = (certificate.issued_at, serial);
+            let of_name = newest.entry(certificate.holder.key()).or_insert(issued);
+            *of_name = issued.max(*of_name);
+        }
+        let certificates = self.certificates.iter().filter(|(serial, certificate)| {
+            let is_newest = newest[&certificate.holder.key()].1 == *serial;
+            match &certificate.holder {
+                _ if !is_newest => outdated(certificate.expires_at, KEPT),
+                Holder::Machine(name) if in_fleet(name) => false,
+                Holder::Machine(_) | Holder::Operator { .. } => {
+                    outdated(certificate.expires_at, NEWEST_KEPT)
+                }
+            }
+        });
+        let certificates = certificates.map(|(serial, _)| serial.clone());
+        let certificates = certificates.take(limit - tokens.len()).collect();
+        (tokens, certificates)
     }
 }

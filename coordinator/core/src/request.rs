@@ -14,7 +14,7 @@ use crate::{
     change::Change,
     config::{Fault, FleetConfig},
     history::Entry,
-    identity::{Actor, Holder},
+    identity::{Actor, Holder, Who},
     plan::Plan,
     wait::WaitReason,
 };
@@ -43,6 +43,8 @@ pub enum Request {
     Enrol {
         /// SHA-256 of the token's secret, hexadecimal.
         secret_hash: String,
+        /// The address it comes from, for the audit log.
+        from: String,
         /// Serial number the certificate will have.
         serial: String,
         /// When the certificate will end.
@@ -283,7 +285,7 @@ pub struct Decision {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {
     /// Who.
-    pub actor: Actor,
+    pub who: Who,
     /// What was asked, one word.
     pub action: String,
     /// Of what.
@@ -338,6 +340,28 @@ pub enum Reply {
     Notify(Vec<String>),
     /// No.
     Refused(Refusal),
+}
+
+impl Reply {
+    /// Why it is refused, if it is.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            Self::Done(_)
+            | Self::Directive(_)
+            | Self::Renewal(_)
+            | Self::Acknowledged
+            | Self::Plan(_)
+            | Self::Executed { .. }
+            | Self::Pinned(_)
+            | Self::Stopped(_)
+            | Self::HealthCheck { .. }
+            | Self::Config { .. }
+            | Self::Token(_)
+            | Self::Certify(_)
+            | Self::Notify(_) => None,
+        }
+    }
 }
 
 /// What a machine is told.

@@ -7,7 +7,6 @@ use common::{
 
 use crate::{
     fleet::{Fleet, Stop},
-    identity::Registry,
     request::{Refusal, Selection},
     rollout::{PlaceState, Rollout},
     wait::WaitReason,
@@ -29,8 +28,6 @@ pub enum Query {
     Why(MachineName),
     /// The configuration in force.
     Config,
-    /// Tokens and certificates.
-    Registry,
     /// Answers to a health check request; 0: the newest answers of everybody.
     Health {
         /// Number of the request.
@@ -53,8 +50,6 @@ pub enum View {
     Why(WhyView),
     /// To `Config`: revision and document.
     Config(u64, serde_json::Value),
-    /// To `Registry`.
-    Registry(Registry),
     /// To `Health`.
     Health(Vec<HealthView>),
     /// To `StopProgress`.
@@ -195,7 +190,6 @@ impl Fleet {
                 let document = config.map_or(serde_json::Value::Null, |c| c.document.clone());
                 Ok(View::Config(self.facts().revision, document))
             }
-            Query::Registry => Ok(View::Registry(self.facts().registry.clone())),
             Query::Health { request, selection } => {
                 self.health(*request, selection, now).map(View::Health)
             }

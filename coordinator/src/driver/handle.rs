@@ -1,6 +1,6 @@
 //! The door to the driver. Cheap to clone; everybody who asks the fleet has one.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::RwLockReadGuard, time::Duration};
 
 use common::{Epoch, MachineName, MachineReport, Timestamp};
 use coordinator_core::{
@@ -10,7 +10,7 @@ use coordinator_core::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{parked::Poll, watchers::Signal};
+use super::{identities::Identities, parked::Poll, watchers::Signal};
 
 pub(super) type ReplyTo<T> = oneshot::Sender<T>;
 
@@ -74,19 +74,19 @@ pub(super) enum Message {
 #[derive(Clone)]
 pub struct Handle {
     queue: mpsc::Sender<Message>,
-    registry: watch::Receiver<Arc<Registry>>,
+    identities: Identities,
     revision: watch::Receiver<u64>,
 }
 
 impl Handle {
     pub(super) fn new(
         queue: mpsc::Sender<Message>,
-        registry: watch::Receiver<Arc<Registry>>,
+        identities: Identities,
         revision: watch::Receiver<u64>,
     ) -> Self {
         Self {
             queue,
-            registry,
+            identities,
             revision,
         }
     }
@@ -137,14 +137,16 @@ impl Handle {
         Ok(receiver)
     }
 
-    /// Tokens and certificates as they are now.
-    pub fn registry(&self) -> Arc<Registry> {
-        self.registry.borrow().clone()
+    /// Tokens and certificates as they are now. Not to be held for long: nothing is decided
+    /// while it is and one of them changes.
+    pub fn registry(&self) -> RwLockReadGuard<'_, Registry> {
+        self.identities.registry()
     }
 
-    /// Tells of every change of tokens and certificates.
-    pub fn registry_changes(&self) -> watch::Receiver<Arc<Registry>> {
-        self.registry.clone()
+    /// A number that rises whenever certificates are not good any more before their time, or are
+    /// forgotten after it.
+    pub fn ended_certificates(&self) -> watch::Receiver<u64> {
+        self.identities.ends()
     }
 
     /// A number that rises whenever the status may have changed.

@@ -90,7 +90,7 @@ impl Enrolment for EnrolmentService {
             Ok(token) => {
                 let asked = self
                     .issuance
-                    .enrol(&token, &message.certificate_request_pem);
+                    .enrol(&token, &message.certificate_request_pem, address);
                 asked.await.map_err(convert::not_issued)
             }
             Err(error) => Err(Status::invalid_argument(error.to_string())),

@@ -1,42 +1,127 @@
 //! Tokens and certificates.
 
+use std::time::Duration;
+
 use common::{MachineName, OperatorName, Timestamp};
 
 use super::{Draft, or_refused};
 use crate::{
     change::Change,
-    fleet::Fleet,
-    identity::{Certificate, Holder, Token, TokenState},
-    request::{Refusal, Reply, Which},
+    fleet::{Fleet, RefusedEnrolments},
+    identity::{Certificate, Holder, Token, TokenState, Who},
+    request::{AuditEntry, Refusal, Reply, Which},
 };
 
 /// Most open tokens at one time: more are a mistake or an attack.
 const OPEN_TOKENS_MAX: usize = 1000;
+
+/// Shortest time between two audit records of refused enrolments with one token.
+const REFUSED_EVERY: Duration = Duration::from_secs(60);
+
+/// Shortest time between two looks for outdated tokens and certificates.
+const LOOK_EVERY: Duration = Duration::from_secs(3600);
+
+/// Most of them forgotten at one time: bounds the size of the fact.
+const FORGOTTEN_MAX: usize = 1000;
 
 impl Fleet {
     pub(super) fn enrol(
         &mut self,
         now: Timestamp,
         secret_hash: &str,
+        from: &str,
         serial: String,
         expires_at: Timestamp,
         draft: &mut Draft,
     ) -> Reply {
         let found = self.facts().registry.open_token(secret_hash, now);
         let Some((id, token)) = found.map(|(id, token)| (id.clone(), token.clone())) else {
+            self.note_refused(now, secret_hash, from, draft);
             // One answer for unknown, used, expired and revoked: a guesser learns nothing.
             let text = "the enrolment token is not valid (unknown, used, expired or revoked)";
             return Reply::Refused(Refusal::Forbidden(text.to_owned()));
         };
-        self.issue(
-            now,
-            token.holder.clone(),
-            serial,
-            expires_at,
-            Some(id),
-            draft,
-        );
-        Reply::Certify(token.holder)
+        let holder = token.holder;
+        draft.audit = Some(AuditEntry {
+            who: Who::Token(id.clone()),
+            action: "enrol".to_owned(),
+            object: format!("{holder} from {from}, certificate {serial}"),
+            reason: String::new(),
+            result: "done".to_owned(),
+        });
+        self.issue(now, holder.clone(), serial, expires_at, Some(id), draft);
+        Reply::Certify(holder)
+    }
+
+    /// Keeps a refused enrolment for the audit log: one record a minute for each token, and one
+    /// for all that are unknown, so that a stranger cannot fill the log.
+    fn note_refused(&mut self, now: Timestamp, secret_hash: &str, from: &str, draft: &mut Draft) {
+        let (who, key, object, why) = match self.facts().registry.token_of(secret_hash) {
+            None => (
+                Who::Stranger,
+                String::new(),
+                "somebody".to_owned(),
+                "unknown",
+            ),
+            Some((id, token)) => {
+                let why = match token.state {
+                    TokenState::Open => "expired",
+                    TokenState::Used => "used already",
+                    TokenState::Revoked => "revoked",
+                };
+                (
+                    Who::Token(id.clone()),
+                    id.clone(),
+                    token.holder.to_string(),
+                    why,
+                )
+            }
+        };
+        let refused = &mut self.hearsay.refused_enrolments;
+        let before = match refused.get_mut(&key) {
+            Some(lately) if now.since(lately.recorded_at) < REFUSED_EVERY => {
+                lately.since += 1;
+                return;
+            }
+            Some(lately) => lately.since,
+            None => 0,
+        };
+        let fresh = RefusedEnrolments {
+            recorded_at: now,
+            since: 0,
+        };
+        refused.insert(key, fresh);
+        let more = match before {
+            0 => String::new(),
+            before => format!(", and {before} more since the last record"),
+        };
+        draft.audit = Some(AuditEntry {
+            who,
+            action: "enrol".to_owned(),
+            object: format!("{object} from {from}"),
+            reason: String::new(),
+            result: format!("refused: the token is {why}{more}"),
+        });
+    }
+
+    /// The coordinator makes its first administrator.
+    pub(super) fn bootstrap(
+        &mut self,
+        now: Timestamp,
+        holder: Holder,
+        serial: String,
+        expires_at: Timestamp,
+        draft: &mut Draft,
+    ) -> Reply {
+        draft.audit = Some(AuditEntry {
+            who: Who::System,
+            action: "bootstrap".to_owned(),
+            object: format!("{holder}, certificate {serial}"),
+            reason: String::new(),
+            result: "done".to_owned(),
+        });
+        self.issue(now, holder.clone(), serial, expires_at, None, draft);
+        Reply::Certify(holder)
     }
 
     pub(super) fn renew_certificate(
@@ -51,11 +136,18 @@ impl Fleet {
             let text = "this certificate is expired or revoked".to_owned();
             return Reply::Refused(Refusal::Forbidden(text));
         };
+        draft.audit = Some(AuditEntry {
+            who: Who::holding(&holder, serial),
+            action: "renew-certificate".to_owned(),
+            object: format!("{holder}, certificate {new_serial}"),
+            reason: String::new(),
+            result: "done".to_owned(),
+        });
         self.issue(now, holder.clone(), new_serial, expires_at, None, draft);
         Reply::Certify(holder)
     }
 
-    pub(super) fn issue(
+    fn issue(
         &mut self,
         now: Timestamp,
         holder: Holder,
@@ -78,6 +170,30 @@ impl Fleet {
                 token,
             },
         );
+        self.forget_outdated(now, draft);
+    }
+
+    /// Forgets tokens and certificates that ended long ago. Asked whenever there is a new one, and
+    /// done once an hour at most, because it looks at all of them.
+    fn forget_outdated(&mut self, now: Timestamp, draft: &mut Draft) {
+        let looked = self.hearsay.identities_looked_at;
+        if looked.is_some_and(|looked| now.since(looked) < LOOK_EVERY) {
+            return;
+        }
+        self.hearsay.identities_looked_at = Some(now);
+        let in_fleet = |machine: &MachineName| self.group_of(machine).is_some();
+        let registry = &self.facts().registry;
+        let (tokens, certificates) = registry.outdated(now, in_fleet, FORGOTTEN_MAX);
+        for id in &tokens {
+            self.hearsay.refused_enrolments.remove(id);
+        }
+        if !tokens.is_empty() || !certificates.is_empty() {
+            let forgotten = Change::IdentitiesForgotten {
+                tokens,
+                certificates,
+            };
+            self.commit(draft, forgotten);
+        }
     }
 
     pub(super) fn create_token(
@@ -120,6 +236,7 @@ impl Fleet {
                 token,
             },
         );
+        self.forget_outdated(now, draft);
         Reply::Token(id)
     }
 

@@ -9,7 +9,7 @@ use crate::{
     change::Change,
     config::FleetConfig,
     fleet::{CheckWanted, Fleet},
-    identity::Actor,
+    identity::{Actor, Who},
     request::{AuditEntry, OperatorRequest, Refusal, Reply, Selection, Which},
 };
 
@@ -27,26 +27,13 @@ impl Fleet {
         let audit = subject(&request);
         let reply = self.ask(now, actor, request, draft);
         if let Some((action, object, reason)) = audit {
-            let result = match &reply {
-                Reply::Refused(refusal) => format!("refused: {refusal}"),
-                Reply::Done(_)
-                | Reply::Directive(_)
-                | Reply::Renewal(_)
-                | Reply::Acknowledged
-                | Reply::Plan(_)
-                | Reply::Executed { .. }
-                | Reply::Pinned(_)
-                | Reply::Stopped(_)
-                | Reply::HealthCheck { .. }
-                | Reply::Config { .. }
-                | Reply::Token(_)
-                | Reply::Certify(_)
-                | Reply::Notify(_) => "done".to_owned(),
+            let result = match reply.refusal() {
+                Some(refusal) => format!("refused: {refusal}"),
+                None => "done".to_owned(),
             };
-            let (actor, action) = (actor.clone(), action.to_owned());
             draft.audit = Some(AuditEntry {
-                actor,
-                action,
+                who: Who::Operator(actor.clone()),
+                action: action.to_owned(),
                 object,
                 reason,
                 result,

@@ -6,7 +6,6 @@ use common::{Action, LeaseId, MachineName, OutcomeKind, RolloutId, Timestamp};
 use super::{ENDED_KEPT, Fleet, Location, Stop, number_of};
 use crate::{
     change::Change,
-    identity::TokenState,
     machine::{Failed, Pin},
     rollout::{Approval, Place, PlaceState, Rollout, RolloutGroup, RolloutState, WaveState},
 };
@@ -202,33 +201,11 @@ impl Fleet {
                 self.facts.next_lease = *next_lease;
             }
             Change::Forgotten { machine, at, .. } => self.forgotten(machine, *at),
-            Change::TokenCreated { id, token } => {
-                self.facts.registry.next_token += 1;
-                self.facts.registry.tokens.insert(id.clone(), token.clone());
-            }
-            Change::TokenRevoked { id } => self.token(id, TokenState::Revoked),
-            Change::CertificateIssued {
-                serial,
-                certificate,
-                token,
-            } => {
-                let certificates = &mut self.facts.registry.certificates;
-                certificates.insert(serial.clone(), certificate.clone());
-                if let Some(token) = token {
-                    self.token(token, TokenState::Used);
-                }
-            }
-            Change::CertificateRevoked { serial } => {
-                if let Some(c) = self.facts.registry.certificates.get_mut(serial) {
-                    c.revoked = true;
-                }
-            }
-        }
-    }
-
-    fn token(&mut self, id: &str, state: TokenState) {
-        if let Some(token) = self.facts.registry.tokens.get_mut(id) {
-            token.state = state;
+            Change::TokenCreated { .. }
+            | Change::TokenRevoked { .. }
+            | Change::CertificateIssued { .. }
+            | Change::CertificateRevoked { .. }
+            | Change::IdentitiesForgotten { .. } => self.facts.registry.apply(change),
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod budget;
 mod fleet;
+mod identities;
 mod leases;
 mod order;
 mod staging;

@@ -413,8 +413,9 @@ pub(crate) fn audit_record(record: AuditRecord) -> wire::AuditRecord {
     wire::AuditRecord {
         sequence: body.sequence,
         at: time(body.at),
+        actor_kind: body.actor_kind.word().to_owned(),
         actor: body.actor,
-        role: body.role.word().to_owned(),
+        role: body.role.map_or("", Role::word).to_owned(),
         serial: body.serial,
         action: body.action,
         object: body.object,

@@ -176,7 +176,8 @@ impl World {
             | Change::TokenCreated { .. }
             | Change::TokenRevoked { .. }
             | Change::CertificateIssued { .. }
-            | Change::CertificateRevoked { .. } => {}
+            | Change::CertificateRevoked { .. }
+            | Change::IdentitiesForgotten { .. } => {}
         }
         if let Some(wrong) = wrong {
             self.violate(wrong);
