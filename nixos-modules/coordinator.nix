@@ -49,6 +49,19 @@ let
 
   configFile = toml.generate "lab-coordinator.toml" cfg.settings;
 
+  rate = who: perSecond: burst: {
+    per_second = mkOption {
+      type = types.ints.unsigned;
+      default = perSecond;
+      description = "Requests of ${who} a second, in the long run. With 0 there is no limit.";
+    };
+    burst = mkOption {
+      type = types.ints.positive;
+      default = burst;
+      description = "Requests of ${who} at once, after a quiet time.";
+    };
+  };
+
   # The coordinator itself judges its settings and its fleet, before a system that carries them
   # exists.
   check =
@@ -120,6 +133,11 @@ in
             type = types.str;
             default = "[::]:7444";
             description = "Address and port for enrolment only: machines that have a token and no certificate yet.";
+          };
+          limits = {
+            machine = rate "one certificate of a machine" 20 100;
+            operator = rate "one operator" 50 200;
+            enrolment = rate "one address from which machines enrol" 5 100;
           };
         };
       };

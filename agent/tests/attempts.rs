@@ -34,6 +34,19 @@ async fn an_update_is_confirmed_and_makes_one_generation() {
 }
 
 #[tokio::test]
+async fn a_coordinator_that_has_too_much_to_do_is_asked_again_later() {
+    let world = World::new();
+    let new = world.system("new", SAME_KERNEL);
+    world.coordinator.wants(1, &new);
+    world.coordinator.refuses(3);
+    let outcome = world.live_until_reported(1).await;
+    assert!(world.coordinator.has_refused());
+    assert_eq!(outcome.kind, OutcomeKind::Confirmed, "{outcome:?}");
+    assert_eq!(world.coordinator.outcomes().len(), 1);
+    assert_eq!(world.lines("switches"), ["switch new"]);
+}
+
+#[tokio::test]
 async fn a_system_that_is_not_well_is_left_again() {
     let world = World::new();
     let rolled_back = world.script(

@@ -6,6 +6,7 @@
 use std::{
     fmt, fs, io,
     net::SocketAddr,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,7 +14,10 @@ use std::{
 use platform::clock::Clock;
 use serde::Deserialize;
 
-use crate::ca::Lives;
+use crate::{
+    ca::Lives,
+    limits::{Rate, Rates},
+};
 
 /// Checked settings.
 #[derive(Clone, Debug)]
@@ -26,6 +30,8 @@ pub struct Config {
     pub enrol_listen: SocketAddr,
     /// How long certificates live.
     pub lives: Lives,
+    /// How often one identity may ask.
+    pub rates: Rates,
     /// The fleet's clock.
     pub clock: Clock,
 }
@@ -45,6 +51,8 @@ struct Raw {
     #[serde(default)]
     certificates: RawLives,
     #[serde(default)]
+    limits: RawRates,
+    #[serde(default)]
     clock: RawClock,
 }
 
@@ -55,6 +63,26 @@ struct RawLives {
     machine: Option<serde_json::Value>,
     operator: Option<serde_json::Value>,
     coordinator: Option<serde_json::Value>,
+}
+
+/// Requests of one machine, one operator, one address that enrols.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRates {
+    #[serde(default)]
+    machine: RawRate,
+    #[serde(default)]
+    operator: RawRate,
+    #[serde(default)]
+    enrolment: RawRate,
+}
+
+/// What is not said is as usual; no requests a second means no limit.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRate {
+    per_second: Option<u32>,
+    burst: Option<u32>,
 }
 
 /// Only tests and the demo have this section.
@@ -189,6 +217,14 @@ impl Raw {
                 usual.coordinator,
             ),
         };
+        let usual = Rates::default();
+        let limits = self.limits;
+        let mut rate = |key, written, usual| rate(key, written, usual, &mut faults);
+        let rates = Rates {
+            machine: rate("limits.machine", limits.machine, usual.machine),
+            operator: rate("limits.operator", limits.operator, usual.operator),
+            enrolment: rate("limits.enrolment", limits.enrolment, usual.enrolment),
+        };
         let (Some(listen), Some(enrol_listen), true) = (listen, enrol_listen, faults.is_empty())
         else {
             return Err(faults);
@@ -198,6 +234,7 @@ impl Raw {
             listen,
             enrol_listen,
             lives,
+            rates,
             // Maintenance windows follow the wall clock.
             clock: clock.unwrap_or_else(Clock::system),
         })
@@ -219,6 +256,29 @@ fn life(
         Err(fault) => faults.push(format!("{key}: {fault}")),
     }
     usual
+}
+
+fn rate(
+    key: &str,
+    written: RawRate,
+    usual: Option<Rate>,
+    faults: &mut Vec<String>,
+) -> Option<Rate> {
+    let per_second = match written.per_second {
+        Some(per_second) => NonZeroU32::new(per_second),
+        None => usual.map(|usual| usual.per_second),
+    };
+    let burst = match written.burst {
+        Some(burst) => NonZeroU32::new(burst),
+        None => usual.map(|usual| usual.burst),
+    };
+    if burst.is_none() {
+        faults.push(format!(
+            "{key}.burst: at least 1; per_second = 0 lifts the limit"
+        ));
+    }
+    let (per_second, burst) = (per_second?, burst?);
+    Some(Rate { per_second, burst })
 }
 
 fn address(key: &str, text: &str, faults: &mut Vec<String>) -> Option<SocketAddr> {
@@ -272,6 +332,37 @@ mod tests {
         assert_eq!(config.lives.machine, Duration::from_secs(36 * 3600));
         assert_eq!(config.lives.coordinator, Duration::from_secs(60));
         assert_eq!(config.lives.operator, Lives::default().operator);
+    }
+
+    #[test]
+    fn limits_are_as_usual_changed_or_lifted() {
+        let text = "state_dir = '/x'\nlimits.machine.per_second = 3\n\
+                    limits.operator.per_second = 0\nlimits.enrolment.burst = 7";
+        let rates = parse(text).expect("valid").rates;
+        let usual = Rates::default();
+        let machine = usual.machine.expect("limited");
+        let enrolment = usual.enrolment.expect("limited");
+        let seven = NonZeroU32::new(7).expect("not zero");
+        let three = NonZeroU32::new(3).expect("not zero");
+        let expected = Rates {
+            machine: Some(Rate {
+                per_second: three,
+                ..machine
+            }),
+            operator: None,
+            enrolment: Some(Rate {
+                burst: seven,
+                ..enrolment
+            }),
+        };
+        assert_eq!(rates, expected);
+        let text = "state_dir = '/x'\nlimits.machine.burst = 0";
+        assert!(
+            parse(text)
+                .expect_err("never")
+                .contains("limits.machine.burst")
+        );
+        assert!(parse("state_dir = '/x'\nlimits.agent.burst = 1").is_err());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::{
         operator::OperatorService,
     },
     issue::Issuance,
+    limits::{Limits, Rates},
     store::Archive,
     tls::{self, OwnCertificate, TlsError},
 };
@@ -43,6 +44,8 @@ pub struct Rooms {
     pub certificate: Arc<OwnCertificate>,
     /// The fleet's time.
     pub clock: Clock,
+    /// How often one identity may ask.
+    pub rates: Rates,
     /// Port of the members' door, which those who enrol are told.
     pub service_port: u16,
     /// Becomes true when the coordinator stops.
@@ -65,9 +68,11 @@ pub fn open(rooms: Rooms) -> Result<Doors, TlsError> {
         issuance,
         certificate,
         clock,
+        rates,
         service_port,
         stopping,
     } = rooms;
+    let limits = Arc::new(Limits::new(rates));
     let acceptor = |config| TlsAcceptor::from(Arc::new(config));
     let members = tls::for_members(certificate.clone(), issuance.ca().pem())?;
     let strangers = tls::for_strangers(certificate)?;
@@ -77,7 +82,7 @@ pub fn open(rooms: Rooms) -> Result<Doors, TlsError> {
     );
     let members = Listener {
         tls: acceptor(members),
-        answers: Gate::new(routes, handle.clone(), clock.clone()),
+        answers: Gate::new(routes, handle.clone(), clock.clone(), limits.clone()),
         caps: MEMBERS,
         connections: Arc::new(Connections::default()),
         stopping: stopping.clone(),
@@ -85,7 +90,7 @@ pub fn open(rooms: Rooms) -> Result<Doors, TlsError> {
     let routes = grpc::stranger_routes(EnrolmentService::new(issuance, service_port));
     let strangers = Listener {
         tls: acceptor(strangers),
-        answers: Gate::new(routes, handle, clock),
+        answers: Gate::new(routes, handle, clock, limits),
         caps: STRANGERS,
         connections: Arc::default(),
         stopping,

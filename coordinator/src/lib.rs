@@ -14,6 +14,7 @@ pub mod driver;
 pub mod fleet_file;
 pub mod grpc;
 pub mod issue;
+pub mod limits;
 pub mod notify;
 pub mod offline;
 pub mod run;

@@ -132,6 +132,7 @@ impl Server {
             issuance,
             certificate: certificate.clone(),
             clock,
+            rates: config.rates,
             service_port: address.port(),
             stopping: stops,
         })?;

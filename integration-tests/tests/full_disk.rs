@@ -32,6 +32,7 @@ fn config(state_dir: &Path) -> Config {
         listen: anywhere,
         enrol_listen: anywhere,
         lives: coordinator::ca::Lives::default(),
+        rates: coordinator::limits::Rates::default(),
         clock: Clock::system(),
     }
 }

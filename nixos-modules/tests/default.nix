@@ -225,7 +225,11 @@ in
   bareCoordinator = result {
     services.lab-coordinator = {
       enable = true;
-      settings.listen = "192.0.2.10:7443";
+      settings = {
+        listen = "192.0.2.10:7443";
+        limits.machine.per_second = 0;
+        limits.operator.burst = 7;
+      };
     };
   };
 

@@ -145,6 +145,7 @@ let
     };
     enum = values: plain "one of ${builtins.toJSON values}" (value: elem value values);
     port = plain "a port" (value: isInt value && value >= 0 && value <= 65535);
+    ints.unsigned = plain "an integer that is not negative" (value: isInt value && value >= 0);
     ints.positive = plain "a positive integer" (value: isInt value && value > 0);
     nullOr = type: {
       description = "null or ${type.description}";

@@ -97,7 +97,12 @@ where
 
 fn refusal(status: tonic::Status) -> EnrolError {
     let text = common::text::tame_line(status.message(), common::text::REASON_MAX);
-    let no_answer = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled];
+    let no_answer = [
+        Code::Unavailable,
+        Code::DeadlineExceeded,
+        Code::Cancelled,
+        Code::ResourceExhausted,
+    ];
     if no_answer.contains(&status.code()) {
         EnrolError::NoAnswer(text)
     } else {

@@ -23,6 +23,7 @@ use agent_core::{Directive, Durable, Limits, Proceed, Renewal, Signal, state::Un
 use common::{Action, AttemptStatus, Epoch, LeaseId, MachineReport, Outcome, StorePath, Target};
 use platform::clock::Clock;
 use tokio::task::LocalSet;
+use tonic::Code;
 
 /// How much faster than real time the tests run.
 const SPEED: f64 = 20.0;
@@ -286,6 +287,8 @@ fn write_executable(file: &Path, text: &str) {
 pub(crate) struct Coordinator {
     wish: RefCell<Option<Proceed>>,
     reports: RefCell<Vec<(Unreported, MachineReport)>>,
+    /// Polls and results that are yet to be refused because there were too many calls.
+    too_many: RefCell<[u32; 2]>,
 }
 
 impl Coordinator {
@@ -303,6 +306,30 @@ impl Coordinator {
             health_timeout: Duration::ZERO,
             force: false,
         });
+    }
+
+    /// Has had too many requests: the next so many polls, and results, are to come back later.
+    pub(crate) fn refuses(&self, calls: u32) {
+        *self.too_many.borrow_mut() = [calls; 2];
+    }
+
+    /// Whether every call that was to come back later has been refused.
+    pub(crate) fn has_refused(&self) -> bool {
+        *self.too_many.borrow() == [0; 2]
+    }
+
+    fn busy(&self, kind: usize) -> Result<(), LinkError> {
+        let left = &mut self.too_many.borrow_mut()[kind];
+        match left.checked_sub(1) {
+            None => Ok(()),
+            Some(fewer) => {
+                *left = fewer;
+                Err(LinkError::Refused {
+                    code: Code::ResourceExhausted.to_string(),
+                    message: "too many requests; try again in 1 s".to_owned(),
+                })
+            }
+        }
     }
 
     /// Changes the wish.
@@ -344,6 +371,7 @@ impl Link for Coordinator {
         _hold: Duration,
         report: &MachineReport,
     ) -> Result<(Epoch, Directive), LinkError> {
+        self.busy(0)?;
         loop {
             if let Some(directive) = self.next(report) {
                 return Ok((Epoch(1), directive));
@@ -368,6 +396,7 @@ impl Link for Coordinator {
         result: &Unreported,
         report: &MachineReport,
     ) -> Result<Epoch, LinkError> {
+        self.busy(1)?;
         // A result may be said twice: only its own wish is fulfilled by it.
         self.wish
             .borrow_mut()

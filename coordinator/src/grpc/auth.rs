@@ -19,9 +19,11 @@ use platform::{clock::Clock, identity::Subject};
 use tonic::{Status, body::Body, service::Routes};
 use tower::ServiceExt as _;
 
+use super::convert;
 use crate::{
     connections::{Answers, Peer},
     driver::Handle,
+    limits::Limits,
 };
 
 /// How long a request may take, its body included. Held polls and streams are meant to last.
@@ -31,6 +33,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const POLL_DEADLINE: Duration = Duration::from_secs(600);
 
 const POLL: &str = "/lab.agent.v1.Agent/Poll";
+
+const EMERGENCY_STOP: &str = "/lab.operator.v1.Operator/EmergencyStop";
 
 /// Who asks, as far as the gate has found out. Services take it from the request's extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,16 +126,30 @@ pub struct Gate {
     routes: Routes,
     handle: Handle,
     clock: Clock,
+    limits: Arc<Limits>,
 }
 
 impl Gate {
     /// In front of these services.
-    pub fn new(routes: Routes, handle: Handle, clock: Clock) -> Self {
+    pub fn new(routes: Routes, handle: Handle, clock: Clock, limits: Arc<Limits>) -> Self {
         Self {
             routes: routes.prepare(),
             handle,
             clock,
+            limits,
         }
+    }
+
+    /// Refuses who asks too often, with when to come back.
+    fn slow_down(&self, caller: &Caller, peer: &Peer, path: &str) -> Result<(), Status> {
+        // Nobody is kept from stopping everything, whatever else runs in the same name.
+        if path == EMERGENCY_STOP {
+            return Ok(());
+        }
+        self.limits.take(caller, peer.address).map_err(|wait| {
+            tracing::debug!(address = %peer.address, method = path, "refused: too many requests");
+            convert::too_many(wait)
+        })
     }
 
     fn judge(&self, peer: &Peer, path: &str) -> Result<Caller, Status> {
@@ -146,6 +164,7 @@ impl Gate {
                 "this coordinator does not know that request",
             ));
         };
+        self.slow_down(&caller, peer, path)?;
         if may(&caller, permission) {
             return Ok(caller);
         }

@@ -71,6 +71,21 @@ pub(super) fn hinted(mut status: Status, hint: &str) -> Status {
     status
 }
 
+/// Metadata key of gRPC's own for how many milliseconds later a caller may try again.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// Come back later: this is no failure of what was asked.
+pub(super) fn too_many(wait: Duration) -> Status {
+    let millis = millis(wait).max(1);
+    let text = format!(
+        "too many requests; try again in {} s",
+        millis.div_ceil(1000)
+    );
+    let mut status = Status::resource_exhausted(text);
+    status.metadata_mut().insert(PUSHBACK, millis.into());
+    status
+}
+
 pub(super) fn stopped(stopped: Stopped) -> Status {
     Status::unavailable(stopped.to_string())
 }

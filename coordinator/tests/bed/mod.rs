@@ -39,6 +39,7 @@ pub(crate) fn config_in(directory: &TempDir) -> Config {
         listen: anywhere,
         enrol_listen: anywhere,
         lives: coordinator::ca::Lives::default(),
+        rates: coordinator::limits::Rates::default(),
         clock: Clock::system(),
     }
 }
@@ -51,7 +52,11 @@ impl Bed {
 
     pub(crate) async fn start_with(store: MemoryStore, directory: TempDir) -> Self {
         let config = config_in(&directory);
-        let server = Server::start_with(&config, Box::new(store.clone()))
+        Self::start_as(&config, store, directory).await
+    }
+
+    pub(crate) async fn start_as(config: &Config, store: MemoryStore, directory: TempDir) -> Self {
+        let server = Server::start_with(config, Box::new(store.clone()))
             .await
             .expect("a coordinator");
         let admin = Identity::load(&directory.path().join("admin.pem")).expect("an identity");

@@ -166,6 +166,7 @@ pub fn serve(state: &Path) -> Result<(), Error> {
         listen: anywhere,
         enrol_listen: anywhere,
         lives: coordinator::ca::Lives::default(),
+        rates: coordinator::limits::Rates::default(),
         clock: Clock::system(),
     };
     let mut store = SledStore::open(&state.join("store"))?;

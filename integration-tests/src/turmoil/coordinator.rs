@@ -53,6 +53,7 @@ pub(crate) async fn live(world: Shared, identities: Arc<Identities>) -> ::turmoi
         handle: handle.clone(),
         archive,
         clock,
+        rates: coordinator::limits::Rates::default(),
         service_port: PORT,
         stopping: stops,
     })?;

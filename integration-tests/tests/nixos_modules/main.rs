@@ -13,11 +13,13 @@ mod evaluation;
 mod tests {
     use std::{
         fs,
+        num::NonZeroU32,
         path::{Path, PathBuf},
         process::Command,
     };
 
     use common::error_chain::Chain;
+    use coordinator::limits::Rates;
     use coordinator_core::config::FleetConfig;
     use serde_json::{Value, json};
 
@@ -83,14 +85,23 @@ mod tests {
     #[test]
     fn the_coordinator_accepts_what_the_module_writes() {
         let Some(cases) = evaluated() else { return };
-        for (case, listen) in [
-            ("coordinator", "[::]:7443"),
-            ("bareCoordinator", "192.0.2.10:7443"),
+        let usual = Rates::default();
+        let mut changed = Rates {
+            machine: None,
+            ..usual
+        };
+        if let Some(operator) = &mut changed.operator {
+            operator.burst = NonZeroU32::new(7).expect("not zero");
+        }
+        for (case, listen, rates) in [
+            ("coordinator", "[::]:7443", usual),
+            ("bareCoordinator", "192.0.2.10:7443", changed),
         ] {
             let file = toml_file(&cases[case]["coordinatorSettings"]);
             let config = coordinator::Config::load(file.path())
                 .unwrap_or_else(|error| panic!("{case}: {}", Chain(&error)));
             assert_eq!(config.listen.to_string(), listen);
+            assert_eq!(config.rates, rates, "{case}");
         }
     }
 
