@@ -28,6 +28,7 @@ use crate::{
     dead_man::DeadManProgram,
     host::{End, FailedUnit, Family, Host, HostError, Ran, Reboot, Since, UNIT_PREFIX, Unit},
     links::{BOOTED, CURRENT, Links, PROFILE, PROFILES, below},
+    systemd::ServiceMake,
 };
 
 /// Exit status of the agent after its machine was booted anew: whoever keeps it running is to
@@ -438,8 +439,8 @@ impl Host for Directory {
             .collect())
     }
 
-    async fn is_outdated(&self) -> bool {
-        false
+    async fn service(&self) -> Option<ServiceMake> {
+        None
     }
 }
 

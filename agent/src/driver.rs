@@ -22,6 +22,7 @@ use crate::{
     link::Link,
     service::Service,
     state_file::{StateFile, StateFileError, StateStore},
+    systemd::ServiceMake,
 };
 
 /// How often the machine is looked at besides: for the dead-man program's mark and a new boot while
@@ -73,6 +74,8 @@ pub struct Driver<H, L, S = StateFile> {
     tasks: Vec<JoinHandle<()>>,
     /// An attempt has ended since the own service was last looked at.
     look_at_service: bool,
+    /// What the own service was made of when this process began.
+    made_of: Option<ServiceMake>,
     dead_man_told: Option<LeaseId>,
     service: Service,
 }
@@ -99,6 +102,7 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
             poll: None,
             tasks: Vec::new(),
             look_at_service: false,
+            made_of: None,
             dead_man_told: None,
             service: Service::default(),
         })
@@ -133,6 +137,7 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
             .map_or(LeaseId::default(), |attempt| attempt.lease);
         let found = self.executor.find(durable.open_step(), lease).await?;
         let boot_id = found.facts.boot_id.clone();
+        self.made_of = self.executor.host().service().await;
         let output = self.agent.start(self.now(), found);
         self.settle(output)?;
         self.listen();
@@ -369,8 +374,10 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
         }
         let idle = durable.staging.is_none() && durable.unreported.is_none();
         if idle && std::mem::take(&mut self.look_at_service) {
-            let outdated = self.executor.host().is_outdated().await;
-            return Ok(outdated.then_some(Exit::Outdated));
+            let now = self.executor.host().service().await;
+            let changed = now.is_some() && self.made_of.is_some() && now != self.made_of;
+            self.made_of = self.made_of.take().or(now);
+            return Ok(changed.then_some(Exit::Outdated));
         }
         Ok(None)
     }

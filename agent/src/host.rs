@@ -9,7 +9,7 @@ use std::{fmt, io, path::PathBuf, time::Duration};
 use agent_core::{Failure, StepId};
 use common::{BootId, LeaseId, StorePath, Target};
 
-use crate::links::Links;
+use crate::{links::Links, systemd::ServiceMake};
 
 /// What every unit of ours is called, so that the agent finds them after a restart.
 pub const UNIT_PREFIX: &str = "lab-updater-";
@@ -291,7 +291,7 @@ pub trait Host {
     /// Journal entries of this syslog priority or worse, at most 20, newest last.
     async fn serious_entries(&self, priority: u8, since: Since) -> Result<Vec<String>, HostError>;
 
-    /// Whether the service this process runs as has been changed, so that it should be started
-    /// again as soon as there is nothing to do.
-    async fn is_outdated(&self) -> bool;
+    /// What the service that this process runs as would be started from now; `None` when that
+    /// cannot be said.
+    async fn service(&self) -> Option<ServiceMake>;
 }

@@ -22,7 +22,7 @@ use crate::{
     links::{Links, ROOTS, below},
     nix::Nix,
     roots,
-    systemd::Systemd,
+    systemd::{ServiceMake, Systemd},
 };
 
 /// Longest for a program that only looks at something.
@@ -356,17 +356,8 @@ impl Host for System {
         Ok(text.lines().map(entry_line).collect())
     }
 
-    async fn is_outdated(&self) -> bool {
-        let Ok(Some(command)) = self.systemd.command_of(std::process::id()).await else {
-            return false;
-        };
-        let own = fs::read("/proc/self/cmdline").unwrap_or_default();
-        let own: Vec<String> = own
-            .split(|byte| *byte == 0)
-            .filter(|part| !part.is_empty())
-            .map(|part| String::from_utf8_lossy(part).into_owned())
-            .collect();
-        !own.is_empty() && command != own
+    async fn service(&self) -> Option<ServiceMake> {
+        self.systemd.service_of(std::process::id()).await.ok()
     }
 }
 

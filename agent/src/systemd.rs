@@ -6,6 +6,7 @@
 
 use std::{
     cell::RefCell,
+    fs,
     time::{Duration, Instant},
 };
 
@@ -36,6 +37,15 @@ type Property = (String, OwnedVariant);
 #[derive(Debug, Default)]
 pub struct Systemd {
     connection: RefCell<Option<Connection>>,
+}
+
+/// What a service is made of; another one when its unit was changed and loaded anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceMake {
+    /// `ExecStart`, the first of it.
+    pub command: Option<Vec<String>>,
+    /// What the unit's file and those beside it say; `None` where one cannot be read.
+    pub files: Vec<Option<String>>,
 }
 
 /// What the properties of a unit say.
@@ -336,22 +346,32 @@ impl Systemd {
             .map_err(|error| self.failed("ask logind for a reboot", error))
     }
 
-    /// The command line of the service that a process belongs to, as systemd would start it now;
-    /// `None` when it belongs to none.
-    pub async fn command_of(&self, pid: u32) -> Result<Option<Vec<String>>, HostError> {
-        let command = async {
+    /// What the service that a process belongs to is made of, as systemd has it loaded now: its
+    /// command line, its file and the files beside it (`ExecStart`, `FragmentPath`, `DropInPaths`).
+    pub async fn service_of(&self, pid: u32) -> Result<ServiceMake, HostError> {
+        let make = async {
             let connection = self.connection().await?;
             let path = self.manager().await?.get_unit_by_pid(pid).await?;
+            let unit = UnitProxy::builder(&connection)
+                .path(path.clone())
+                .cache_properties(CacheProperties::No)
+                .build()
+                .await?;
             let service = ServiceProxy::builder(&connection)
                 .path(path)
                 .cache_properties(CacheProperties::No)
                 .build()
                 .await?;
             let commands = service.exec_start().await?;
-            Ok(commands.into_iter().next().map(|command| command.1))
+            let mut files = vec![unit.fragment_path().await?];
+            files.extend(unit.drop_in_paths().await?);
+            let files = files.into_iter().map(|file| fs::read_to_string(file).ok());
+            Ok(ServiceMake {
+                command: commands.into_iter().next().map(|command| command.1),
+                files: files.collect(),
+            })
         };
-        command
-            .await
+        make.await
             .map_err(|error| self.failed("look at the own unit", error))
     }
 }

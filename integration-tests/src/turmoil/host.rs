@@ -6,6 +6,7 @@ use agent::{
     directory,
     host::{FailedUnit, Family, Host, HostError, Ran, Reboot, Resources, Since, UNIT_PREFIX, Unit},
     links::Links,
+    systemd::ServiceMake,
 };
 use agent_core::StepId;
 use common::{BootId, LeaseId, StorePath, Target};
@@ -187,7 +188,7 @@ impl Host for SimHost {
         Ok(Vec::new())
     }
 
-    async fn is_outdated(&self) -> bool {
-        false
+    async fn service(&self) -> Option<ServiceMake> {
+        None
     }
 }

@@ -182,6 +182,22 @@ fn an_agent_that_its_own_switch_changed_is_the_new_one_afterwards() {
         "{}",
         stage.scene()
     );
+
+    // The same command in a unit that says something else.
+    let process = || {
+        let shown = [
+            "systemctl",
+            "show",
+            "--value",
+            "--property=MainPID",
+            AGENT_UNIT,
+        ];
+        ok(stage.fleet().run(node, &shown))
+    };
+    let before = process();
+    stage.prepare(&[stage.system_with_unit(node, "Nice=1\n", "check_interval = \"3m\"")]);
+    assert_eq!(stage.execute(&[node], &[]).code(), 0, "{}", stage.scene());
+    stage.eventually("the agent starts anew", || process() != before);
 }
 
 /// Waits until the activation of this system is at work on the machine.

@@ -260,7 +260,17 @@ impl Stage {
 
     /// The same with more in the agent's configuration, until the next scenario begins.
     pub(crate) fn system_with(&self, node: &MachineName, more: &str) -> SystemSpec {
-        if !more.is_empty() {
+        self.system_with_unit(node, "", more)
+    }
+
+    /// The same with more in the service part of the agent's unit.
+    pub(crate) fn system_with_unit(
+        &self,
+        node: &MachineName,
+        unit: &str,
+        more: &str,
+    ) -> SystemSpec {
+        if !unit.is_empty() || !more.is_empty() {
             self.altered().insert(node.clone());
         }
         let versions = &self.installed.versions;
@@ -270,7 +280,7 @@ impl Stage {
         let (_, kernel) = kernel.split_once("-linux-").expect("a kernel's store path");
         SystemSpec::new(node, &version.to_string())
             .kernel(kernel.trim_end_matches("/bzImage"))
-            .agent(&self.installed.hardening, more)
+            .agent(&format!("{}{unit}", self.installed.hardening), more)
     }
 
     /// Publishes the systems and pins each as its machine's target; waits until they are staged.
