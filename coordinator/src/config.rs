@@ -307,6 +307,37 @@ mod tests {
         assert_eq!(config.enrol_listen.port(), 7444);
     }
 
+    /// The file that the handbook shows.
+    const EXAMPLE: &str = include_str!("../../docs/examples/coordinator.toml");
+
+    #[test]
+    fn the_example_has_every_key_and_shows_the_defaults() {
+        let example = parse(EXAMPLE).expect("without a fault");
+        let small = parse("state_dir = \"/var/lib/lab-coordinator\"").expect("valid");
+        assert_eq!(format!("{:?}", example.lives), format!("{:?}", small.lives));
+        assert_eq!(format!("{:?}", example.rates), format!("{:?}", small.rates));
+        let places =
+            |config: &Config| (config.state_dir.clone(), config.listen, config.enrol_listen);
+        assert_eq!(places(&example), places(&small));
+        for table in [
+            "",
+            "[certificates]",
+            "[limits]",
+            "[limits.machine]",
+            "[clock]",
+        ] {
+            // What is not known is answered with what is.
+            let error = parse(&format!("{table}\nno_such_key = 1")).expect_err("unknown");
+            let (_, listed) = error.split_once("expected ").expect("a list of keys");
+            for key in listed.split('`').skip(1).step_by(2) {
+                let said = EXAMPLE
+                    .lines()
+                    .any(|line| line.contains(&format!("{key} =")) || line == format!("[{key}]"));
+                assert!(said, "{table} {key} is not in the example");
+            }
+        }
+    }
+
     #[test]
     fn every_fault_is_listed() {
         let text = "state_dir = 'here'\nlisten = 'everywhere'\n[clock]\nspeed = -1.0\n\
