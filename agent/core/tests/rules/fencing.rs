@@ -1,12 +1,10 @@
 //! Leases, epochs, stops and silence: nothing disruptive without a lease that holds.
 
-mod world;
-
 use std::time::Duration;
 
+use crate::world::{LEASE, Script, World, path, proceed};
 use agent_core::{CallId, Directive, Hook, Input, Proceed, Renewal, Signal, StandDown, Step};
 use common::{Epoch, LeaseId, OutcomeKind, StopMode};
-use world::{LEASE, Script, World, path, proceed};
 
 fn stop(epoch: u64, mode: StopMode) -> StandDown {
     StandDown {

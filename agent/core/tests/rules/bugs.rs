@@ -1,14 +1,10 @@
 //! The seeded bugs are bugs: what passes without them fails with each.
 
-#![cfg(feature = "seeded-bugs")]
-
-mod world;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::world::{Script, World, proceed};
 use agent_core::{Bug, Directive, Proceed, Step, UnitState};
 use common::{Epoch, LeaseId};
-use world::{Script, World, proceed};
 
 /// An afternoon on which each bug has its chance.
 fn afternoon(bug: Option<Bug>) {

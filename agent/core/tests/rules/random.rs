@@ -1,17 +1,15 @@
 //! Anything, in any order: the invariants hold after every input (the world checks them), and once
 //! the disturbances stop every attempt ends.
 
-mod world;
-
 use std::time::Duration;
 
+use crate::world::{LEASE, Script, World, answer, path, proceed, rollout, target};
 use agent_core::{
     Answer, CallId, Directive, Done, Failure, HookEnd, Input, Proceed, Renewal, Signal, StandDown,
     StepId, UnitState,
 };
 use common::{Action, Epoch, LeaseId, StopMode};
 use proptest::prelude::*;
-use world::{LEASE, Script, World, answer, path, proceed, rollout, target};
 
 /// One thing that happens.
 #[derive(Clone, Debug)]

@@ -1,10 +1,8 @@
 //! Obtaining a target without a lease: how often it is tried, and how it is said that it fails.
 
-mod world;
-
+use crate::world::{Script, World, proceed, rollout, target};
 use agent_core::{Directive, Failure, Work};
 use common::{Declined, DeclinedKind, LeaseId, OutcomeKind};
-use world::{Script, World, proceed, rollout, target};
 
 /// What `lab update prepare` comes to on a machine.
 fn prepare(wish: u64) -> Directive {

@@ -1,10 +1,8 @@
 //! What a restart finds, in every step: always exactly one verdict, and one that fits the machine.
 
-mod world;
-
+use crate::world::{Script, World, proceed};
 use agent_core::{Directive, Hook, Step, UnitState};
 use common::OutcomeKind;
-use world::{Script, World, proceed};
 
 /// What the agent finds when it starts again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,6 @@
 //! It does what the agent's shell does, and checks after every output that the invariants hold,
 //! that nothing durable changed without being saved, and that no hook is begun twice.
 
-#![allow(dead_code)] // Each test program uses its own part.
-
 use std::{collections::BTreeSet, time::Duration};
 
 use agent_core::{

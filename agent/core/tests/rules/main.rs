@@ -1,0 +1,14 @@
+//! The rules of one machine, on a machine that does as it is told.
+
+mod attempt;
+mod boots;
+#[cfg(feature = "seeded-bugs")]
+mod bugs;
+mod dead_man;
+mod fencing;
+mod random;
+mod reports;
+mod restart;
+mod staging;
+mod targets;
+mod world;

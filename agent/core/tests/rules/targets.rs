@@ -1,0 +1,112 @@
+//! Which targets a machine takes, keeps, and does not try again.
+
+use agent_core::{Directive, Hook};
+use common::{Action, LeaseId, OutcomeKind};
+
+use crate::{
+    attempt::run,
+    world::{Script, path, proceed, rollout, target},
+};
+
+use OutcomeKind::{Confirmed, RebootRequired, Refused, RolledBack, Stuck};
+
+#[test]
+fn without_leave_to_reboot_the_target_waits_for_the_next_boot() {
+    let script = Script {
+        needs_reboot: true,
+        ..Script::default()
+    };
+    let mut lease = proceed(7);
+    lease.allow_reboot = false;
+    let (mut world, kind, _) = run(script, lease);
+    assert_eq!(kind, RebootRequired);
+    assert_eq!(
+        world.steps,
+        ["snapshot", "activating"],
+        "nobody is disturbed"
+    );
+    assert_eq!(world.hooks, []);
+
+    // Later somebody grants the reboot.
+    world.reports.clear();
+    let mut lease = proceed(8);
+    lease.action = Action::Reboot;
+    lease.target = None;
+    lease.allow_reboot = false;
+    world.say(Directive::Proceed(lease));
+    assert_eq!(world.finish().outcome.kind, Confirmed);
+    assert_eq!(world.boot, 2);
+}
+
+#[test]
+fn where_policy_says_so_a_failing_target_stays() {
+    let script = Script {
+        healthy: vec![false],
+        ..Script::default()
+    };
+    let mut lease = proceed(7);
+    lease.rollback_on_failure = false;
+    let (world, kind, _) = run(script, lease);
+    assert_eq!(kind, Stuck);
+    assert_eq!(world.running, path("new"));
+    assert!(!world.ran(Hook::Rollback));
+}
+
+#[test]
+fn a_target_that_failed_is_not_tried_again_unasked() {
+    let script = Script {
+        healthy: vec![false],
+        ..Script::default()
+    };
+    let (mut world, kind, _) = run(script, proceed(7));
+    assert_eq!(kind, RolledBack);
+    world.reports.clear();
+    let stage = |force| Directive::Stage {
+        rollout: Some(rollout("r2")),
+        target: target("new"),
+        force,
+        wish: 0,
+    };
+    world.say(stage(false));
+    let refused = world.finish();
+    assert_eq!((refused.lease, refused.outcome.kind), (LeaseId(0), Refused));
+    assert!(
+        refused.outcome.reason.contains("web.service"),
+        "{refused:?}"
+    );
+
+    // Under a lease as well.
+    world.reports.clear();
+    world.activations = 0;
+    world.say(Directive::Proceed(proceed(8)));
+    assert_eq!(world.finish().outcome.kind, Refused);
+
+    // By force it goes, and when it works it is forgiven.
+    world.reports.clear();
+    world.say(stage(true));
+    let mut lease = proceed(9);
+    lease.force = true;
+    world.say(Directive::Proceed(lease));
+    assert_eq!(world.finish().outcome.kind, Confirmed);
+    assert_eq!(world.disk.bad_targets, []);
+}
+
+#[test]
+fn a_rollback_names_its_target_and_needs_no_force() {
+    let script = Script {
+        healthy: vec![false],
+        ..Script::default()
+    };
+    let (mut world, _, _) = run(script, proceed(7));
+    assert_eq!(world.disk.bad_targets.len(), 1);
+    world.reports.clear();
+    world.activations = 0;
+    let mut lease = proceed(8);
+    lease.action = Action::Rollback;
+    world.say(Directive::Proceed(lease));
+    assert_eq!(world.finish().outcome.kind, Confirmed);
+    assert!(
+        world.steps.contains(&"staging".to_owned()),
+        "obtained under the lease"
+    );
+}
