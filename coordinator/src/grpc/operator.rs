@@ -1,20 +1,27 @@
 //! What operators ask.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+mod service;
+mod watch;
+
+use std::pin::Pin;
 
 use coordinator_core::{
-    Reply, Request as Question,
+    Reply,
     identity::{Actor, Holder},
     request::{OperatorRequest, Refusal, Selection},
     view::{Query, View},
 };
 use futures_util::Stream;
 use lab_proto::operator as wire;
-use platform::clock::Clock;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+pub use self::service::OperatorService;
+use self::{
+    service::limit,
+    watch::{send_status, status_of},
+};
 use super::{
     auth,
     convert::{
@@ -23,152 +30,7 @@ use super::{
         status as show,
     },
 };
-use crate::{
-    driver::{Handle, Seen},
-    issue::Issuance,
-    store::{Archive, HistoryQuery, StoreError},
-};
-
-/// Shortest time between two messages of one status stream.
-const STATUS_PAUSE: Duration = Duration::from_millis(250);
-
-/// Entries of history, audit log and configurations that one answer has at most, and has when
-/// nothing is said.
-const ENTRIES_MAX: u32 = 10_000;
-const ENTRIES: u32 = 500;
-
-/// Answers operators.
-pub struct OperatorService {
-    handle: Handle,
-    archive: Arc<dyn Archive>,
-    issuance: Issuance,
-    clock: Clock,
-}
-
-impl OperatorService {
-    /// Asks this driver, reads this archive, signs with this CA.
-    pub fn new(
-        handle: Handle,
-        archive: Arc<dyn Archive>,
-        issuance: Issuance,
-        clock: Clock,
-    ) -> Self {
-        Self {
-            handle,
-            archive,
-            issuance,
-            clock,
-        }
-    }
-
-    async fn ask(&self, actor: Actor, request: OperatorRequest) -> Result<Reply, Status> {
-        let question = Question::Operator { actor, request };
-        let answer = self.handle.ask(question).await.map_err(convert::stopped)?;
-        Ok(answer.reply)
-    }
-
-    /// Asks for something that is answered with a sentence.
-    async fn done(
-        &self,
-        actor: Actor,
-        request: OperatorRequest,
-    ) -> Result<Response<wire::Done>, Status> {
-        let reply = self.ask(actor, request).await?;
-        let Reply::Done(text) = reply else {
-            return Err(convert::other(&reply));
-        };
-        Ok(Response::new(wire::Done { text }))
-    }
-
-    async fn view(&self, query: Query) -> Result<Seen, Status> {
-        self.handle.view(query).await.map_err(convert::stopped)
-    }
-
-    async fn revision(&self) -> Result<u64, Status> {
-        let view = self.view(Query::Config).await?.view;
-        let View::Config(revision, _) = view else {
-            return Err(convert::other_view(&view));
-        };
-        Ok(revision)
-    }
-
-    /// Reads the archive without keeping others from being served.
-    async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&dyn Archive) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, Status> {
-        let archive = self.archive.clone();
-        let done = tokio::task::spawn_blocking(move || read(&*archive)).await;
-        let done = done.map_err(|_| Status::internal("reading the store broke off"))?;
-        done.map_err(|error| convert::unreadable(&error))
-    }
-
-    /// The beginning of the last so many days; 0: of all time.
-    fn since(&self, days: u32) -> common::Timestamp {
-        match days {
-            0 => common::Timestamp(i64::MIN),
-            days => self.clock.now() - Duration::from_secs(u64::from(days) * 24 * 3600),
-        }
-    }
-}
-
-fn limit(asked: u32) -> usize {
-    let limit = if asked == 0 {
-        ENTRIES
-    } else {
-        asked.min(ENTRIES_MAX)
-    };
-    limit as usize
-}
-
-async fn status_of(
-    handle: &Handle,
-    selection: &Selection,
-    all: bool,
-) -> Result<wire::Status, Status> {
-    let query = Query::Status {
-        selection: selection.clone(),
-        all,
-    };
-    let seen = handle.view(query).await.map_err(convert::stopped)?;
-    let View::Status(status) = seen.view else {
-        return Err(convert::other_view(&seen.view));
-    };
-    Ok(show::status(status, seen.now))
-}
-
-/// Sends the status whenever it has changed, until nobody listens.
-async fn send_status(
-    handle: Handle,
-    selection: Selection,
-    all: bool,
-    out: mpsc::Sender<Result<wire::Status, Status>>,
-) {
-    let mut revisions = handle.revisions();
-    let mut last = None;
-    loop {
-        revisions.mark_unchanged();
-        let status = status_of(&handle, &selection, all).await;
-        let failed = status.is_err();
-        // The time alone is no news.
-        let news = status.as_ref().map(|status| wire::Status {
-            time: String::new(),
-            ..status.clone()
-        });
-        let news = news.ok();
-        if failed || news != last {
-            last = news;
-            if out.send(status).await.is_err() || failed {
-                return;
-            }
-        }
-        tokio::select! {
-            changed = revisions.changed() => if changed.is_err() { return },
-            () = out.closed() => return,
-        }
-        tokio::time::sleep(STATUS_PAUSE).await;
-    }
-}
+use crate::store::HistoryQuery;
 
 #[tonic::async_trait]
 impl wire::operator_server::Operator for OperatorService {
