@@ -24,6 +24,7 @@ let
 
   cfg = config.services.lab-updater;
   toml = pkgs.formats.toml { };
+  settingsOf = import ./settings.nix { inherit lib pkgs; };
 
   # Hooks run as units of their own, in the environment that PID 1 gives them. The order of the
   # path lets a hook override what the module gives, and find every command of the system.
@@ -250,28 +251,24 @@ in
       '';
     };
 
-    settings = mkOption {
-      type = types.submodule {
-        freeformType = toml.type;
-        options = {
-          machine = mkOption {
-            type = types.str;
-            default = config.networking.hostName;
-            defaultText = literalExpression "config.networking.hostName";
-            description = "Name of this machine in the fleet configuration.";
-          };
-          limits.boot_timeout = mkOption {
-            type = types.either types.ints.positive types.str;
-            default = "15m";
-            description = ''
-              How long a machine may take from asking for a reboot until the agent runs again, in
-              seconds or as text such as `15m`. After the same time without an agent in a new boot,
-              the machine goes back to the system it came from.
-            '';
-          };
+    settings = settingsOf {
+      options = {
+        machine = mkOption {
+          type = types.str;
+          default = config.networking.hostName;
+          defaultText = literalExpression "config.networking.hostName";
+          description = "Name of this machine in the fleet configuration.";
+        };
+        limits.boot_timeout = mkOption {
+          type = types.either types.ints.positive types.str;
+          default = "15m";
+          description = ''
+            How long a machine may take from asking for a reboot until the agent runs again, in
+            seconds or as text such as `15m`. After the same time without an agent in a new boot,
+            the machine goes back to the system it came from.
+          '';
         };
       };
-      default = { };
       example = literalExpression ''
         {
           hooks.timeout = "10m";

@@ -28,6 +28,7 @@ let
 
   cfg = config.services.lab-coordinator;
   toml = pkgs.formats.toml { };
+  settingsOf = import ./settings.nix { inherit lib pkgs; };
   json = pkgs.formats.json { };
   canExecute = pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform;
 
@@ -60,6 +61,16 @@ let
       default = burst;
       description = "Requests of ${who} at once, after a quiet time.";
     };
+  };
+
+  # Both units are one user that is nobody else, with one directory.
+  confined = import ./hardening.nix // {
+    DynamicUser = true;
+    User = "lab-coordinator";
+    StateDirectory = "lab-coordinator";
+    StateDirectoryMode = "0700";
+    PrivateUsers = true;
+    ProcSubset = "pid";
   };
 
   # The coordinator itself judges its settings and its fleet, before a system that carries them
@@ -120,28 +131,24 @@ in
       '';
     };
 
-    settings = mkOption {
-      type = types.submodule {
-        freeformType = toml.type;
-        options = {
-          listen = mkOption {
-            type = types.str;
-            default = "[::]:7443";
-            description = "Address and port for agents and operators (mutual TLS).";
-          };
-          enrol_listen = mkOption {
-            type = types.str;
-            default = "[::]:7444";
-            description = "Address and port for enrolment only: machines that have a token and no certificate yet.";
-          };
-          limits = {
-            machine = rate "one certificate of a machine" 20 100;
-            operator = rate "one operator" 50 200;
-            enrolment = rate "one address from which machines enrol" 5 100;
-          };
+    settings = settingsOf {
+      options = {
+        listen = mkOption {
+          type = types.str;
+          default = "[::]:7443";
+          description = "Address and port for agents and operators (mutual TLS).";
+        };
+        enrol_listen = mkOption {
+          type = types.str;
+          default = "[::]:7444";
+          description = "Address and port for enrolment only: machines that have a token and no certificate yet.";
+        };
+        limits = {
+          machine = rate "one certificate of a machine" 20 100;
+          operator = rate "one operator" 50 200;
+          enrolment = rate "one address from which machines enrol" 5 100;
         };
       };
-      default = { };
       example = {
         listen = "192.0.2.10:7443";
       };
@@ -184,20 +191,13 @@ in
 
       unitConfig.StartLimitIntervalSec = 0;
 
-      serviceConfig = import ./hardening.nix // {
+      serviceConfig = confined // {
         Type = "notify";
         ExecStart = "${getExe' cfg.package "lab-coordinator"} --config ${checkedConfigFile}";
         Restart = "always";
         RestartSec = 2;
         WatchdogSec = 30;
         LimitNOFILE = 65536;
-
-        DynamicUser = true;
-        User = "lab-coordinator";
-        StateDirectory = "lab-coordinator";
-        StateDirectoryMode = "0700";
-        PrivateUsers = true;
-        ProcSubset = "pid";
       };
     };
 
@@ -212,19 +212,12 @@ in
         LAB_IDENTITY = "${stateDirectory}/admin.pem";
       };
 
-      serviceConfig = import ./hardening.nix // {
+      serviceConfig = confined // {
         Type = "oneshot";
         RemainAfterExit = true;
         ExecStart = "${getExe' cfg.package "lab"} update-config import --yes ${checkedFleetFile}";
         Restart = "on-failure";
         RestartSec = 10;
-
-        DynamicUser = true;
-        User = "lab-coordinator";
-        StateDirectory = "lab-coordinator";
-        StateDirectoryMode = "0700";
-        PrivateUsers = true;
-        ProcSubset = "pid";
       };
     };
   };

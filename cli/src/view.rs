@@ -213,6 +213,11 @@ pub fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{plural}")
 }
 
+// The tests of the program make the same answers.
+#[cfg(test)]
+#[path = "../tests/lab/made.rs"]
+mod made;
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;

@@ -178,25 +178,13 @@ impl Issuance {
         request: &SigningRequest,
         serial: &Serial,
     ) -> Result<Issued, IssueError> {
-        match self.handle.ask(asked).await?.reply {
-            Reply::Certify(holder) => {
-                let chain_pem = self.ca.sign(request, &holder, serial)?;
-                Ok(Issued { holder, chain_pem })
-            }
-            Reply::Refused(refusal) => Err(IssueError::Refused(refusal)),
-            Reply::Done(_)
-            | Reply::Directive(_)
-            | Reply::Renewal(_)
-            | Reply::Acknowledged
-            | Reply::Plan(_)
-            | Reply::Executed { .. }
-            | Reply::Pinned(_)
-            | Reply::Stopped(_)
-            | Reply::HealthCheck { .. }
-            | Reply::Config { .. }
-            | Reply::Token(_)
-            | Reply::Notify(_) => Err(IssueError::Unexpected),
-        }
+        let reply = self.handle.ask(asked).await?.reply;
+        let Reply::Certify(holder) = reply else {
+            let refused = reply.refusal().cloned();
+            return Err(refused.map_or(IssueError::Unexpected, IssueError::Refused));
+        };
+        let chain_pem = self.ca.sign(request, &holder, serial)?;
+        Ok(Issued { holder, chain_pem })
     }
 
     /// The end of a life that begins now, in fleet time. Lives are of real time, as the

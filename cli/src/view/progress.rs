@@ -266,33 +266,14 @@ pub fn way_back(plan: &lab_proto::operator::PlanReply, look: &Look) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::tests::look;
-    use lab_proto::operator::{PauseReason, WaitReason, Wave};
+    use crate::view::{made, tests::look};
+    use lab_proto::operator::{PauseReason, WaitReason};
 
-    fn rollout(state: &str, of_machines: &[(&str, &str)]) -> Rollout {
-        let machines = of_machines.iter().map(|(name, state)| RolloutMachine {
-            name: (*name).into(),
-            state: (*state).into(),
-            ..RolloutMachine::default()
-        });
-        let wave = Wave {
-            machines: machines.collect(),
-            ..Wave::default()
-        };
-        let group = RolloutGroup {
-            name: "dev".into(),
-            state: "open".into(),
-            waves: vec![wave],
-            ..RolloutGroup::default()
-        };
+    fn rollout(state: &str, machines: &[(&str, &str)]) -> Rollout {
         Rollout {
-            id: "r-1".into(),
-            kind: "update".into(),
-            state: state.into(),
             created_at: "2026-11-22T11:00:00Z".into(),
             ended_at: Some("2026-11-22T11:20:00Z".into()),
-            groups: vec![group],
-            ..Rollout::default()
+            ..made::rollout("r-1", state, machines)
         }
     }
 

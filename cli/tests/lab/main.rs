@@ -3,6 +3,7 @@
 
 mod coordinator;
 mod machines;
+mod made;
 mod rollouts;
 mod script;
 mod settings;
@@ -20,9 +21,10 @@ use coordinator::{Coordinator, Script};
 use lab_proto::operator::{
     CheckConfigReply, ConfigFault, ConfigReply, EmergencyStopReply, ExecuteReply,
     HealthCheckStarted, HealthReply, Machine, MachineHealth, MachineList, PauseReason,
-    PinTargetsReply, PlanReply, PlannedGroup, PlannedMachine, PlannedWave, Rollout, RolloutGroup,
-    RolloutMachine, Status, StopProgress, WaitReason, Wave, WhyReply,
+    PinTargetsReply, PlanReply, PlannedGroup, PlannedMachine, PlannedWave, Status, StopProgress,
+    WaitReason, WhyReply,
 };
+use made::rollout;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -60,30 +62,8 @@ fn json_of(text: &str) -> Value {
 }
 
 fn status(state: &str, machines: &[(&str, &str)]) -> Status {
-    let machines = machines.iter().map(|(name, state)| RolloutMachine {
-        name: (*name).into(),
-        state: (*state).into(),
-        ..RolloutMachine::default()
-    });
-    let wave = Wave {
-        machines: machines.collect(),
-        ..Wave::default()
-    };
-    let group = RolloutGroup {
-        name: "dev".into(),
-        state: "open".into(),
-        waves: vec![wave],
-        ..RolloutGroup::default()
-    };
-    let rollout = Rollout {
-        id: "r-7".into(),
-        kind: "update".into(),
-        state: state.into(),
-        groups: vec![group],
-        ..Rollout::default()
-    };
     Status {
-        rollouts: vec![rollout],
+        rollouts: vec![rollout("r-7", state, machines)],
         ..Status::default()
     }
 }

@@ -121,24 +121,12 @@ impl Core {
             .fleet
             .handle(self.now, Request::Operator { actor, request })
             .reply;
-        match reply {
-            Reply::Refused(refusal) => Err(Error::Answer {
+        match reply.refusal() {
+            Some(refusal) => Err(Error::Answer {
                 doing: "asking",
                 answer: refusal.to_string(),
             }),
-            Reply::Done(_)
-            | Reply::Directive(_)
-            | Reply::Renewal(_)
-            | Reply::Acknowledged
-            | Reply::Plan(_)
-            | Reply::Executed { .. }
-            | Reply::Pinned(_)
-            | Reply::Stopped(_)
-            | Reply::HealthCheck { .. }
-            | Reply::Config { .. }
-            | Reply::Token(_)
-            | Reply::Certify(_)
-            | Reply::Notify(_) => Ok(reply),
+            None => Ok(reply),
         }
     }
 
