@@ -3,7 +3,7 @@
 //! certificate enrols.
 //!
 //! The bucket itself is `governor`'s. What is ours is how many there are: no more than
-//! [`BUCKETS_MAX`] of a kind, whoever asks.
+//! `BUCKETS_MAX` of a kind, whoever asks.
 
 use std::{
     collections::HashMap,
