@@ -1,6 +1,6 @@
 //! What a machine runs, or is to run.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,10 +16,11 @@ const HASH_ALPHABET: &str = "0123456789abcdfghijklmnpqrsvwxyz";
 /// Longest name part, in bytes (Nix manual, "Store path").
 const STORE_NAME_MAX: usize = 211;
 
-/// A top-level path of the Nix store: `/nix/store/<hash>-<name>`, nothing below it.
+/// A top-level path of the Nix store: `/nix/store/<hash>-<name>`, nothing below it. Copies share
+/// their text: a report carries dozens.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct StorePath(String);
+pub struct StorePath(Arc<str>);
 
 /// Why a text is not a store path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,7 +80,7 @@ impl FromStr for StorePath {
 
     fn from_str(text: &str) -> Result<Self, StorePathError> {
         Self::check(text)?;
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -88,13 +89,13 @@ impl TryFrom<String> for StorePath {
 
     fn try_from(text: String) -> Result<Self, StorePathError> {
         Self::check(&text)?;
-        Ok(Self(text))
+        Ok(Self(text.into()))
     }
 }
 
 impl From<StorePath> for String {
     fn from(path: StorePath) -> Self {
-        path.0
+        path.0.as_ref().to_owned()
     }
 }
 

@@ -1,9 +1,10 @@
 //! Names and numbers of things, as types that parse and refuse.
 //!
 //! A name becomes part of file names, unit names and certificates, so all of them share one
-//! alphabet: lower-case letters, digits, `-`, `_` and `.`, beginning with a letter or digit.
+//! alphabet: lower-case letters, digits, `-`, `_` and `.`, beginning with a letter or digit. A name is
+//! read once and then handed around a lot, so its copies share their text.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +48,7 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The name as text.
@@ -61,7 +62,7 @@ macro_rules! name {
 
             fn from_str(text: &str) -> Result<Self, NameError> {
                 check_name(text)?;
-                Ok(Self(text.to_owned()))
+                Ok(Self(text.into()))
             }
         }
 
@@ -70,13 +71,13 @@ macro_rules! name {
 
             fn try_from(text: String) -> Result<Self, NameError> {
                 check_name(&text)?;
-                Ok(Self(text))
+                Ok(Self(text.into()))
             }
         }
 
         impl From<$name> for String {
             fn from(name: $name) -> Self {
-                name.0
+                name.0.as_ref().to_owned()
             }
         }
 

@@ -33,11 +33,19 @@ fn a_seed_means_one_run() {
 }
 
 #[test]
+fn looking_at_every_step_changes_nothing() {
+    let (quick, (slow, recording)) = (sim::run(2, None), sim::record(2, None));
+    assert_eq!((quick.trace, quick.events), (slow.trace, slow.events));
+    assert_eq!(recording.len() as u64, slow.events);
+    assert!(slow.is_good(), "{:?}", slow.violations);
+}
+
+#[test]
 fn a_recording_shows_the_same_without_chance() {
     let bug = SeededBug::named("driver: ReplyBeforeDurable").expect("a known bug");
-    let outcome = sim::run(1, Some(bug));
+    let (outcome, recording) = sim::record(1, Some(bug));
     assert!(!outcome.violations.is_empty(), "the bug is found");
-    let stored = serde_json::to_vec(&outcome.recording).expect("JSON");
+    let stored = serde_json::to_vec(&recording).expect("JSON");
     let recording: sim::Recording = serde_json::from_slice(&stored).expect("a recording");
     let again = sim::replay(&recording, |_, _, _| {});
     assert_eq!(again, outcome.violations);

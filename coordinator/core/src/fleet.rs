@@ -226,6 +226,11 @@ impl Fleet {
         &self.facts
     }
 
+    /// What is known for certain, and nothing else.
+    pub fn into_facts(self) -> Facts {
+        self.facts
+    }
+
     /// Counters and places derived from the facts.
     pub fn index(&self) -> &Index {
         &self.index

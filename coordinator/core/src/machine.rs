@@ -158,16 +158,48 @@ impl Machine {
         facts
     }
 
-    /// Whether a report says something new, apart from its sequence number.
-    pub fn is_news(&self, facts: &MachineReport) -> bool {
+    /// Whether the facts of a report are new. Asked at every poll, and nearly always answered with
+    /// no: it looks and copies nothing.
+    pub fn is_news(&self, report: &MachineReport) -> bool {
         let Some(known) = &self.report else {
             return true;
         };
-        let same = MachineReport {
-            sequence: known.sequence,
-            ..facts.clone()
+        // Every part is named, so that a new one is not forgotten here: it belongs to the facts, or
+        // is blanked in `facts` and left aside here.
+        let MachineReport {
+            agent_version,
+            boot_id,
+            sequence: _,
+            running,
+            booted,
+            profile,
+            generation,
+            generations,
+            health,
+            health_request: _,
+            epoch: _,
+            staged,
+            attempt: _,
+            store_free_bytes: _,
+            last_lease,
+            declined: _,
+        } = report;
+        let words = |check: &CheckResult, other: &CheckResult| {
+            check.name == other.name && check.passed == other.passed
         };
-        *known != same
+        let checks = health.checks.iter().zip(&known.health.checks);
+        known.agent_version != *agent_version
+            || known.boot_id != *boot_id
+            || known.running != *running
+            || known.booted != *booted
+            || known.profile != *profile
+            || known.generation != *generation
+            || known.generations != *generations
+            || known.health.state != health.state
+            || known.health.checks.len() != health.checks.len()
+            || !checks.into_iter().all(|(one, other)| words(one, other))
+            || known.staged != *staged
+            || known.last_lease != *last_lease
     }
 
     /// Takes over the facts of a report.

@@ -54,7 +54,7 @@ struct Args {
     /// How many seeds to run at the same time; as many as there are processors when not given.
     #[arg(long)]
     jobs: Option<NonZeroUsize>,
-    /// Where the recordings of failing seeds go.
+    /// Where the recordings of seeds that are not good go.
     #[arg(long, value_name = "DIRECTORY", default_value = ".")]
     keep: PathBuf,
     /// Print one JSON document.
@@ -98,7 +98,7 @@ fn seeds(args: &Args) -> io::Result<bool> {
             report(&outcome, &args.keep)?;
         }
         if args.step {
-            walk(&outcome.recording)?;
+            walk(&sim::record(outcome.seed, None).1)?;
         }
         Ok(ControlFlow::Continue(()))
     })?;
@@ -126,7 +126,7 @@ fn in_parallel<T: Send>(
 ) -> io::Result<()> {
     let next = AtomicU64::new(seeds.start);
     thread::scope(|scope| {
-        // A thread waits with its result until somebody takes it: no pile of recordings.
+        // A thread waits with its result until somebody takes it: no pile of results.
         let (send, results) = mpsc::sync_channel(jobs.get());
         for _ in 0..jobs.get() {
             let (send, next, run) = (send.clone(), &next, &run);
@@ -156,8 +156,10 @@ fn in_parallel<T: Send>(
     })
 }
 
+/// Runs a seed that is not good again, with every check at every step, and keeps it.
 fn report(outcome: &Outcome, directory: &Path) -> io::Result<()> {
     eprintln!("seed {}:", outcome.seed);
+    let (outcome, recording) = sim::record(outcome.seed, None);
     for violation in &outcome.violations {
         eprintln!("  at {}: {}", clock(violation.at), violation.text);
     }
@@ -165,7 +167,7 @@ fn report(outcome: &Outcome, directory: &Path) -> io::Result<()> {
         eprintln!("  has not ended: {unfinished}");
     }
     let file = directory.join(format!("seed-{}.json", outcome.seed));
-    fs::write(&file, serde_json::to_vec(&outcome.recording)?)?;
+    fs::write(&file, serde_json::to_vec(&recording)?)?;
     eprintln!("  simulate --replay {}", file.display());
     Ok(())
 }

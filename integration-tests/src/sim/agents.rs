@@ -199,7 +199,7 @@ impl World {
             sent: m.moment(self.now),
             hold,
             to: self.coordinator_life(),
-            request: Box::new(request),
+            request,
             truth: m.running.clone(),
         };
         let message = Message {
@@ -304,33 +304,32 @@ impl World {
     }
 
     /// Something from the coordinator reaches the agent.
-    pub(crate) fn receive(&mut self, message: Message, cut: Option<AgentCut>) {
+    pub(crate) fn receive(&mut self, message: &Message, cut: Option<AgentCut>) {
         let machine = message.machine;
         let m = &self.machines[machine];
         if m.agent.is_none() || m.life != message.life {
             return;
         }
-        let (epoch, input) = match message.body {
+        let (epoch, input) = match &message.body {
             Body::Ask { .. } => return,
             Body::Push { epoch, stand_down } => {
+                let epoch = *epoch;
                 let signal = match stand_down {
                     Some((mode, reason)) => agent_core::Signal::StandDown(agent_core::StandDown {
                         epoch,
-                        mode,
-                        reason,
+                        mode: *mode,
+                        reason: reason.clone(),
                     }),
                     None => agent_core::Signal::Epoch,
                 };
                 (epoch, Input::Signal { epoch, signal })
             }
             Body::Answer {
-                call,
-                sent,
-                request,
+                question,
                 epoch,
                 reply,
-            } => match to_input(call, sent, *request, epoch, *reply) {
-                Some(input) => (epoch, input),
+            } => match to_input(&question.body, *epoch, reply) {
+                Some(input) => (*epoch, input),
                 None => return,
             },
         };
@@ -346,17 +345,21 @@ impl World {
 }
 
 /// The answer in the agent's words.
-fn to_input(
-    call: CallId,
-    sent: agent_core::Moment,
-    request: AgentRequest,
-    epoch: common::Epoch,
-    reply: Reply,
-) -> Option<Input> {
-    let stand_down = |stop: coordinator_core::request::StandDown| agent_core::StandDown {
+fn to_input(question: &Body, epoch: common::Epoch, reply: &Reply) -> Option<Input> {
+    let Body::Ask {
+        call,
+        sent,
+        request,
+        ..
+    } = question
+    else {
+        return None;
+    };
+    let (call, sent) = (*call, *sent);
+    let stand_down = |stop: &coordinator_core::request::StandDown| agent_core::StandDown {
         epoch,
         mode: stop.mode,
-        reason: stop.reason,
+        reason: stop.reason.clone(),
     };
     match (request, reply) {
         (AgentRequest::Poll { .. }, Reply::Directive(directive)) => {
@@ -372,26 +375,27 @@ fn to_input(
                     force,
                     wish,
                 } => agent_core::Directive::Stage {
-                    rollout,
-                    target,
-                    force,
-                    wish,
+                    rollout: rollout.clone(),
+                    target: target.clone(),
+                    force: *force,
+                    wish: *wish,
                 },
                 Directive::Proceed(grant) => agent_core::Directive::Proceed(agent_core::Proceed {
-                    rollout: grant.rollout,
+                    rollout: grant.rollout.clone(),
                     lease: grant.lease,
                     epoch: grant.epoch,
                     valid_for: grant.valid_for,
                     action: grant.action,
-                    target: Some(grant.target),
+                    target: Some(grant.target.clone()),
                     allow_reboot: grant.allow_reboot,
                     rollback_on_failure: grant.rollback_on_failure,
                     health_timeout: grant.health_timeout,
                     force: grant.force,
                 }),
-                Directive::Check { request, timeout } => {
-                    agent_core::Directive::Check { request, timeout }
-                }
+                Directive::Check { request, timeout } => agent_core::Directive::Check {
+                    request: *request,
+                    timeout: *timeout,
+                },
                 Directive::StandDown(stop) => agent_core::Directive::StandDown(stand_down(stop)),
             };
             Some(Input::Directive {
@@ -403,14 +407,18 @@ fn to_input(
         }
         (AgentRequest::Renew { lease, .. }, Reply::Renewal(renewal)) => {
             let renewal = match renewal {
-                Renewal::Valid(valid_for) => agent_core::Renewal::Valid { valid_for },
+                Renewal::Valid(valid_for) => agent_core::Renewal::Valid {
+                    valid_for: *valid_for,
+                },
                 Renewal::StandDown(stop) => agent_core::Renewal::StandDown(stand_down(stop)),
-                Renewal::NotHeld(reason) => agent_core::Renewal::NotHeld { reason },
+                Renewal::NotHeld(reason) => agent_core::Renewal::NotHeld {
+                    reason: reason.clone(),
+                },
             };
             Some(Input::Renewed {
                 call,
                 sent,
-                lease,
+                lease: *lease,
                 epoch,
                 renewal,
             })
@@ -418,8 +426,8 @@ fn to_input(
         (AgentRequest::Result { rollout, lease, .. }, Reply::Acknowledged) => {
             Some(Input::ReportAcknowledged {
                 call,
-                rollout,
-                lease,
+                rollout: rollout.clone(),
+                lease: *lease,
                 epoch,
             })
         }

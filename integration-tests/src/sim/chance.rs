@@ -12,7 +12,7 @@ use super::{
     },
     rng::Rng,
     setup::{HOUR, MINUTE, Rates},
-    world::World,
+    world::{Body, World},
 };
 
 /// Something that is to come.
@@ -206,7 +206,11 @@ impl Chance {
             Consequence::Sent {
                 message,
                 to_coordinator,
-            } => self.carry(now, message, to_coordinator),
+            } => {
+                let sent = world.messages.get(&message);
+                let push = sent.is_some_and(|sent| matches!(sent.body, Body::Push { .. }));
+                self.carry(now, message, to_coordinator, push);
+            }
             Consequence::Waiting => {
                 if !self.batch_waits {
                     self.batch_waits = true;
@@ -305,13 +309,13 @@ impl Chance {
         }
     }
 
-    fn carry(&mut self, now: At, message: u64, to_coordinator: bool) {
-        let lost = if to_coordinator {
-            "message-lost"
-        } else {
-            "reply-lost"
+    fn carry(&mut self, now: At, message: u64, to_coordinator: bool, push: bool) {
+        let (rate, lost) = match (to_coordinator, push) {
+            (true, _) => (self.rates.lost, "message-lost"),
+            (false, false) => (self.rates.lost, "reply-lost"),
+            (false, true) => (self.rates.push_lost, "push-lost"),
         };
-        if self.strikes(self.rates.lost, lost) {
+        if self.strikes(rate, lost) {
             return;
         }
         let mut at = now + self.rng.between(1, 80);
@@ -329,7 +333,7 @@ impl Chance {
         };
         self.event(at, Event::Arrive { message, cut });
         if self.strikes(self.rates.doubled, "message-doubled") {
-            let late = self.rng.one([MINUTE, MINUTE, HOUR, 6 * HOUR]);
+            let late = self.rng.one([MINUTE, 10 * MINUTE, HOUR, 6 * HOUR]);
             let again = at + self.rng.below(late);
             self.event(again, Event::Arrive { message, cut: None });
         }

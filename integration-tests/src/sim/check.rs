@@ -24,6 +24,10 @@ pub(crate) struct Truth {
     newest: BTreeMap<MachineIndex, (u32, u64)>,
     /// Most machines that were really away at once.
     pub(crate) most_away: usize,
+    /// Whether somebody may have gone or lost a slot since slots were last looked at.
+    pub(crate) slots_moved: bool,
+    /// Decisions with changes since what is recorded was last held against itself.
+    pub(crate) unread: u32,
 }
 
 /// A lease as a machine was told of it.
@@ -91,7 +95,8 @@ impl World {
 
     /// A machine that is really away has its slot, as long as there is a coordinator.
     pub(crate) fn check_slots(&mut self) {
-        if self.coordinator.fleet.is_none() {
+        let moved = std::mem::take(&mut self.truth.slots_moved);
+        if self.coordinator.fleet.is_none() || !moved {
             return;
         }
         let index = self.coordinator.mirror.index();

@@ -2,6 +2,7 @@
 
 use common::Timestamp;
 use coordinator_core::{Change, Fleet, fleet::Facts};
+use serde::{Serialize, de::DeserializeOwned};
 
 /// Changes after which the facts are written as a whole.
 const SNAPSHOT_EVERY: usize = 400;
@@ -11,6 +12,10 @@ const SNAPSHOT_EVERY: usize = 400;
 pub(crate) struct Disk {
     snapshot: Facts,
     synced: Vec<Change>,
+    /// Whether the snapshot, and how many of the changes after it, have been through the form in
+    /// which they are stored: once is enough, since what comes back is stored again the same.
+    snapshot_read: bool,
+    changes_read: usize,
     unsynced: Vec<Change>,
     /// Changes that were ever made durable.
     pub(crate) durable: u64,
@@ -24,6 +29,8 @@ impl Disk {
         Self {
             snapshot: Facts::default(),
             synced: Vec::new(),
+            snapshot_read: true,
+            changes_read: 0,
             unsynced: Vec::new(),
             durable: 0,
             full: false,
@@ -53,6 +60,8 @@ impl Disk {
         if self.synced.len() >= SNAPSHOT_EVERY {
             self.snapshot = facts.clone();
             self.synced.clear();
+            self.snapshot_read = false;
+            self.changes_read = 0;
         }
     }
 
@@ -60,7 +69,7 @@ impl Disk {
     pub(crate) fn back_up(&mut self) {
         let mut fleet = Fleet::load(self.snapshot.clone(), Timestamp(0));
         self.synced.iter().for_each(|change| fleet.apply(change));
-        self.backup = Some(fleet.facts().clone());
+        self.backup = Some(fleet.into_facts());
     }
 
     /// Whether there is a copy.
@@ -76,6 +85,8 @@ impl Disk {
         let changes = Fleet::load(backup.clone(), now).restored(now);
         self.snapshot = backup;
         self.synced = changes;
+        self.snapshot_read = false;
+        self.changes_read = 0;
         self.unsynced.clear();
         self.full = false;
         true
@@ -83,15 +94,24 @@ impl Disk {
 
     /// What a start finds, read through the form in which it is stored. With the tail left out it
     /// is the known bug of a recovery that trusts an old snapshot.
-    pub(crate) fn recover(&self, leave_out_tail: bool) -> Result<Facts, serde_json::Error> {
-        let snapshot: Facts = serde_json::from_slice(&serde_json::to_vec(&self.snapshot)?)?;
-        let mut fleet = Fleet::load(snapshot, Timestamp(0));
-        if !leave_out_tail {
-            for change in &self.synced {
-                let stored = serde_json::to_vec(change)?;
-                fleet.apply(&serde_json::from_slice(&stored)?);
-            }
+    pub(crate) fn recover(&mut self, leave_out_tail: bool) -> Result<Facts, serde_json::Error> {
+        if !self.snapshot_read {
+            self.snapshot = stored(&self.snapshot)?;
+            self.snapshot_read = true;
         }
-        Ok(fleet.facts().clone())
+        for change in &mut self.synced[self.changes_read..] {
+            *change = stored(change)?;
+        }
+        self.changes_read = self.synced.len();
+        let mut fleet = Fleet::load(self.snapshot.clone(), Timestamp(0));
+        if !leave_out_tail {
+            self.synced.iter().for_each(|change| fleet.apply(change));
+        }
+        Ok(fleet.into_facts())
     }
+}
+
+/// This, written and read back.
+fn stored<T: Serialize + DeserializeOwned>(it: &T) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(&serde_json::to_vec(it)?)
 }

@@ -115,7 +115,7 @@ pub(crate) enum Event {
         nature: Nature,
     },
     /// An operator asks for something.
-    Operator { command: Command },
+    Operator { command: Box<Command> },
 }
 
 /// Where an agent's step is cut short.

@@ -26,5 +26,5 @@ mod world;
 
 pub use bugs::{DriverBug, SeededBug};
 pub(crate) use rng::Rng;
-pub use run::{Outcome, Recording, replay, run};
+pub use run::{Outcome, Recording, record, replay, run};
 pub use world::Violation;

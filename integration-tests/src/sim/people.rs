@@ -35,6 +35,7 @@ const FLAWS: [Flaw; 14] = [
 
 impl Chance {
     fn order(&mut self, at: u64, command: Command) {
+        let command = Box::new(command);
         self.event(at, Event::Operator { command });
     }
 
@@ -61,6 +62,11 @@ impl Chance {
             && self.answer(fleet, number, now)
         {
             return;
+        }
+        // Whoever stops a fleet has seen machines at work.
+        let at_work = !fleet.facts().leases.is_empty();
+        if at_work && self.rng.once_in(4) {
+            return self.stop(fleet, now);
         }
         match self.rng.below(100) {
             0..=4 => self.stop(fleet, now),
@@ -125,7 +131,7 @@ impl Chance {
         let mode = self.rng.one([StopMode::Finish, StopMode::Rollback]);
         self.order(now, Command::Stop { groups, mode });
         // Some stops are a mistake and are lifted before everybody has heard of them.
-        let lasts = self.rng.one([MINUTE, 40 * MINUTE]);
+        let lasts = self.rng.one([MINUTE / 6, MINUTE, 40 * MINUTE]);
         let lifted = now + self.rng.around(lasts);
         self.order(lifted, Command::Lift);
     }

@@ -1,7 +1,10 @@
 //! One seed from its beginning to its end: first safety, with everything that can go wrong, then
 //! liveness, when nothing does any more. And the same events once more, without chance.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    hash::{Hash as _, Hasher},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -66,8 +69,6 @@ pub struct Outcome {
     pub most_away: usize,
     /// A number that differs when any event does.
     pub trace: u64,
-    /// Everything that happened.
-    pub recording: Recording,
 }
 
 impl Outcome {
@@ -77,18 +78,30 @@ impl Outcome {
     }
 }
 
-/// Runs a seed. With a known bug it ends at the first violation.
+/// Runs a seed. It ends at the first violation.
 pub fn run(seed: u64, bug: Option<SeededBug>) -> Outcome {
+    play(seed, bug, false).0
+}
+
+/// Runs a seed and keeps everything that happens.
+pub fn record(seed: u64, bug: Option<SeededBug>) -> (Outcome, Recording) {
+    play(seed, bug, true)
+}
+
+fn play(seed: u64, bug: Option<SeededBug>, records: bool) -> (Outcome, Recording) {
     let mut rng = Rng::new(seed);
     let setup = Setup::draw(seed, &mut rng);
     let rates = Rates::draw(&mut rng);
     let chance = Chance::new(rng, rates, setup.machines.len());
     let mut run = Run::new(setup, chance, bug);
+    run.records = records;
+    run.world.pedantic = records;
     run.begin();
     run.chance.push(2 * MINUTE, Item::Operator);
     run.chance.push(MINUTE, Item::Chaos);
     run.until(run.recording.setup.duration);
     let unfinished = run.settle();
+    run.world.check_whole();
     run.finish(seed, unfinished)
 }
 
@@ -97,6 +110,8 @@ pub(crate) struct Run {
     pub(crate) world: World,
     pub(crate) chance: Chance,
     recording: Recording,
+    /// Whether every event is kept.
+    records: bool,
     trace: u64,
 }
 
@@ -111,6 +126,7 @@ impl Run {
                 found: Vec::new(),
                 events: Vec::new(),
             },
+            records: false,
             trace: 0xcbf2_9ce4_8422_2325,
         }
     }
@@ -120,7 +136,7 @@ impl Run {
         let machines = self.world.machines.len();
         self.chance.event(0, Event::CoordinatorStarts);
         let document = self.recording.setup.document.clone();
-        let command = Command::Configure { document };
+        let command = Box::new(Command::Configure { document });
         self.chance.event(1, Event::Operator { command });
         for machine in 0..machines {
             let at = 10 + self.chance.rng.below(MINUTE);
@@ -179,8 +195,10 @@ impl Run {
         self.world.answers.clear();
         let touched = touched(&self.world, &event);
         let follows = self.world.apply(at, &event);
-        self.trace = mix(self.trace, self.world.now, &follows, &event);
-        self.recording.events.push((at, event));
+        self.trace = mix(self.trace, self.world.now, follows.len(), &event);
+        if self.records {
+            self.recording.events.push((at, event));
+        }
         for consequence in follows {
             self.chance.react(&self.world, consequence);
         }
@@ -213,7 +231,7 @@ impl Run {
             .filter(|_| self.world.violations.is_empty())
     }
 
-    fn finish(mut self, seed: u64, unfinished: Option<String>) -> Outcome {
+    fn finish(mut self, seed: u64, unfinished: Option<String>) -> (Outcome, Recording) {
         let found = self.world.violations.iter().map(|v| v.text.clone());
         self.recording.found = found.chain(unfinished.clone()).collect();
         let mut faults = self.chance.faults;
@@ -221,7 +239,7 @@ impl Run {
         let fleet = &self.world.coordinator.mirror;
         #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
         let hours = self.world.now as f64 / HOUR as f64;
-        Outcome {
+        let outcome = Outcome {
             seed,
             violations: self.world.violations,
             unfinished,
@@ -232,8 +250,8 @@ impl Run {
             faults,
             most_away: self.world.truth.most_away,
             trace: self.trace,
-            recording: self.recording,
-        }
+        };
+        (outcome, self.recording)
     }
 }
 
@@ -270,15 +288,29 @@ fn touched(world: &World, event: &Event) -> Option<MachineIndex> {
 }
 
 /// FNV-1a over what happened and how much followed.
-fn mix(trace: u64, now: At, follows: &[super::event::Consequence], event: &Event) -> u64 {
-    let kind = std::mem::discriminant(event);
-    let kind = format!("{kind:?}");
-    [now, follows.len() as u64]
-        .into_iter()
-        .chain(kind.bytes().map(u64::from))
-        .fold(trace, |trace, word| {
-            (trace ^ word).wrapping_mul(0x0100_0000_01b3)
-        })
+fn mix(trace: u64, now: At, follows: usize, event: &Event) -> u64 {
+    let mut fnv = Fnv(trace);
+    (now, follows, std::mem::discriminant(event)).hash(&mut fnv);
+    fnv.finish()
+}
+
+/// FNV-1a, word by word: what is hashed here are numbers.
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        let words = bytes.chunks(8).map(|word| {
+            let word = word.iter().rev();
+            word.fold(0, |word, byte| word << 8 | u64::from(*byte))
+        });
+        for word in words {
+            self.0 = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// The same events once more. Each line of the story goes to `tell`, after each event.
@@ -287,6 +319,7 @@ pub fn replay(recording: &Recording, mut tell: impl FnMut(u64, &str, &[String]))
     let bug = recording.bug.as_deref().and_then(SeededBug::named);
     let mut world = World::new(setup.start(), setup.build(), bug);
     world.story = Some(Vec::new());
+    world.pedantic = true;
     for (at, event) in &recording.events {
         world.apply(*at, event);
         let story = world.story.replace(Vec::new()).unwrap_or_default();

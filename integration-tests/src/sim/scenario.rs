@@ -234,6 +234,7 @@ impl Stage {
     /// Asks as an operator, and gives the fleet a moment to begin what follows.
     fn ask(&mut self, command: Command) -> Result<Reply, String> {
         let now = self.run.world.now;
+        let command = Box::new(command);
         self.run.chance.event(now, Event::Operator { command });
         let mut reply = None;
         while reply.is_none() && self.run.world.now < now + MOMENT {

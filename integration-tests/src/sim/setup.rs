@@ -59,6 +59,8 @@ pub(crate) struct Setup {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rates {
     pub(crate) lost: u64,
+    /// What the coordinator says unasked: nobody notices when it gets lost.
+    pub(crate) push_lost: u64,
     pub(crate) delayed: u64,
     pub(crate) doubled: u64,
     pub(crate) agent_cut: u64,
@@ -90,8 +92,10 @@ impl Rates {
         };
         let mut rates = Self {
             lost: rate(80_000),
+            // Some networks let nothing through that was not asked for.
+            push_lost: rate(2_000_000),
             delayed: rate(60_000),
-            doubled: rate(60_000),
+            doubled: rate(150_000),
             agent_cut: rate(15_000),
             batch_cut: rate(8_000),
             unit_fails: rate(60_000),

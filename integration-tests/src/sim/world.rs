@@ -1,7 +1,7 @@
 //! The world: machines, network and coordinator under one clock. [`World::apply`] makes one event
 //! happen, without any chance, and says what follows.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 use agent_core::{CallId, Moment};
 use common::{MachineName, StorePath, Timestamp};
@@ -36,9 +36,11 @@ pub(crate) struct World {
     pub(crate) machines: Vec<Machine>,
     pub(crate) index_of: BTreeMap<MachineName, MachineIndex>,
     pub(crate) coordinator: Coordinator,
-    pub(crate) messages: BTreeMap<u64, Message>,
+    pub(crate) messages: BTreeMap<u64, Rc<Message>>,
     next_message: u64,
     pub(crate) truth: Truth,
+    /// Whether what is recorded is held against itself at every decision.
+    pub(crate) pedantic: bool,
     pub(crate) bug: Option<SeededBug>,
     pub(crate) violations: Vec<Violation>,
     /// Events that were applied.
@@ -54,8 +56,8 @@ pub(crate) struct World {
     pub(crate) follows: Vec<Consequence>,
 }
 
-/// One message under way.
-#[derive(Clone, Debug)]
+/// One message under way. It may arrive more than once, and is never changed.
+#[derive(Debug)]
 pub(crate) struct Message {
     pub(crate) machine: MachineIndex,
     /// The agent's process it comes from or goes to.
@@ -65,7 +67,7 @@ pub(crate) struct Message {
 }
 
 /// What messages say.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Body {
     /// An agent asks. `truth` is what the machine really ran when it did.
     Ask {
@@ -74,16 +76,15 @@ pub(crate) enum Body {
         hold: At,
         /// The coordinator's process that the connection leads to.
         to: u32,
-        request: Box<AgentRequest>,
+        request: AgentRequest,
         truth: StorePath,
     },
     /// The coordinator answers.
     Answer {
-        call: CallId,
-        sent: Moment,
-        request: Box<AgentRequest>,
+        /// What was asked.
+        question: Rc<Message>,
         epoch: common::Epoch,
-        reply: Box<Reply>,
+        reply: Reply,
     },
     /// The coordinator pushes.
     Push {
@@ -108,6 +109,7 @@ impl World {
             messages: BTreeMap::new(),
             next_message: 1,
             truth: Truth::default(),
+            pedantic: false,
             bug,
             violations: Vec::new(),
             events: 0,
@@ -222,7 +224,7 @@ impl World {
         let id = self.next_message;
         self.next_message += 1;
         let to_coordinator = matches!(message.body, Body::Ask { .. });
-        self.messages.insert(id, message);
+        self.messages.insert(id, Rc::new(message));
         self.follows.push(Consequence::Sent {
             message: id,
             to_coordinator,
@@ -261,7 +263,7 @@ impl World {
                 self.follows.extend(held);
                 self.follows.push(Consequence::Waiting);
             }
-            Body::Answer { .. } | Body::Push { .. } => self.receive(message, cut),
+            Body::Answer { .. } | Body::Push { .. } => self.receive(&message, cut),
         }
     }
 
@@ -289,12 +291,12 @@ impl World {
             sent: m.moment(self.now),
             hold: 0,
             to: self.coordinator_life(),
-            request: Box::new(AgentRequest::Renew {
+            request: AgentRequest::Renew {
                 lease,
                 epoch,
                 attempt: None,
                 silence: std::time::Duration::ZERO,
-            }),
+            },
             truth: m.running.clone(),
         };
         let message = Message {

@@ -77,14 +77,13 @@ impl Fleet {
                 machine.heard.granted = 0;
             }
         }
-        let facts = Machine::facts(report);
         if self
             .facts()
             .machines
             .get(name)
-            .is_none_or(|machine| machine.is_news(&facts))
+            .is_none_or(|machine| machine.is_news(report))
         {
-            let report = Box::new(facts);
+            let report = Box::new(Machine::facts(report));
             self.commit(
                 draft,
                 Change::Reported {
@@ -98,7 +97,9 @@ impl Fleet {
             heard.at = Some(now);
             heard.sequence = report.sequence;
             heard.attempt.clone_from(&report.attempt);
-            heard.checks.clone_from(&report.health.checks);
+            if heard.checks != report.health.checks {
+                heard.checks.clone_from(&report.health.checks);
+            }
             heard.health_request = heard.health_request.max(report.health_request);
             heard.store_free_bytes = report.store_free_bytes;
             heard.epoch = report.epoch;

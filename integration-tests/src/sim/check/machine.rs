@@ -117,6 +117,7 @@ impl World {
             return self.violate(format!("{name} is disturbed under a lease nobody gave it"));
         };
         let first = truth.disruption.is_none();
+        self.truth.slots_moved = true;
         if first {
             truth.forgotten = told.lost;
         }
