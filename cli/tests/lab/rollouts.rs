@@ -1,5 +1,9 @@
 //! Rollouts: beginning, following, ending, stopping.
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tokio::io::AsyncWriteExt as _;
 
 use super::*;
@@ -127,9 +131,12 @@ async fn the_time_limit_and_ctrl_c_leave_the_rollout_alone() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let id = child.id().expect("running").to_string();
-    let sent = Command::new("kill").args(["-INT", &id]).status().await;
-    assert!(sent.expect("kill runs").success());
+    let id = child
+        .id()
+        .expect("running")
+        .try_into()
+        .expect("a process id");
+    kill(Pid::from_raw(id), Signal::SIGINT).expect("sent");
     let (code, _, err) = ended(child.wait_with_output().await.expect("ended"));
     assert_eq!(code, 130, "{err}");
     assert!(err.contains("rollout r-7 goes on"), "{err}");
