@@ -224,7 +224,12 @@ impl Disk {
 
 impl StateStore for Disk {
     fn load(&self) -> Result<Option<Durable>, StateFileError> {
-        self.file.load()
+        let loaded = self.file.load()?;
+        let epoch = loaded.as_ref().map(|state| state.epoch);
+        self.world
+            .lock()
+            .remembered(self.machine, epoch.unwrap_or_default());
+        Ok(loaded)
     }
 
     fn save(&self, state: &Durable) -> Result<(), StateFileError> {

@@ -314,6 +314,13 @@ impl World {
         }
     }
 
+    /// An agent starts, and this epoch is on its disk: what the process before it heard and died of
+    /// writing down, nobody has heard.
+    pub(crate) fn remembered(&mut self, machine: usize, epoch: Epoch) {
+        let heard = &mut self.machines[machine].truth.heard;
+        heard.0 = heard.0.min(epoch);
+    }
+
     /// The agent was told this: from now on it knows better.
     pub(crate) fn heard(&mut self, machine: usize, epoch: Epoch) {
         let now: At = elapsed();
