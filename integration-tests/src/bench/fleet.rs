@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use common::MachineName;
@@ -186,7 +186,11 @@ impl Fleet {
 
 impl Machine {
     fn new(channel: Channel) -> Self {
+        // As agents count: an agent that starts again goes on above what it said before.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let sequence = now.map(|now| now.as_micros()).unwrap_or_default();
         let report = agent::MachineReport {
+            sequence: u64::try_from(sequence).unwrap_or(u64::MAX / 2),
             agent_version: "bench".to_owned(),
             boot_id: "b1".to_owned(),
             running: closure(0),
