@@ -50,9 +50,6 @@ const AGAIN: usize = 256;
 /// How long the next of them wait meanwhile: the stop is on its way out then, and comes first.
 const AGAIN_AFTER: Duration = Duration::from_millis(5);
 
-/// Journal entries after which a snapshot is taken: reading so many back takes well below a second.
-const SNAPSHOT_EVERY: u64 = 4096;
-
 /// Longest sleep: a wall clock that is set forward is noticed within this.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
 
@@ -151,7 +148,7 @@ impl Driver {
                 break;
             }
             self.turn(&mut messages)?;
-            if self.store.journal_len() >= SNAPSHOT_EVERY {
+            if self.store.journal_len() >= self.store.snapshot_every() {
                 self.store.snapshot(self.fleet.facts())?;
             }
         }

@@ -20,6 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::{AuditCheck, AuditRecord};
 
+/// Journal entries after which a snapshot is taken: reading so many back takes well below a second.
+const SNAPSHOT_EVERY: u64 = 4096;
+
 /// Everything of one turn of the driver that must be durable before anybody hears of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
@@ -97,6 +100,11 @@ pub trait Store: Send {
     /// Begins to keep the facts as they are now; when they are durable, the journal before them is
     /// forgotten. An error on the way is told by a later call.
     fn snapshot(&mut self, facts: &Facts) -> Result<(), StoreError>;
+
+    /// Journal entries after which a snapshot is to be taken.
+    fn snapshot_every(&self) -> u64 {
+        SNAPSHOT_EVERY
+    }
 
     /// Number of journal entries after the newest snapshot, one in the making included.
     fn journal_len(&self) -> u64;

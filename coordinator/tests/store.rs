@@ -202,6 +202,43 @@ fn a_snapshot_replaces_the_journal_before_it() {
     assert_eq!(numbers, [4, 3, 2, 1]);
 }
 
+/// Chunks of the snapshot with this number, as a process that ended while it wrote them leaves them.
+fn broken_off(directory: &TempDir, number: u64, chunks: std::ops::Range<u32>) {
+    with_tree(directory, "snapshot", |tree| {
+        for chunk in chunks {
+            let key = [number.to_be_bytes().as_slice(), &chunk.to_be_bytes()].concat();
+            tree.insert(key, vec![b'x'; 4096]).expect("written");
+        }
+    });
+}
+
+#[test]
+fn remains_of_a_snapshot_that_was_broken_off_are_no_obstacle() {
+    let directory = TempDir::new().expect("a directory");
+    let mut fleet = Fleet::new(now());
+    let mut store = open(&directory);
+    let mut add = |store: &mut SledStore, change: Change| {
+        fleet.apply(&change);
+        store.append(&facts(&[change])).expect("durable");
+        store.snapshot(fleet.facts()).expect("begun");
+        fleet.facts().clone()
+    };
+    add(&mut store, config(1, 10));
+    drop(store);
+    broken_off(&directory, 2, 0..50);
+    let mut store = open(&directory);
+    let expected = add(&mut store, config(2, 20));
+    drop(store);
+    with_tree(&directory, "snapshot", |tree| {
+        assert!(tree.len() < 50, "the remains are gone");
+    });
+    let loaded = open(&directory).load().expect("loaded");
+    assert_eq!((&loaded.snapshot, loaded.records.len()), (&expected, 0));
+    // Left by a version that did not clear them away.
+    broken_off(&directory, 2, 50..52);
+    assert_eq!(open(&directory).load().expect("loaded").snapshot, expected);
+}
+
 #[test]
 fn history_is_found_by_time_machine_and_group() {
     let directory = TempDir::new().expect("a directory");

@@ -87,8 +87,13 @@ impl Assembly {
         Ok(())
     }
 
+    /// Whether there is as much as the first chunk announced.
+    pub(super) fn is_whole(&self) -> bool {
+        self.bytes.len() as u64 == self.announced
+    }
+
     pub(super) fn finish(self, what: &str) -> Result<Vec<u8>, StoreError> {
-        if self.bytes.len() as u64 == self.announced {
+        if self.is_whole() {
             return Ok(self.bytes);
         }
         Err(StoreError::Content(format!(

@@ -21,7 +21,8 @@ use serde::Serialize;
 use sled::Tree;
 
 use super::{
-    Archive, Batch, ConfigRevision, HistoryQuery, Loaded, Record, Store, StoreError,
+    Archive, Batch, ConfigRevision, HistoryQuery, Loaded, Record, SNAPSHOT_EVERY, Store,
+    StoreError,
     beside::{Ballast, Unfinished, clear_half_snapshots, file, sync_directory},
     disk::{Disk, engine},
     format::{Assembly, Format, chunks, decode, encode},
@@ -45,7 +46,8 @@ pub struct SledStore {
     disk: Disk,
     meta: Tree,
     journal: Tree,
-    snapshots: Snapshots,
+    snapshots: Arc<Snapshots>,
+    snapshot_every: u64,
     archive: SledArchive,
     /// Number of the next journal entry.
     next: u64,
@@ -87,7 +89,7 @@ impl SledStore {
         let disk = Disk::new(db.clone(), directory)?;
         let (meta, journal) = (tree("meta")?, tree("journal")?);
         let snapshots = Snapshots {
-            disk: disk.clone(),
+            disk: disk.for_another_thread()?,
             meta: meta.clone(),
             chunks: tree("snapshot")?,
             journal: journal.clone(),
@@ -102,7 +104,8 @@ impl SledStore {
             disk,
             meta,
             journal,
-            snapshots,
+            snapshots: Arc::new(snapshots),
+            snapshot_every: SNAPSHOT_EVERY,
             archive,
             next: 1,
             snapshot: Head { number: 0, next: 1 },
@@ -116,6 +119,13 @@ impl SledStore {
             unfinished.end()?;
         }
         Ok(store)
+    }
+
+    /// The same store, with a snapshot after so many journal entries.
+    #[must_use]
+    pub fn with_snapshot_every(mut self, entries: u64) -> Self {
+        self.snapshot_every = entries;
+        self
     }
 
     /// Checks the format and finds the ends of journal and audit log.
@@ -157,9 +167,8 @@ impl SledStore {
 
     /// From here on takes sled's flush for durable: a known mistake that a power cut must show.
     #[cfg(feature = "seeded-bugs")]
-    pub fn forget_to_sync(&mut self) {
+    pub fn forget_to_sync(&self) {
         self.disk.forget_to_sync();
-        self.snapshots.disk.forget_to_sync();
     }
 
     /// Takes note of a snapshot that is durable meanwhile; with `wait`, of one that will be.
@@ -275,6 +284,10 @@ impl Store for SledStore {
         };
         self.writing = Some(self.snapshots.begin(head, facts.clone())?);
         Ok(())
+    }
+
+    fn snapshot_every(&self) -> u64 {
+        self.snapshot_every
     }
 
     fn journal_len(&self) -> u64 {

@@ -3,7 +3,7 @@
 //! Writing one takes a large part of a second for ten thousand machines, and the driver must not
 //! stand still for that: it is done on a thread of its own while the journal goes on.
 
-use std::{io, thread};
+use std::{io, ops::RangeBounds, sync::Arc, thread};
 
 use coordinator_core::fleet::Facts;
 use serde::{Deserialize, Serialize};
@@ -29,8 +29,7 @@ pub(super) struct Head {
     pub(super) next: u64,
 }
 
-/// Where snapshots are, and the journal that they replace.
-#[derive(Clone)]
+/// Where snapshots are, and the journal that they replace. Used by one thread at a time.
 pub(super) struct Snapshots {
     pub(super) disk: Disk,
     pub(super) meta: Tree,
@@ -61,12 +60,17 @@ impl Snapshots {
         for item in self.chunks.scan_prefix(head.number.to_be_bytes()) {
             let (key, value) = item.map_err(engine("read"))?;
             assembly.push(chunk_in(&key)?, &value)?;
+            if assembly.is_whole() {
+                // Whatever follows is of a snapshot of the same number that was broken off, from
+                // before such remains were cleared away.
+                break;
+            }
         }
         decode("the snapshot", &assembly.finish("the snapshot")?)
     }
 
     /// Begins to write one.
-    pub(super) fn begin(&self, head: Head, facts: Facts) -> Result<Writing, StoreError> {
+    pub(super) fn begin(self: &Arc<Self>, head: Head, facts: Facts) -> Result<Writing, StoreError> {
         let snapshots = self.clone();
         let thread = thread::Builder::new()
             .name("snapshot".to_owned())
@@ -77,6 +81,9 @@ impl Snapshots {
 
     fn write(&self, head: Head, facts: &Facts) -> Result<(), StoreError> {
         let bytes = encode("the snapshot", facts)?;
+        // A process that ended in the middle of this number may have written more of it than there
+        // will be now.
+        remove(&self.chunks, &head.number.to_be_bytes()..)?;
         // The chunks first: until the head names them, they mean nothing.
         for (number, (key, value)) in chunks(&head.number.to_be_bytes(), &bytes).enumerate() {
             self.chunks.insert(key, value).map_err(engine("write"))?;
@@ -91,8 +98,8 @@ impl Snapshots {
             Ok(())
         })?;
         // From here on only tidying: what is left over after a crash is tidied the next time.
-        remove_before(&self.chunks, head.number)?;
-        remove_before(&self.journal, head.next)
+        remove(&self.chunks, ..&head.number.to_be_bytes())?;
+        remove(&self.journal, ..&head.next.to_be_bytes())
     }
 }
 
@@ -111,9 +118,9 @@ impl Writing {
     }
 }
 
-/// Removes every entry whose number is below `first`.
-fn remove_before(tree: &Tree, first: u64) -> Result<(), StoreError> {
-    for key in tree.range(..first.to_be_bytes()).keys() {
+/// Removes every entry whose key is in the range.
+fn remove<'a>(tree: &Tree, range: impl RangeBounds<&'a [u8; 8]>) -> Result<(), StoreError> {
+    for key in tree.range::<&[u8; 8], _>(range).keys() {
         let key = key.map_err(engine("read"))?;
         tree.remove(key).map_err(engine("write"))?;
     }

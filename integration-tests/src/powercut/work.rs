@@ -43,6 +43,9 @@ const HOLD: Duration = Duration::from_millis(100);
 const PACE: Duration = Duration::from_millis(5);
 const PATIENCE: u32 = 100;
 
+/// Journal entries after which a snapshot is taken: so few that many cuts fall into one.
+const SNAPSHOT_EVERY: u64 = 16;
+
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Work {
@@ -114,7 +117,7 @@ pub(super) fn version_of(target: &Target) -> Option<u64> {
 /// # Errors
 /// When the store does not open, or what it was told cannot be made durable any more.
 pub fn work(work: &Work) -> Result<(), WorkError> {
-    let mut store = SledStore::open(&work.store)?;
+    let mut store = SledStore::open(&work.store)?.with_snapshot_every(SNAPSHOT_EVERY);
     if work.without_sync {
         store.forget_to_sync();
     }
