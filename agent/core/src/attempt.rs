@@ -203,7 +203,8 @@ impl Agent {
             | Step::Announcing
             | Step::Judging
             | Step::JudgingRollback
-            | Step::Closing { .. } => {}
+            | Step::Closing { .. }
+            | Step::Unknown(_) => {}
         }
         out.persist = true;
         self.drop_job(out);
@@ -244,7 +245,8 @@ impl Agent {
                 | Step::RollingBack
                 | Step::RebootingBack
                 | Step::RollbackHook
-                | Step::JudgingRollback,
+                | Step::JudgingRollback
+                | Step::Unknown(_),
             ) => {
                 let why = "the journal does not say how to go on".to_owned();
                 self.close(now, OutcomeKind::Stuck, Some(why), out);
@@ -303,7 +305,7 @@ impl Agent {
                 }
             }
             Step::Activating => self.activation_done(now, result, out),
-            Step::Announcing => {}
+            Step::Announcing | Step::Unknown(_) => {}
             Step::Rebooting | Step::RebootingBack => self.reboot_asked(now, &result),
             // The agent is alive and has deadlines of its own: without the timer the judgement
             // is as good as with it.
@@ -576,6 +578,7 @@ fn interruptible(attempt: &Attempt) -> bool {
         | Step::RebootingBack
         | Step::RollbackHook
         | Step::JudgingRollback
-        | Step::Closing { .. } => false,
+        | Step::Closing { .. }
+        | Step::Unknown(_) => false,
     }
 }

@@ -1,12 +1,14 @@
 //! Why an attempt is not confirmed.
 
 use common::{StorePath, text};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::foreign::Said;
 
 /// Why an attempt is not confirmed. Each has one way to end (see `attempt`), and is either the
 /// target's fault or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", remote = "Self")]
 pub enum Cause {
     /// Emergency stop, or an epoch newer than the lease's.
     #[error("emergency stop")]
@@ -65,6 +67,35 @@ pub enum Cause {
     /// The attempt had more steps than any attempt can need.
     #[error("the attempt did not come to an end")]
     Endless,
+    /// The attempt was begun by another version of the agent, and is in a step that this one does
+    /// not know.
+    #[error("another version of the agent was in the step {0:?}, which this one does not know")]
+    UnknownStep(String),
+    /// The reason of another version of the agent, in its words.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Serialize for Cause {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, to)
+    }
+}
+
+/// A reason that this agent does not know is kept as text.
+impl<'de> Deserialize<'de> for Cause {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Found {
+            Known(#[serde(deserialize_with = "Cause::deserialize")] Cause),
+            Foreign(Said),
+        }
+        Ok(match Found::deserialize(from)? {
+            Found::Known(cause) => cause,
+            Found::Foreign(said) => Self::Other(said.text()),
+        })
+    }
 }
 
 impl Cause {
@@ -89,7 +120,9 @@ impl Cause {
             | Self::Busy
             | Self::RebootNotAllowed
             | Self::RebootDidNotHappen
-            | Self::Endless => false,
+            | Self::Endless
+            | Self::UnknownStep(_)
+            | Self::Other(_) => false,
         }
     }
 

@@ -289,6 +289,7 @@ impl Agent {
             cause: None,
             complaint: None,
             records: Vec::new(),
+            foreign: false,
         });
         out.persist = true;
         self.begin_attempt(now, out);

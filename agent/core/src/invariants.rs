@@ -96,6 +96,10 @@ pub fn violations(durable: &Durable) -> Vec<Violation> {
         attempt.records.len() <= RECORDS_MAX,
         Violation::Unbounded("records"),
     );
+    // What another version did follows its own rules; only going back from it follows ours.
+    if attempt.foreign {
+        return found;
+    }
     let disturbed = attempt.touched || attempt.armed || attempt.hooks.pre != HookState::NotBegun;
     check(
         !disturbed || attempt.previous.is_some(),
@@ -151,7 +155,8 @@ pub fn violations(durable: &Durable) -> Vec<Violation> {
         | Step::Rebooting
         | Step::Rearming
         | Step::PostHook
-        | Step::Judging => {}
+        | Step::Judging
+        | Step::Unknown(_) => {}
     }
     found
 }

@@ -48,6 +48,7 @@ pub mod cause;
 mod directive;
 pub mod effect;
 pub mod facts;
+mod foreign;
 mod health;
 pub mod input;
 pub mod invariants;

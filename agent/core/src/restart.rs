@@ -88,6 +88,7 @@ impl Agent {
             Step::RollingBack => self.restore_again(now, out),
             Step::RebootingBack => self.boot_back_again(now, out),
             Step::JudgingRollback | Step::Closing { .. } => self.enter(now, step, out),
+            Step::Unknown(word) => self.leave_unknown(now, word, out),
         }
     }
 
@@ -126,7 +127,14 @@ impl Agent {
             Step::RollingBack => self.restore_again(now, out),
             Step::RebootingBack => self.after_undo(now, out),
             Step::JudgingRollback | Step::Closing { .. } => self.enter(now, step, out),
+            Step::Unknown(word) => self.leave_unknown(now, word, out),
         }
+    }
+
+    /// Another version of the agent was here: back to where the machine came from.
+    fn leave_unknown(&mut self, now: Moment, word: String, out: &mut Output) {
+        let known = self.durable.attempt.as_ref().and_then(|a| a.cause.clone());
+        self.turn_back(now, known.unwrap_or(Cause::UnknownStep(word)), out);
     }
 
     fn ended_unseen(
@@ -189,7 +197,8 @@ impl Agent {
             | Step::Judging
             | Step::RollbackHook
             | Step::JudgingRollback
-            | Step::Closing { .. } => {}
+            | Step::Closing { .. }
+            | Step::Unknown(_) => {}
         }
     }
 }

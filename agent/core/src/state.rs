@@ -1,15 +1,29 @@
 //! What the agent keeps on disk: one small document, replaced as a whole before anything it
 //! announces is done.
+//!
+//! # Other versions
+//!
+//! An agent may find what an older or a newer one wrote: an update brings a newer agent, and going
+//! back an older one, with its dead-man program, in the middle of the attempt. So
+//!
+//! * a new field has a default, and no field is ever taken away or given another meaning;
+//! * fields that this agent does not know are passed over;
+//! * an attempt that it does not understand as a whole (a step, a hook's state, anything with a
+//!   fixed set of words) is read for what going back takes, and the machine goes back (see
+//!   `foreign`);
+//! * the format's number is raised only when an older agent must not touch the machine at all: it
+//!   then refuses to start, and so does its dead-man program.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
-use common::{
-    Action, AttemptStatus, BootId, Epoch, LeaseId, Outcome, RolloutId, Staged, StopMode, StorePath,
-    Target,
-};
+use common::{BootId, Epoch, LeaseId, Outcome, RolloutId, Staged, StorePath, Target};
 use serde::{Deserialize, Serialize};
 
-use crate::{cause::Cause, facts::Facts, moment::Moment};
+use crate::{foreign, moment::Moment};
+
+mod attempt;
+
+pub use attempt::{Attempt, HookState, Hooks, Record, Step};
 
 /// Most targets remembered as bad; the oldest goes first.
 pub const BAD_TARGETS_MAX: usize = 16;
@@ -22,7 +36,6 @@ pub const BASELINE_UNITS_MAX: usize = 256;
 
 /// Everything the agent knows that must outlive it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Durable {
     /// Version of this document, [`Durable::FORMAT`].
     pub format: u32,
@@ -35,10 +48,13 @@ pub struct Durable {
     /// The highest lease seen. A lease is accepted once: only a higher one is accepted after it.
     pub lease: LeaseId,
     /// The attempt in progress.
+    #[serde(deserialize_with = "foreign::attempt")]
     pub attempt: Option<Attempt>,
     /// The target being obtained without a lease.
+    #[serde(deserialize_with = "foreign::or_default")]
     pub staging: Option<Staging>,
     /// What is obtained, checked and rooted.
+    #[serde(deserialize_with = "foreign::or_default")]
     pub staged: Option<Staged>,
     /// The result that the coordinator has not acknowledged.
     pub unreported: Option<Unreported>,
@@ -134,7 +150,8 @@ impl Durable {
             | Step::RollingBack
             | Step::RebootingBack
             | Step::RollbackHook
-            | Step::JudgingRollback => Some(DeadManOrder {
+            | Step::JudgingRollback
+            | Step::Unknown(_) => Some(DeadManOrder {
                 previous,
                 reboot: attempt.reboots > 0,
             }),
@@ -249,213 +266,6 @@ pub struct Staging {
     pub job: StepId,
 }
 
-/// What became of a hook. Each is begun at most once in an attempt, whatever crashes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum HookState {
-    /// Not begun.
-    #[default]
-    NotBegun,
-    /// Begun; no result yet.
-    Begun,
-    /// It did its work (or the machine has no such hook).
-    Succeeded,
-    /// It said no.
-    Failed,
-    /// It was begun, and how it ended is not known: its time ran out, or the power went.
-    Unknown,
-}
-
-/// The hooks of one attempt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hooks {
-    /// `preUpdateScript`.
-    pub pre: HookState,
-    /// `postUpdateScript`.
-    pub post: HookState,
-    /// `rollbackScript`.
-    pub rollback: HookState,
-}
-
-/// One attempt under one lease.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attempt {
-    /// For which rollout.
-    pub rollout: RolloutId,
-    /// Under which lease.
-    pub lease: LeaseId,
-    /// Granted under which epoch.
-    pub epoch: Epoch,
-    /// Until when the lease holds. In another boot it holds no longer.
-    pub lease_until: BootMoment,
-    /// What for.
-    pub action: Action,
-    /// Where to, as asked; `None`: what the next boot starts anyway.
-    pub target: Option<Target>,
-    /// Where to; `None` until it is staged.
-    pub path: Option<StorePath>,
-    /// How.
-    pub mode: Mode,
-    /// Whether the machine may reboot.
-    pub allow_reboot: bool,
-    /// Whether a failing judgement makes the machine go back.
-    pub rollback_on_failure: bool,
-    /// How long the health checks may take to come good, in milliseconds; never 0.
-    pub health_timeout_ms: u64,
-    /// Where it comes from; recorded before anything changes.
-    pub previous: Option<Previous>,
-    /// How it was.
-    pub baseline: Baseline,
-    /// The boot the attempt began in.
-    pub boot_id: BootId,
-    /// The step that is begun next or was begun last.
-    pub step: Step,
-    /// The work of that step, once begun; `None` while the step waits for its turn.
-    pub job: Option<StepId>,
-    /// What became of the hooks.
-    pub hooks: Hooks,
-    /// The dead-man timer may be running.
-    pub armed: bool,
-    /// The boot default, or more, may have been changed.
-    pub touched: bool,
-    /// How often activation was begun.
-    pub activations: u32,
-    /// How often a reboot into the target was asked for.
-    pub reboots: u32,
-    /// How often going back was begun.
-    pub restores: u32,
-    /// How often a reboot back was asked for.
-    pub reboots_back: u32,
-    /// How many steps were begun.
-    pub steps: u32,
-    /// The target is wanted even if it failed on this machine before.
-    pub force: bool,
-    /// The emergency stop, once seen.
-    pub stop: Option<StopMode>,
-    /// Why the attempt will not be confirmed, once that is decided.
-    pub cause: Option<Cause>,
-    /// What the rollback hook had to complain about.
-    pub complaint: Option<String>,
-    /// What was done, oldest first, at most [`RECORDS_MAX`].
-    pub records: Vec<Record>,
-}
-
-impl Attempt {
-    /// How long the health checks may take to come good.
-    pub fn health_timeout(&self) -> Duration {
-        Duration::from_millis(self.health_timeout_ms)
-    }
-
-    /// Whether these facts show the attempt's target running; where the way there is a reboot, also
-    /// booted.
-    pub fn arrived(&self, facts: &Facts) -> bool {
-        let booted = match self.mode {
-            Mode::Switch => true,
-            Mode::Boot => facts.booted == self.path && facts.boot_id != self.boot_id,
-        };
-        self.path.is_some() && facts.running == self.path && booted
-    }
-
-    /// Whether the pre-update hook did anything that the rollback hook has to make up for: not when
-    /// it said no.
-    pub fn owes_rollback_hook(&self) -> bool {
-        let pre = match self.hooks.pre {
-            HookState::NotBegun | HookState::Failed => false,
-            HookState::Begun | HookState::Succeeded | HookState::Unknown => true,
-        };
-        pre && self.hooks.rollback == HookState::NotBegun
-    }
-
-    /// Whether the machine can no longer come back without having been away: from the activation
-    /// on, or where the way there is a reboot, from the moment the reboot is asked for.
-    pub fn past_no_return(&self) -> bool {
-        match self.mode {
-            Mode::Switch => self.activations > 0,
-            Mode::Boot => self.reboots > 0,
-        }
-    }
-
-    /// Where it stands, in the words of the wire.
-    pub fn status(&self) -> AttemptStatus {
-        AttemptStatus {
-            rollout: Some(self.rollout.clone()),
-            lease: self.lease,
-            step: self.step.word().to_owned(),
-            past_no_return: self.past_no_return(),
-        }
-    }
-}
-
-/// The steps of an attempt. Each is written down before it is begun.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Step {
-    /// Obtaining the target, where it was not staged before the lease.
-    Staging,
-    /// Noting how the machine is and where it comes from.
-    Snapshot,
-    /// Starting the dead-man timer.
-    Arming,
-    /// `preUpdateScript`.
-    PreHook,
-    /// `switch-to-configuration`.
-    Activating,
-    /// Telling the coordinator that the machine will be silent for a while.
-    Announcing,
-    /// The reboot into the target.
-    Rebooting,
-    /// Booted into the target: starting the dead-man timer of this boot.
-    Rearming,
-    /// `postUpdateScript`.
-    PostHook,
-    /// Judging the target.
-    Judging,
-    /// Going back.
-    RollingBack,
-    /// The reboot into the previous system.
-    RebootingBack,
-    /// `rollbackScript`.
-    RollbackHook,
-    /// Judging the previous system.
-    JudgingRollback,
-    /// The verdict is written; the dead-man timer is being stopped.
-    Closing {
-        /// The verdict.
-        outcome: Outcome,
-    },
-}
-
-impl Step {
-    /// The step's name on the wire (`agent.proto`, `Attempt.step`).
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Staging => "staging",
-            Self::Snapshot => "snapshot",
-            Self::Arming | Self::Rearming => "arming",
-            Self::PreHook => "pre-hook",
-            Self::Activating => "activating",
-            Self::Announcing | Self::Rebooting | Self::RebootingBack => "rebooting",
-            Self::PostHook => "post-hook",
-            Self::Judging => "judging",
-            Self::RollingBack => "rolling-back",
-            Self::RollbackHook => "rollback-hook",
-            Self::JudgingRollback => "judging-rollback",
-            Self::Closing { .. } => "confirming",
-        }
-    }
-}
-
-/// One step that was done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// The step's name on the wire.
-    pub step: String,
-    /// How long it took, in milliseconds; 0 when it ended unseen.
-    pub took_ms: u64,
-    /// The end of its output; bounded by [`common::text::OUTPUT_MAX`].
-    pub output: String,
-}
-
 /// A result, kept until the coordinator has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unreported {
@@ -464,6 +274,7 @@ pub struct Unreported {
     /// Under which lease; 0 when the machine refused before it had one.
     pub lease: LeaseId,
     /// How it ended.
+    #[serde(deserialize_with = "foreign::outcome")]
     pub outcome: Outcome,
     /// What was done.
     pub records: Vec<Record>,

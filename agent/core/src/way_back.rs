@@ -41,7 +41,9 @@ impl Agent {
             | Cause::Unhealthy(_)
             | Cause::WrongSystem(_)
             | Cause::DeadMan
-            | Cause::Endless => attempt.touched,
+            | Cause::Endless
+            | Cause::UnknownStep(_)
+            | Cause::Other(_) => attempt.touched,
         };
         attempt.cause = Some(cause);
         attempt.job = None;
@@ -376,7 +378,11 @@ fn verdict_of(attempt: &Attempt) -> OutcomeKind {
             | Cause::PreHookUnknown(_) => OutcomeKind::Refused,
             // The switch never began.
             Cause::Busy => OutcomeKind::Abandoned,
-            Cause::Stopped | Cause::LeaseRanOut | Cause::NotHeld(_) => {
+            Cause::Stopped
+            | Cause::LeaseRanOut
+            | Cause::NotHeld(_)
+            | Cause::UnknownStep(_)
+            | Cause::Other(_) => {
                 if attempt.past_no_return() {
                     OutcomeKind::RolledBack
                 } else {

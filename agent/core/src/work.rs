@@ -62,7 +62,7 @@ impl Agent {
                 };
                 Some((limits.switch_timeout, work))
             }
-            Step::Announcing => None,
+            Step::Announcing | Step::Unknown(_) => None,
             Step::Rebooting | Step::RebootingBack => {
                 Some((limits.short_step, Work::Reboot { lease }))
             }

@@ -11,4 +11,5 @@ mod reports;
 mod restart;
 mod staging;
 mod targets;
+mod versions;
 mod world;

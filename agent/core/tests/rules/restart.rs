@@ -71,8 +71,8 @@ fn in_step(step: &Step, needs_reboot: bool, fails: bool) -> Option<World> {
         }
         world.script.reboots = false;
     } else {
-        // Announcing lasts until the coordinator answers.
-        world.script.connected = *step != Step::Announcing;
+        // Announcing lasts until the call has come to something.
+        world.script.hangs = *step == Step::Announcing;
         world.say(Directive::Proceed(proceed(7)));
     }
     world.work_until(step).then_some(world)
@@ -86,7 +86,7 @@ fn restart(world: &mut World, finds: Finds) {
         .find(|job| Some(job.step) == open)
         .cloned();
     world.script.reboots = true;
-    world.script.connected = true;
+    world.script.hangs = false;
     match finds {
         Finds::Nothing => world.restart(UnitState::Absent),
         Finds::WorkDone => {
@@ -168,7 +168,8 @@ fn check(step: &Step, needs_reboot: bool, finds: Finds, world: &World, kind: Out
         | Step::Rearming
         | Step::PostHook
         | Step::Judging
-        | Step::Closing { .. } => false,
+        | Step::Closing { .. }
+        | Step::Unknown(_) => false,
     };
     if going_back {
         assert_ne!(kind, OutcomeKind::Confirmed, "{case}");
@@ -187,7 +188,8 @@ fn check(step: &Step, needs_reboot: bool, finds: Finds, world: &World, kind: Out
                 | Step::RebootingBack
                 | Step::RollbackHook
                 | Step::JudgingRollback
-                | Step::Closing { .. } => true,
+                | Step::Closing { .. }
+                | Step::Unknown(_) => true,
             };
             if disturbed {
                 assert_ne!(kind, OutcomeKind::Confirmed, "{case}");
@@ -212,7 +214,8 @@ fn check(step: &Step, needs_reboot: bool, finds: Finds, world: &World, kind: Out
             | Step::RebootingBack
             | Step::RollbackHook
             | Step::JudgingRollback
-            | Step::Closing { .. } => {}
+            | Step::Closing { .. }
+            | Step::Unknown(_) => {}
         },
         Finds::Running | Finds::Ended | Finds::Boot(_) => {}
     }

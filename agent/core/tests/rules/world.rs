@@ -73,6 +73,8 @@ pub(crate) struct Script {
     pub(crate) boots: Vec<&'static str>,
     /// The coordinator answers.
     pub(crate) connected: bool,
+    /// Renewals hang: neither answered nor refused.
+    pub(crate) hangs: bool,
 }
 
 impl Default for Script {
@@ -91,6 +93,7 @@ impl Default for Script {
             reboots: true,
             boots: Vec::new(),
             connected: true,
+            hangs: false,
         }
     }
 }
@@ -286,6 +289,9 @@ impl World {
             } => {
                 self.silences.push(silence);
                 let (sent, epoch) = (self.now, self.epoch);
+                if self.script.hangs {
+                    return;
+                }
                 if self.script.connected {
                     self.feed(Input::Renewed {
                         call,

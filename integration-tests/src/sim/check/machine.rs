@@ -169,7 +169,8 @@ impl World {
                 | Step::RollingBack
                 | Step::RebootingBack
                 | Step::RollbackHook
-                | Step::JudgingRollback => None,
+                | Step::JudgingRollback
+                | Step::Unknown(_) => None,
             },
             None => m.disk.unreported.as_ref().map(|r| r.outcome.kind),
         };
