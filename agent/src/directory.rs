@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_core::StepId;
+use agent_core::{MayBegin, StepId};
 use common::{BootId, Generation, LeaseId, StorePath, Target, text};
 use nix::{
     sys::signal::{Signal, killpg},
@@ -26,7 +26,10 @@ use platform::clock::Clock;
 
 use crate::{
     dead_man::DeadManProgram,
-    host::{End, FailedUnit, Family, Host, HostError, Ran, Reboot, Since, UNIT_PREFIX, Unit},
+    host::{
+        End, FailedUnit, Family, Host, HostError, Ran, Reboot, Since, UNIT_PREFIX, Unit,
+        check_begin,
+    },
     links::{BOOTED, CURRENT, Links, PROFILE, PROFILES, below},
     systemd::ServiceMake,
 };
@@ -225,7 +228,7 @@ impl Directory {
             }
             let Some(pid) = living(directory) else {
                 // It may have ended between the two looks.
-                let lost = || HostError::Missing(format!("the result of {} is lost", unit.name()));
+                let lost = || HostError::Lost(unit.name());
                 return end_in(directory).ok_or_else(lost);
             };
             if Instant::now() >= deadline {
@@ -283,6 +286,7 @@ impl Host for Directory {
     async fn run(&self, unit: &Unit) -> Result<Ran, HostError> {
         let directory = self.links.at(UNITS).join(unit.name());
         if end_in(&directory).is_none() && living(&directory).is_none() {
+            unit.check_begin(&self.clock)?;
             self.start(unit, &directory)
                 .map_err(|error| HostError::io(format!("start {}", unit.name()), error))?;
         }
@@ -337,7 +341,15 @@ impl Host for Directory {
         Ok(self.links.at(path.as_str()).exists())
     }
 
-    async fn set_profile(&self, _tag: &str, path: &StorePath) -> Result<(), HostError> {
+    async fn set_profile(
+        &self,
+        tag: &str,
+        path: &StorePath,
+        may_begin: MayBegin,
+    ) -> Result<(), HostError> {
+        if self.links.resolve(PROFILE).as_ref() != Some(path) {
+            check_begin(tag, may_begin, &self.clock)?;
+        }
         set_profile(&self.links, path)
             .map_err(|error| HostError::io("set the system profile", error))
     }
@@ -359,6 +371,7 @@ impl Host for Directory {
             environment: Vec::new(),
             within: Duration::MAX,
             resources: crate::host::Resources::default(),
+            may_begin: MayBegin::Always,
         };
         self.start(&unit, &directory)
             .map_err(|error| HostError::io("start the dead-man timer", error))

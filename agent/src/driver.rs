@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     executor::{CarriedOut, Executor},
-    host::{Host, HostError},
+    host::{Host, HostError, moment},
     jitter,
     link::Link,
     service::Service,
@@ -269,7 +269,7 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
                 });
                 self.keep(task);
             }
-            // The executor finds a unit that runs already, so both are the same to it.
+            // The executor finds a unit that runs already, and the job says whether it may start one.
             Effect::Begin(job) | Effect::Attach(job) => self.carry_out(job),
             Effect::KeepRoots { paths } => {
                 if let Err(error) = self.executor.keep_roots(&paths) {
@@ -413,11 +413,6 @@ fn failed(call: agent_core::CallId, error: &crate::link::LinkError) -> Input {
         call,
         reason: error.to_string(),
     }
-}
-
-/// The core's time: the boot-time clock, in fleet time.
-fn moment(clock: &Clock) -> Moment {
-    Moment(u64::try_from(clock.uptime().as_millis()).unwrap_or(u64::MAX))
 }
 
 async fn sleep_until(clock: &Clock, deadline: Option<Moment>) {

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use agent_core::{
     ActivationEnd, Answer, Baseline, Done, Facts, Failure, Found, Hook, HookContext, HookEnd, Job,
-    Judgement, Mode, Previous, StepId, UnitState, Work,
+    Judgement, MayBegin, Mode, Previous, StepId, UnitState, Work,
 };
 use common::{Health, LeaseId, Staged, StorePath, Target};
 use platform::clock::Clock;
@@ -13,7 +13,7 @@ use platform::clock::Clock;
 use crate::{
     config::Config,
     health,
-    host::{End, Family, Host, HostError, Ran, Reboot, Resources, Since, Unit},
+    host::{End, Family, Host, HostError, Ran, Reboot, Resources, Since, Unit, moment},
     links::{CURRENT, PROFILE},
     roots,
     verdict::{Judge, Verdicts},
@@ -97,6 +97,9 @@ impl<H: Host> Executor<H> {
     pub async fn carry_out(&self, job: &Job) -> CarriedOut {
         let ended = |answer| CarriedOut::Answer(Box::new(answer));
         if let Work::Reboot { .. } = job.work {
+            if let Err(why) = job.may_begin.now(moment(&self.clock)) {
+                return ended(answer(Err(why)));
+            }
             return match self.host.reboot().await {
                 Ok(Reboot::Happened) => CarriedOut::Booted,
                 Ok(Reboot::UnderWay) => ended(answer(Ok(Done::RebootAsked))),
@@ -234,6 +237,7 @@ impl<H: Host> Executor<H> {
             environment: Vec::new(),
             within: self.config.hooks.timeout,
             resources: Resources::default(),
+            may_begin: MayBegin::Always,
         };
         let ran = self.host.run(&unit).await?;
         if ran.end.succeeded() {
@@ -312,6 +316,7 @@ impl<H: Host> Executor<H> {
             environment: hook_environment(name, context),
             within: job.within,
             resources: Resources::default(),
+            may_begin: job.may_begin,
         };
         let ran = self.host.run(&unit).await?;
         let result = match ran.end {
@@ -332,15 +337,31 @@ impl<H: Host> Executor<H> {
     async fn activate(&self, job: &Job, path: &StorePath, mode: Mode) -> Result<Answer, HostError> {
         let tag = job.step.to_string();
         // The profile first: boot loader installers read the generations from it.
-        self.host.set_profile(&tag, path).await?;
-        let unit = switch(
-            &self.host,
-            Family::Activate,
-            &tag,
-            path,
-            action(mode),
-            job.within,
-        );
+        let set = self.host.set_profile(&tag, path, job.may_begin).await;
+        set.map_err(|error| match error {
+            // Somebody holds the profile's lock: not the target's switch, which then hangs.
+            HostError::TimedOut(doing) => HostError::Program {
+                doing,
+                said: "it did not end in time".to_owned(),
+            },
+            other @ (HostError::Bus { .. }
+            | HostError::Io { .. }
+            | HostError::Program { .. }
+            | HostError::Missing(_)
+            | HostError::Lost(_)
+            | HostError::NotBegun { .. }) => other,
+        })?;
+        let unit = Unit {
+            may_begin: job.may_begin,
+            ..switch(
+                &self.host,
+                Family::Activate,
+                &tag,
+                path,
+                action(mode),
+                job.within,
+            )
+        };
         let ran = self.host.run(&unit).await?;
         let facts = self.measure()?;
         let inhibited = || {
@@ -427,7 +448,8 @@ pub async fn restore<H: Host>(
     tag: &str,
     within: Duration,
 ) -> Result<Ran, HostError> {
-    host.set_profile(tag, &previous.boot_default).await?;
+    host.set_profile(tag, &previous.boot_default, MayBegin::Always)
+        .await?;
     let same = previous.running == previous.boot_default;
     if mode == Mode::Switch && same {
         let unit = switch(
@@ -481,9 +503,11 @@ fn activation_end(end: &End) -> Result<ActivationEnd, Failure> {
         End::Exited(2 | 4) => Ok(ActivationEnd::Degraded),
         End::Exited(11) => Ok(ActivationEnd::Busy),
         End::Exited(100) => Ok(ActivationEnd::RebootNeeded),
-        End::Exited(_) | End::Signal(_) | End::NotStarted(_) => Ok(ActivationEnd::Failed {
+        End::Exited(_) | End::Signal(_) => Ok(ActivationEnd::Failed {
             status: end.to_string(),
         }),
+        // The program of the system was never run.
+        End::NotStarted(_) => Err(Failure::Failed(end.to_string())),
         End::TimedOut => Err(Failure::TimedOut),
     }
 }
@@ -512,6 +536,7 @@ fn switch<H: Host>(
         environment: Vec::new(),
         within,
         resources: Resources::default(),
+        may_begin: MayBegin::Always,
     }
 }
 
@@ -553,6 +578,11 @@ mod tests {
                 "{status}"
             );
         }
+        let never_run = activation_end(&End::NotStarted("resources".to_owned()));
+        assert!(
+            matches!(never_run, Err(Failure::Failed(_))),
+            "{never_run:?}"
+        );
         let killed = activation_end(&End::Signal(9));
         assert_eq!(
             killed,

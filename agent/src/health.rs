@@ -3,6 +3,7 @@
 
 use std::{fs, time::Duration};
 
+use agent_core::MayBegin;
 use common::{CheckResult, Health, text};
 use futures_util::future::join_all;
 use platform::clock::Clock;
@@ -185,6 +186,7 @@ async fn run_command<H: Host>(
         environment: Vec::new(),
         within,
         resources: Resources::default(),
+        may_begin: MayBegin::Always,
     };
     // What an agent before us left under this name is another run's result.
     host.clear(tag).await.map_err(said)?;

@@ -6,8 +6,10 @@
 
 use std::{fmt, io, path::PathBuf, time::Duration};
 
-use agent_core::{Failure, StepId};
+use agent_core::{Failure, MayBegin, Moment, StepId};
 use common::{BootId, LeaseId, StorePath, Target};
+
+use platform::clock::Clock;
 
 use crate::{links::Links, systemd::ServiceMake};
 
@@ -81,6 +83,8 @@ pub struct Unit {
     pub within: Duration,
     /// Limits for work that could starve the machine's own.
     pub resources: Resources,
+    /// Whether it may still be started, asked immediately before that.
+    pub may_begin: MayBegin,
 }
 
 /// Resource limits of a unit; `None`: none.
@@ -93,10 +97,30 @@ pub struct Resources {
 }
 
 impl Unit {
+    /// Whether it may be started now.
+    pub fn check_begin(&self, clock: &Clock) -> Result<(), HostError> {
+        check_begin(&self.name(), self.may_begin, clock)
+    }
+
     /// The unit's name: `lab-updater-<family>-<tag>.service`.
     pub fn name(&self) -> String {
         format!("{UNIT_PREFIX}{}-{}.service", self.family.word(), self.tag)
     }
+}
+
+/// The core's time: the boot-time clock, in fleet time.
+pub fn moment(clock: &Clock) -> Moment {
+    Moment(u64::try_from(clock.uptime().as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Whether something of this name may be started now.
+pub fn check_begin(name: &str, may_begin: MayBegin, clock: &Clock) -> Result<(), HostError> {
+    may_begin
+        .now(moment(clock))
+        .map_err(|why| HostError::NotBegun {
+            unit: name.to_owned(),
+            why,
+        })
 }
 
 /// How a unit ended.
@@ -201,6 +225,18 @@ pub enum HostError {
     /// It did not end in time.
     #[error("{0}: it did not end in time")]
     TimedOut(String),
+    /// It was at work, and how it ended nobody can tell.
+    #[error("how {0} ended is lost")]
+    Lost(String),
+    /// It was not started, as it was not allowed to be any more.
+    #[error("{unit} was not started: {why}")]
+    NotBegun {
+        /// Which unit.
+        unit: String,
+        /// What that comes to.
+        #[source]
+        why: Failure,
+    },
 }
 
 impl HostError {
@@ -217,6 +253,8 @@ impl From<HostError> for Failure {
     fn from(error: HostError) -> Self {
         match error {
             HostError::TimedOut(_) => Self::TimedOut,
+            HostError::Lost(_) => Self::Lost,
+            HostError::NotBegun { why, .. } => why,
             other @ (HostError::Bus { .. }
             | HostError::Io { .. }
             | HostError::Program { .. }
@@ -240,7 +278,8 @@ pub trait Host {
     fn boot_id(&self) -> Result<BootId, HostError>;
 
     /// Runs a unit to its end; when it is at work already, or has ended and was not
-    /// [cleared](Self::clear), waits for that one instead.
+    /// [cleared](Self::clear), waits for that one instead. Starts it only if it
+    /// [may](Unit::check_begin) be.
     async fn run(&self, unit: &Unit) -> Result<Ran, HostError>;
 
     /// Whether a step has a unit, at work or ended.
@@ -265,7 +304,12 @@ pub trait Host {
     async fn is_complete(&self, path: &StorePath) -> Result<bool, HostError>;
 
     /// Makes the path the system profile's current generation; nothing when it is.
-    async fn set_profile(&self, tag: &str, path: &StorePath) -> Result<(), HostError>;
+    async fn set_profile(
+        &self,
+        tag: &str,
+        path: &StorePath,
+        may_begin: MayBegin,
+    ) -> Result<(), HostError>;
 
     /// A system's `switch-to-configuration`, as a program of this host.
     fn switcher(&self, system: &StorePath) -> PathBuf;

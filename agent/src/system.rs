@@ -9,8 +9,9 @@ use std::{
     time::Duration,
 };
 
-use agent_core::StepId;
+use agent_core::{MayBegin, StepId};
 use common::{BootId, LeaseId, StorePath, Target, text};
+use platform::clock::Clock;
 use tokio::process::Command;
 
 use crate::{
@@ -41,6 +42,7 @@ pub struct System {
     systemd: Systemd,
     nix: Nix,
     limits: Limits,
+    clock: Clock,
     dead_man: DeadManProgram,
     journal_mark: PathBuf,
     reboots_asked: Cell<u32>,
@@ -56,6 +58,7 @@ impl System {
             systemd: Systemd::default(),
             nix: Nix::find(),
             limits: config.limits.clone(),
+            clock: config.clock.clone().unwrap_or_else(Clock::system),
             dead_man,
             journal_mark: config.state_dir.join("journal-mark"),
             reboots_asked: Cell::new(0),
@@ -169,6 +172,7 @@ impl Host for System {
         }
         let name = unit.name();
         if self.systemd.look(&name).await?.is_none() {
+            unit.check_begin(&self.clock)?;
             self.systemd.start(unit, &self.nix.environment()).await?;
         }
         let end = self.systemd.wait(&name, unit.within).await?;
@@ -232,6 +236,7 @@ impl Host for System {
                 memory_max: self.limits.memory_max,
                 tasks_max: self.limits.tasks_max,
             },
+            may_begin: MayBegin::Always,
         };
         let output = self.run_nix(&unit).await?;
         let path = match target {
@@ -256,7 +261,12 @@ impl Host for System {
         }
     }
 
-    async fn set_profile(&self, tag: &str, path: &StorePath) -> Result<(), HostError> {
+    async fn set_profile(
+        &self,
+        tag: &str,
+        path: &StorePath,
+        may_begin: MayBegin,
+    ) -> Result<(), HostError> {
         if self.links.resolve(crate::links::PROFILE).as_ref() == Some(path) {
             return Ok(());
         }
@@ -268,6 +278,7 @@ impl Host for System {
             environment: Vec::new(),
             within: PROFILE_WITHIN,
             resources: Resources::default(),
+            may_begin,
         };
         self.run_nix(&unit).await.map(drop)
     }

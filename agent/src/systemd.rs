@@ -226,11 +226,7 @@ impl Systemd {
                         return Ok(end);
                     }
                 }
-                Ok(None) => {
-                    return Err(HostError::Missing(format!(
-                        "{name} is gone, its result with it"
-                    )));
-                }
+                Ok(None) => return Err(HostError::Lost(name.to_owned())),
                 Err(error) if heard.elapsed() > BUS_AWAY => return Err(error),
                 Err(error) => tracing::debug!(unit = name, "{error}"),
             }

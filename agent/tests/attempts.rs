@@ -6,11 +6,12 @@
     reason = "a panic is a test's report"
 )]
 
+mod jobs;
 mod world;
 
 use std::time::Duration;
 
-use agent::driver::Exit;
+use agent::{driver::Exit, links::PROFILES};
 use common::OutcomeKind;
 use world::{Like, World, path};
 
@@ -181,6 +182,21 @@ async fn every_exit_status_of_a_switch_has_its_end() {
         assert_eq!(world.running(), Some(expected.clone()), "{extra}");
         assert_eq!(world.profile(), Some(expected), "{extra}");
     }
+}
+
+#[tokio::test]
+async fn a_profile_that_cannot_be_set_is_not_held_against_the_target() {
+    let world = World::new();
+    let new = world.system("new", SAME_KERNEL);
+    // Where the next generation's link is to be made lies something else.
+    let aside = world.links().at(PROFILES).join("system-2-link.new");
+    std::fs::create_dir(&aside).expect("made");
+    world.coordinator.wants(1, &new);
+    let outcome = world.live_until_reported(1).await;
+    assert_eq!(outcome.kind, OutcomeKind::RolledBack, "{outcome:?}");
+    assert!(outcome.reason.contains("system profile"), "{outcome:?}");
+    assert_eq!(world.durable().bad_targets, []);
+    assert_eq!(world.running(), Some(path("old")));
 }
 
 #[tokio::test]

@@ -404,12 +404,14 @@ impl Agent {
     /// Names a new piece of work.
     pub(crate) fn new_job(&mut self, within: Duration, work: Work) -> Job {
         self.numbers += 1;
+        let may_begin = self.may_begin(&work);
         Job {
             step: StepId {
                 life: self.durable.life,
                 number: self.numbers,
             },
             within,
+            may_begin,
             work,
         }
     }

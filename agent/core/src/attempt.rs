@@ -299,7 +299,8 @@ impl Agent {
                 match state {
                     HookState::Succeeded => self.go_on(now, Step::Activating, out),
                     HookState::Failed => self.turn_back(now, Cause::PreHook(says), out),
-                    HookState::NotBegun | HookState::Begun | HookState::Unknown => {
+                    HookState::NotBegun => self.turn_back(now, Cause::TooLate, out),
+                    HookState::Begun | HookState::Unknown => {
                         self.turn_back(now, Cause::PreHookUnknown(says), out);
                     }
                 }
@@ -392,10 +393,17 @@ impl Agent {
                 end
             }
             Ok(_) => {
-                return self.turn_back(now, Cause::Activation(words(&Failure::Unfitting)), out);
+                let cause = Cause::NotActivated(words(&Failure::Unfitting));
+                return self.turn_back(now, cause, out);
             }
-            Err(failure) => {
+            Err(Failure::TooLate) => return self.turn_back(now, Cause::TooLate, out),
+            Err(Failure::Lost) => return self.activate_again(now, out),
+            // The switch itself hangs; what comes before it has an answer long before.
+            Err(failure @ Failure::TimedOut) => {
                 return self.turn_back(now, Cause::Activation(words(&failure)), out);
+            }
+            Err(failure @ (Failure::Failed(_) | Failure::Unfitting)) => {
+                return self.turn_back(now, Cause::NotActivated(words(&failure)), out);
             }
         };
         match end {
@@ -478,7 +486,7 @@ impl Agent {
     pub(crate) fn activate_again(&mut self, now: Moment, out: &mut Output) {
         let tries = self.durable.attempt.as_ref().map_or(0, |a| a.activations);
         if tries >= self.limits.switch_tries {
-            let cause = Cause::Activation("it was begun too often".to_owned());
+            let cause = Cause::NotActivated("it was begun too often".to_owned());
             return self.turn_back(now, cause, out);
         }
         let arrived = match (&self.durable.attempt, &self.facts) {

@@ -40,9 +40,15 @@ pub enum Cause {
     /// Somebody else kept switching this machine.
     #[error("somebody else is switching this machine")]
     Busy,
-    /// The target could not be activated.
+    /// The target's own switch failed, or did not end.
     #[error("activation failed: {0}")]
     Activation(String),
+    /// The machine did not get as far as the target's own switch, or nobody saw how it ended.
+    #[error("the target could not be activated: {0}")]
+    NotActivated(String),
+    /// The process came to a step when the lease might not have held any more.
+    #[error("the lease ran out before the next step could be begun")]
+    TooLate,
     /// Going there takes a reboot, which is not allowed.
     #[error("staged for the next boot: a reboot is needed and not allowed")]
     RebootNotAllowed,
@@ -118,6 +124,8 @@ impl Cause {
             | Self::PreHook(_)
             | Self::PreHookUnknown(_)
             | Self::Busy
+            | Self::TooLate
+            | Self::NotActivated(_)
             | Self::RebootNotAllowed
             | Self::RebootDidNotHappen
             | Self::Endless

@@ -9,7 +9,8 @@ use common::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    input::Hook,
+    input::{Failure, Hook},
+    moment::Moment,
     state::{Baseline, Mode, Previous, StepId, Unreported},
 };
 
@@ -88,8 +89,40 @@ pub struct Job {
     /// The unit's time limit. The agent gives up by itself a little later, with
     /// [`crate::input::Failure::TimedOut`].
     pub within: Duration,
+    /// Whether its units may still be started.
+    pub may_begin: MayBegin,
     /// What to do.
     pub work: Work,
+}
+
+/// Whether the units of a job may still be started when the shell comes to it. One that is there
+/// already is waited for in any case.
+///
+/// Asked immediately before each unit is started, because between a decision and the deed the
+/// process may have been stopped, or another one may have taken its place, while a lease ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MayBegin {
+    /// At any time: nothing is disturbed by it, or it ends a disturbance.
+    Always,
+    /// Before this moment: later the lease may not hold any more.
+    Before(Moment),
+    /// No: it was started once, and never is again.
+    Never,
+}
+
+impl MayBegin {
+    /// Whether a unit may be started now.
+    ///
+    /// # Errors
+    /// What the job has come to when it may not.
+    pub fn now(self, now: Moment) -> Result<(), Failure> {
+        match self {
+            Self::Always => Ok(()),
+            Self::Before(end) if now < end => Ok(()),
+            Self::Before(_) => Err(Failure::TooLate),
+            Self::Never => Err(Failure::Lost),
+        }
+    }
 }
 
 /// What a job does. All of it can be begun again after a crash without harm, hooks excepted: those

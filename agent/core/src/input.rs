@@ -252,6 +252,9 @@ pub enum Failure {
     /// Nobody knows how it ended: the machine or the agent died in the middle.
     #[error("its result was lost in a crash or a power cut")]
     Lost,
+    /// It was not begun, because by then the lease might not have held any more.
+    #[error("the lease had run out before it could be begun")]
+    TooLate,
     /// The answer was of another kind than the work.
     #[error("the answer does not fit the work")]
     Unfitting,

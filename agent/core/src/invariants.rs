@@ -4,11 +4,10 @@
 use common::OutcomeKind;
 
 use crate::{
-    effect::{Effect, Output, Work},
-    input::Hook,
+    effect::{Effect, Job, MayBegin, Output, Work},
     limits::Limits,
     moment::Moment,
-    state::{BAD_TARGETS_MAX, Durable, HookState, Mode, RECORDS_MAX, Step, StepId},
+    state::{Attempt, BAD_TARGETS_MAX, Durable, HookState, Mode, RECORDS_MAX, Step, StepId},
 };
 
 /// Something that must never be true, and is.
@@ -59,6 +58,9 @@ pub enum Violation {
     /// A disruptive step without a lease that holds.
     #[error("a disruptive step is begun without a lease that holds")]
     NoLease,
+    /// A hook may be started by an agent that only came to wait for it.
+    #[error("a hook may be begun a second time")]
+    HookBegunAgain,
     /// A reboot on account of an attempt that may not reboot.
     #[error("a reboot is asked for that is not allowed")]
     RebootNotAllowed,
@@ -178,7 +180,10 @@ pub fn output_violations(
                     found.push(Violation::NotJournaled(job.step));
                 }
                 found.extend(work_violation(durable, &job.work));
-                if disrupts(durable, &job.work) && !lease_holds(now, limits, durable) {
+                let disturbs = |attempt: &Attempt| job.work.disturbs(&attempt.step);
+                let needs_lease = durable.attempt.as_ref().is_some_and(disturbs);
+                let bounded = bounded_by_lease(limits, durable, job);
+                if needs_lease && !(bounded && lease_holds(now, limits, durable)) {
                     found.push(Violation::NoLease);
                 }
             }
@@ -187,6 +192,17 @@ pub fn output_violations(
                     found.push(Violation::NotJournaled(job.step));
                 }
                 found.extend(work_violation(durable, &job.work));
+                // Unless a lease holds, and that is asked now, only its end is waited for.
+                let may_start = job.may_begin.now(now).is_ok();
+                let fresh = bounded_by_lease(limits, durable, job)
+                    && (job.may_begin == MayBegin::Always || lease_holds(now, limits, durable));
+                if may_start && !fresh {
+                    found.push(Violation::NoLease);
+                }
+                let hook = matches!(job.work, Work::RunHook { .. });
+                if hook && job.may_begin != MayBegin::Never {
+                    found.push(Violation::HookBegunAgain);
+                }
             }
             Effect::Report { result, .. } => {
                 if durable.unreported.as_ref() != Some(result.as_ref()) {
@@ -203,20 +219,16 @@ pub fn output_violations(
     found
 }
 
-/// Whether this work is the beginning of a disturbance (going back is not: it ends one).
-fn disrupts(durable: &Durable, work: &Work) -> bool {
-    let step = durable.attempt.as_ref().map(|attempt| &attempt.step);
-    match work {
-        Work::Activate { .. } => true,
-        Work::RunHook { hook, .. } => *hook == Hook::Pre,
-        Work::Reboot { .. } => step == Some(&Step::Rebooting),
-        Work::Stage { .. }
-        | Work::Snapshot { .. }
-        | Work::ArmDeadMan { .. }
-        | Work::DisarmDeadMan { .. }
-        | Work::Judge { .. }
-        | Work::Restore { .. }
-        | Work::CheckHealth { .. } => false,
+/// Whether the shell may begin this only while the lease holds, where it is a disturbance.
+fn bounded_by_lease(limits: &Limits, durable: &Durable, job: &Job) -> bool {
+    let Some(attempt) = &durable.attempt else {
+        return true;
+    };
+    let end = attempt.lease_until.moment - limits.lease_margin;
+    match job.may_begin {
+        MayBegin::Always => !job.work.disturbs(&attempt.step),
+        MayBegin::Before(moment) => moment <= end,
+        MayBegin::Never => true,
     }
 }
 

@@ -65,7 +65,7 @@ pub use agent::Agent;
 #[cfg(feature = "seeded-bugs")]
 pub use bug::Bug;
 pub use cause::Cause;
-pub use effect::{CallId, Effect, HookContext, Job, Note, Output, Work};
+pub use effect::{CallId, Effect, HookContext, Job, MayBegin, Note, Output, Work};
 pub use facts::{Facts, Found, UnitState};
 pub use input::{
     ActivationEnd, Answer, Directive, Done, Failure, Hook, HookEnd, Input, Judgement, Proceed,

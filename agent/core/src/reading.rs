@@ -26,7 +26,10 @@ pub(crate) fn hook_end(result: Result<Done, Failure>) -> (HookState, String) {
         }
         Ok(Done::Hook(HookEnd::Failed { status })) => (HookState::Failed, line(&status)),
         Ok(_) => (HookState::Unknown, words(&Failure::Unfitting)),
-        Err(failure) => (HookState::Unknown, words(&failure)),
+        Err(failure @ Failure::TooLate) => (HookState::NotBegun, words(&failure)),
+        Err(
+            failure @ (Failure::TimedOut | Failure::Failed(_) | Failure::Lost | Failure::Unfitting),
+        ) => (HookState::Unknown, words(&failure)),
     }
 }
 

@@ -5,13 +5,16 @@
 //! as *unknown*, which on the way there turns the attempt round (a machine whose pre-update hook
 //! may have done half of its work gets its rollback hook), and on the way back is only reported.
 
+use common::StorePath;
+
 use crate::{
     agent::{Agent, Running},
     cause::Cause,
-    effect::{Effect, Job, Output},
+    effect::{Effect, Output},
     facts::{Found, UnitState},
     input::{Answer, Failure},
     moment::Moment,
+    reading::line,
     state::{Mode, Step},
 };
 
@@ -60,12 +63,7 @@ impl Agent {
         let step = attempt.step.clone();
         match (unit, attempt.job) {
             (UnitState::Running, Some(id)) => {
-                if let Some((within, work)) = self.work_of_step() {
-                    let job = Job {
-                        step: id,
-                        within,
-                        work,
-                    };
+                if let Some(job) = self.job_begun_before(now, id) {
                     self.job = Some(self.running(now, &job));
                     out.effects.push(Effect::Attach(job));
                     return;
@@ -118,12 +116,17 @@ impl Agent {
                 self.enter(now, Step::Rearming, out);
             }
             Step::PostHook if arrived => self.hook_lost(now, step, out),
-            Step::Activating
-            | Step::Announcing
-            | Step::Rebooting
-            | Step::Rearming
-            | Step::PostHook
-            | Step::Judging => self.turn_back(now, Cause::WrongBoot(running), out),
+            // Nobody had asked for this boot yet: that it did not bring the target is not its fault.
+            Step::Activating | Step::Announcing => {
+                let what = running
+                    .as_ref()
+                    .map_or("an unknown system", StorePath::as_str);
+                let cause = Cause::NotActivated(line(&format!("meanwhile {what} was booted")));
+                self.turn_back(now, cause, out);
+            }
+            Step::Rebooting | Step::Rearming | Step::PostHook | Step::Judging => {
+                self.turn_back(now, Cause::WrongBoot(running), out)
+            }
             Step::RollingBack => self.restore_again(now, out),
             Step::RebootingBack => self.after_undo(now, out),
             Step::JudgingRollback | Step::Closing { .. } => self.enter(now, step, out),

@@ -7,7 +7,7 @@ use common::{
 use crate::{
     agent::{Agent, HoldOff},
     cause::Cause,
-    effect::{Effect, NotFollowed, Note, Output, Work},
+    effect::{Effect, MayBegin, NotFollowed, Note, Output, Work},
     facts::UnitState,
     input::{Answer, Failure},
     moment::Moment,
@@ -122,6 +122,7 @@ impl Agent {
                 let job = crate::effect::Job {
                     step: staging.job,
                     within: self.limits.stage_timeout,
+                    may_begin: MayBegin::Always,
                     work: Work::Stage {
                         target: staging.target,
                         rollout: staging.rollout,

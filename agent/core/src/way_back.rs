@@ -34,7 +34,9 @@ impl Agent {
             | Cause::PreHook(_)
             | Cause::PreHookUnknown(_)
             | Cause::Busy
+            | Cause::TooLate
             | Cause::Activation(_)
+            | Cause::NotActivated(_)
             | Cause::RebootDidNotHappen
             | Cause::WrongBoot(_)
             | Cause::PostHook(_)
@@ -377,7 +379,7 @@ fn verdict_of(attempt: &Attempt) -> OutcomeKind {
             | Cause::PreHook(_)
             | Cause::PreHookUnknown(_) => OutcomeKind::Refused,
             // The switch never began.
-            Cause::Busy => OutcomeKind::Abandoned,
+            Cause::Busy | Cause::TooLate => OutcomeKind::Abandoned,
             Cause::Stopped
             | Cause::LeaseRanOut
             | Cause::NotHeld(_)
@@ -390,6 +392,7 @@ fn verdict_of(attempt: &Attempt) -> OutcomeKind {
                 }
             }
             Cause::Activation(_)
+            | Cause::NotActivated(_)
             | Cause::RebootDidNotHappen
             | Cause::WrongBoot(_)
             | Cause::PostHook(_)

@@ -5,9 +5,10 @@ use std::time::Duration;
 use crate::{
     agent::Agent,
     cause::Cause,
-    effect::{HookContext, Job, Work},
+    effect::{HookContext, Job, MayBegin, Work},
     input::Hook,
-    state::{Attempt, Mode, Previous, Step},
+    moment::Moment,
+    state::{Attempt, Mode, Previous, Step, StepId},
 };
 
 impl Agent {
@@ -81,6 +82,49 @@ impl Agent {
         }
     }
 
+    /// Up to when the work may be begun: what disturbs the machine only while the lease holds,
+    /// whenever that comes to be done.
+    pub(crate) fn may_begin(&self, work: &Work) -> MayBegin {
+        match &self.durable.attempt {
+            Some(attempt) if work.disturbs(&attempt.step) => {
+                MayBegin::Before(attempt.lease_until.moment - self.limits.lease_margin)
+            }
+            Some(_) | None => MayBegin::Always,
+        }
+    }
+
+    /// The work of the present step, begun by an agent before this one. What that one did not come
+    /// to do is done only under a lease that still holds, and a hook not at all: whether it ran
+    /// and is gone, or never ran, nobody can tell.
+    pub(crate) fn job_begun_before(&self, now: Moment, step: StepId) -> Option<Job> {
+        let (within, work) = self.work_of_step()?;
+        let attempt = self.durable.attempt.as_ref()?;
+        let may_begin = match &work {
+            Work::RunHook { .. } => MayBegin::Never,
+            Work::Stage { .. }
+            | Work::Snapshot { .. }
+            | Work::ArmDeadMan { .. }
+            | Work::DisarmDeadMan { .. }
+            | Work::Activate { .. }
+            | Work::Reboot { .. }
+            | Work::Judge { .. }
+            | Work::Restore { .. }
+            | Work::CheckHealth { .. } => {
+                if work.disturbs(&attempt.step) && self.may_disrupt(now).is_err() {
+                    MayBegin::Before(now)
+                } else {
+                    self.may_begin(&work)
+                }
+            }
+        };
+        Some(Job {
+            step,
+            within,
+            may_begin,
+            work,
+        })
+    }
+
     /// Where the attempt came from.
     pub(crate) fn previous(&self, attempt: &Attempt) -> Option<Previous> {
         #[cfg(feature = "seeded-bugs")]
@@ -128,5 +172,23 @@ impl Agent {
         limits
             .attempt_timeout
             .map_or(longest, |limit| limit.min(longest))
+    }
+}
+
+impl Work {
+    /// Whether this is the beginning of a disturbance in this step (going back is not: it ends one).
+    pub(crate) fn disturbs(&self, step: &Step) -> bool {
+        match self {
+            Self::Activate { .. } => true,
+            Self::RunHook { hook, .. } => *hook == Hook::Pre,
+            Self::Reboot { .. } => *step == Step::Rebooting,
+            Self::Stage { .. }
+            | Self::Snapshot { .. }
+            | Self::ArmDeadMan { .. }
+            | Self::DisarmDeadMan { .. }
+            | Self::Judge { .. }
+            | Self::Restore { .. }
+            | Self::CheckHealth { .. } => false,
+        }
     }
 }

@@ -39,6 +39,7 @@ fn unit(tag: &str, script: &str, within: Duration) -> Unit {
         environment: vec![("WORD".to_owned(), "a b".to_owned())],
         within,
         resources: crate::host::Resources::default(),
+        may_begin: MayBegin::Always,
     }
 }
 
@@ -50,12 +51,20 @@ async fn generations_are_numbered_as_nix_env_does() {
     let host = &bench.host;
     let number = || host.links().generation();
     assert_eq!(number(), None);
-    host.set_profile("1-1", &path("a")).await.expect("set");
+    host.set_profile("1-1", &path("a"), MayBegin::Always)
+        .await
+        .expect("set");
     assert_eq!(number(), Some(1));
-    host.set_profile("1-1", &path("a")).await.expect("set");
+    host.set_profile("1-1", &path("a"), MayBegin::Always)
+        .await
+        .expect("set");
     assert_eq!(number(), Some(1));
-    host.set_profile("1-1", &path("b")).await.expect("set");
-    host.set_profile("1-1", &path("a")).await.expect("set");
+    host.set_profile("1-1", &path("b"), MayBegin::Always)
+        .await
+        .expect("set");
+    host.set_profile("1-1", &path("a"), MayBegin::Always)
+        .await
+        .expect("set");
     assert_eq!(number(), Some(3));
     let paths: Vec<StorePath> = host
         .links()

@@ -148,18 +148,23 @@ impl World {
         system
     }
 
-    /// Puts a system from the cache onto the machine, as an installer would.
+    /// Puts the systems of the cache onto the machine.
+    pub(crate) fn fill_store(&self) {
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .arg(self.cache.at("/nix/store"))
+            .arg(self.links().at("/nix"))
+            .status();
+        assert!(copied.expect("cp").success());
+    }
+
+    /// Makes a machine that runs a system, as an installer would.
     fn install(&self, system: &StorePath) {
         let links = self.links();
         for directory in ["/nix/store", PROFILES, "/run", "/boot"] {
             fs::create_dir_all(links.at(directory)).expect("made");
         }
-        let copied = std::process::Command::new("cp")
-            .arg("-a")
-            .arg(self.cache.at("/nix/store"))
-            .arg(links.at("/nix"))
-            .status();
-        assert!(copied.expect("cp").success());
+        self.fill_store();
         fs::write(links.at("/boot_id"), "first-boot").expect("written");
         let profile = format!("{PROFILES}/system-1-link");
         for link in [CURRENT, BOOTED, "/boot/default", &profile] {
@@ -243,7 +248,8 @@ impl World {
         }
     }
 
-    async fn driver(&self) -> Driver<Directory, Coordinator> {
+    /// What carries out jobs on this machine, without an agent that asks for them.
+    pub(crate) async fn executor(&self) -> Executor<Directory> {
         let config = self.config();
         let clock = config.clock.clone().expect("a scaled clock");
         let program = DeadManProgram {
@@ -253,8 +259,14 @@ impl World {
         let host = Directory::open(&self.root, &self.cache.at("/"), clock.clone(), program)
             .await
             .expect("a machine");
+        Executor::new(host, config, clock)
+    }
+
+    async fn driver(&self) -> Driver<Directory, Coordinator> {
+        let config = self.config();
+        let clock = config.clock.clone().expect("a scaled clock");
         let state = StateFile::new(config.state_file());
-        let executor = Executor::new(host, config, clock.clone());
+        let executor = self.executor().await;
         let link = Rc::clone(&self.coordinator);
         Driver::new(limits(&clock), state, executor, link, clock).expect("a driver")
     }

@@ -8,7 +8,7 @@ use agent::{
     links::Links,
     systemd::ServiceMake,
 };
-use agent_core::StepId;
+use agent_core::{MayBegin, StepId};
 use common::{BootId, LeaseId, StorePath, Target};
 
 use super::{
@@ -70,7 +70,7 @@ impl Host for SimHost {
                     return Ok(Ran { end, output });
                 }
                 Some(Err(at)) => Self::until(at).await,
-                None => return Err(HostError::Missing(format!("{name} was stopped"))),
+                None => return Err(HostError::Lost(name)),
             }
         }
     }
@@ -118,6 +118,7 @@ impl Host for SimHost {
             environment: Vec::new(),
             within,
             resources: Resources::default(),
+            may_begin: MayBegin::Always,
         };
         self.run(&unit).await?;
         let mut world = self.world.lock();
@@ -141,7 +142,12 @@ impl Host for SimHost {
         Ok(self.links.at(path.as_str()).exists())
     }
 
-    async fn set_profile(&self, _tag: &str, path: &StorePath) -> Result<(), HostError> {
+    async fn set_profile(
+        &self,
+        _tag: &str,
+        path: &StorePath,
+        _may_begin: MayBegin,
+    ) -> Result<(), HostError> {
         directory::set_profile(&self.links, path)
             .map_err(|error| HostError::io("set the system profile", error))
     }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use crate::world::{LEASE, Script, World, path, proceed};
-use agent_core::{CallId, Directive, Hook, Input, Proceed, Renewal, Signal, StandDown, Step};
+use crate::world::{LEASE, Script, World, answer, path, proceed};
+use agent_core::{
+    CallId, Directive, Failure, Hook, Input, MayBegin, Proceed, Renewal, Signal, StandDown, Step,
+    UnitState,
+};
 use common::{Epoch, LeaseId, OutcomeKind, StopMode};
 
 fn stop(epoch: u64, mode: StopMode) -> StandDown {
@@ -290,4 +293,121 @@ fn a_coordinator_that_is_gone_is_asked_ever_more_rarely() {
     }
     // At the ceiling a pause is 60 s to 120 s.
     assert!((180..=400).contains(&polls), "{polls} polls in six hours");
+}
+
+/// The job under way, its unit never started when the shell came to it.
+fn too_late(world: &mut World) {
+    let job = world.open.pop().expect("a job");
+    assert_eq!(job.may_begin.now(world.now), Err(Failure::TooLate));
+    world.feed(Input::StepDone {
+        step: job.step,
+        answer: answer(Err(Failure::TooLate)),
+    });
+}
+
+#[test]
+fn what_disturbs_may_be_begun_for_as_long_as_the_lease_holds() {
+    for (step, needs_reboot) in [
+        (Step::PreHook, false),
+        (Step::Activating, false),
+        (Step::Activating, true),
+        (Step::Rebooting, true),
+    ] {
+        let mut world = World::staged(Script {
+            needs_reboot,
+            ..Script::default()
+        });
+        world.say(Directive::Proceed(proceed(7)));
+        assert!(world.work_until(&step));
+        let attempt = world.disk.attempt.clone().expect("an attempt");
+        let end = attempt.lease_until.moment - world.limits.lease_margin;
+        let may_begin = world.open.last().expect("a job").may_begin;
+        assert_eq!(may_begin, MayBegin::Before(end), "{step:?}");
+    }
+}
+
+#[test]
+fn a_step_that_came_too_late_is_undone_and_blames_nobody() {
+    for (step, needs_reboot) in [
+        (Step::PreHook, false),
+        (Step::Activating, false),
+        (Step::Activating, true),
+    ] {
+        let mut world = World::staged(Script {
+            needs_reboot,
+            ..Script::default()
+        });
+        world.say(Directive::Proceed(proceed(7)));
+        assert!(world.work_until(&step));
+        // The process was stopped between writing the step down and doing it.
+        world.script.hangs = true;
+        world.now = world.now + LEASE;
+        too_late(&mut world);
+        world.script.hangs = false;
+        let result = world.finish();
+        let case = format!("{step:?} {needs_reboot}: {result:?}");
+        assert_eq!(result.outcome.kind, OutcomeKind::Abandoned, "{case}");
+        assert_eq!((world.boot, &world.running), (1, &path("old")), "{case}");
+        assert_eq!(world.disk.bad_targets, [], "{case}");
+        let owed = step != Step::PreHook;
+        assert_eq!(world.ran(Hook::Rollback), owed, "{case}");
+    }
+}
+
+#[test]
+fn a_switch_that_was_not_begun_is_not_begun_by_the_next_agent_without_a_lease() {
+    let activating = || {
+        let mut world = World::staged(Script::default());
+        world.say(Directive::Proceed(proceed(7)));
+        assert!(world.work_until(&Step::Activating));
+        world
+    };
+    // Its profile is set, its agent died, and the next one comes after the lease has run out.
+    let mut world = activating();
+    world.now = world.now + LEASE;
+    world.script.hangs = true;
+    world.restart(UnitState::Running);
+    world.script.hangs = false;
+    too_late(&mut world);
+    let result = world.finish();
+    assert_eq!(result.outcome.kind, OutcomeKind::Abandoned, "{result:?}");
+    assert_eq!(world.disk.bad_targets, []);
+
+    // While the lease holds it may be begun.
+    let mut world = activating();
+    world.restart(UnitState::Running);
+    let job = world.open.last().expect("a job");
+    assert_eq!(job.may_begin.now(world.now), Ok(()));
+    assert_eq!(world.finish().outcome.kind, OutcomeKind::Confirmed);
+
+    // Not when there was a stop.
+    let mut world = activating();
+    world.epoch = Epoch(2);
+    world.feed(Input::Signal {
+        epoch: Epoch(2),
+        signal: Signal::StandDown(stop(2, StopMode::Finish)),
+    });
+    world.restart(UnitState::Running);
+    too_late(&mut world);
+    assert_eq!(world.finish().outcome.kind, OutcomeKind::Abandoned);
+}
+
+#[test]
+fn the_next_agent_waits_for_a_hook_and_never_begins_it() {
+    for (step, healthy) in [
+        (Step::PreHook, true),
+        (Step::PostHook, true),
+        (Step::RollbackHook, false),
+    ] {
+        let mut world = World::staged(Script {
+            healthy: vec![healthy],
+            ..Script::default()
+        });
+        world.say(Directive::Proceed(proceed(7)));
+        assert!(world.work_until(&step));
+        world.restart(UnitState::Running);
+        let job = world.open.last().expect("a job");
+        assert_eq!(job.may_begin, MayBegin::Never, "{step:?}");
+        world.finish();
+    }
 }

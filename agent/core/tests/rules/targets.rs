@@ -1,11 +1,11 @@
 //! Which targets a machine takes, keeps, and does not try again.
 
-use agent_core::{Directive, Hook};
+use agent_core::{ActivationEnd, Directive, Failure, Hook, Step};
 use common::{Action, LeaseId, OutcomeKind};
 
 use crate::{
     attempt::run,
-    world::{Script, path, proceed, rollout, target},
+    world::{Script, World, path, proceed, rollout, target},
 };
 
 use OutcomeKind::{Confirmed, RebootRequired, Refused, RolledBack, Stuck};
@@ -109,4 +109,64 @@ fn a_rollback_names_its_target_and_needs_no_force() {
         world.steps.contains(&"staging".to_owned()),
         "obtained under the lease"
     );
+}
+
+#[test]
+fn only_a_switch_of_its_own_is_held_against_a_target() {
+    let failed = |what: &str| Err(Failure::Failed(what.to_owned()));
+    let cases = [
+        (
+            failed("cannot start the unit: no answer from D-Bus"),
+            1,
+            false,
+        ),
+        (
+            failed("cannot set the system profile: it is locked"),
+            1,
+            false,
+        ),
+        (Err(Failure::Unfitting), 1, false),
+        // How the switch ended is lost: it is begun again, as often as that is allowed.
+        (Err(Failure::Lost), 3, false),
+        (Err(Failure::TimedOut), 1, true),
+        (Ok(ActivationEnd::Failed { status: "1".into() }), 1, true),
+    ];
+    for (activation, begun, blamed) in cases {
+        let case = format!("{activation:?}");
+        let script = Script {
+            activation,
+            ..Script::default()
+        };
+        let (world, kind, reason) = run(script, proceed(7));
+        assert_eq!(kind, RolledBack, "{case}: {reason}");
+        assert_eq!(world.activations, begun, "{case}");
+        assert_eq!(!world.disk.bad_targets.is_empty(), blamed, "{case}");
+    }
+}
+
+#[test]
+fn a_power_cut_in_a_switch_is_not_held_against_the_target() {
+    for (step, needs_reboot) in [
+        (Step::Activating, false),
+        (Step::Activating, true),
+        (Step::Announcing, true),
+    ] {
+        for came_up in ["old", "third"] {
+            let mut world = World::staged(Script {
+                needs_reboot,
+                hangs: step == Step::Announcing,
+                ..Script::default()
+            });
+            world.say(Directive::Proceed(proceed(7)));
+            assert!(world.work_until(&step));
+            world.script.hangs = false;
+            world.script.boots = vec![came_up];
+            world.reboot();
+            let result = world.finish();
+            let case = format!("{step:?} {needs_reboot} {came_up}: {result:?}");
+            assert_eq!(result.outcome.kind, RolledBack, "{case}");
+            assert!(result.outcome.reason.contains(came_up), "{case}");
+            assert_eq!(world.disk.bad_targets, [], "{case}");
+        }
+    }
 }

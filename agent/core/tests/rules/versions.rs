@@ -2,20 +2,47 @@
 //! field have written: they are never changed, and must be readable for ever. Those that begin with
 //! `future-` are what a newer one might write.
 
-use std::fs;
-
 use agent_core::{Cause, Durable, Hook, Step, UnitState, state::HookState};
 use common::{LeaseId, OutcomeKind};
 
 use crate::world::{Script, World, path};
 
+/// The files by name.
+macro_rules! fixtures {
+    ($($name:literal),* $(,)?) => {
+        [$(($name, include_str!(concat!("fixtures/", $name, ".json")))),*]
+    };
+}
+
+const FIXTURES: [(&str, &str); 22] = fixtures![
+    "staging",
+    "pre-hook",
+    "activating",
+    "announcing",
+    "rebooting",
+    "rearming",
+    "judging-a-switch",
+    "judging-a-boot",
+    "rolling-back",
+    "rebooting-back",
+    "judging-rollback",
+    "confirming",
+    "unreported",
+    "idle",
+    "future-fields",
+    "future-step",
+    "future-step-after-a-boot",
+    "future-cause",
+    "future-mode",
+    "future-verdict",
+    "future-result",
+    "future-staging",
+];
+
 fn fixture(name: &str) -> Durable {
-    let file = format!(
-        "{}/tests/rules/fixtures/{name}.json",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    let text = fs::read_to_string(&file).expect("a fixture");
-    let state: Durable = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let found = FIXTURES.iter().find(|(known, _)| *known == name);
+    let (_, text) = found.expect("a fixture");
+    let state: Durable = serde_json::from_str(text).unwrap_or_else(|e| panic!("{name}: {e}"));
     state
         .checked()
         .unwrap_or_else(|error| panic!("{name}: {error}"))

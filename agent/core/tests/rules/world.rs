@@ -122,6 +122,10 @@ pub(crate) struct World {
     /// Words of the steps that were begun, in order.
     pub(crate) steps: Vec<String>,
     pub(crate) activations: u32,
+    #[cfg_attr(
+        not(feature = "seeded-bugs"),
+        expect(dead_code, reason = "there are no bugs to seed")
+    )]
     bug: Bug,
 }
 

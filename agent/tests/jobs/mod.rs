@@ -1,0 +1,159 @@
+//! Single jobs, carried out without an agent that asks for them.
+
+use std::{fs, time::Duration};
+
+use agent::{
+    executor::{CarriedOut, Executor},
+    host::{Family, Host},
+};
+use agent_core::{
+    ActivationEnd, Answer, Done, Failure, Hook, HookContext, Job, MayBegin, Mode, Moment, StepId,
+    Work,
+};
+use common::{LeaseId, StorePath};
+
+use crate::{
+    SAME_KERNEL,
+    world::{Like, World, path},
+};
+
+/// The lease has run out long ago.
+const PAST: MayBegin = MayBegin::Before(Moment(0));
+
+fn job(number: u32, may_begin: MayBegin, work: Work) -> Job {
+    Job {
+        step: StepId { life: 1, number },
+        within: Duration::from_secs(120),
+        may_begin,
+        work,
+    }
+}
+
+async fn carry_out<H: Host>(executor: &Executor<H>, job: &Job) -> Answer {
+    match executor.carry_out(job).await {
+        CarriedOut::Answer(answer) => *answer,
+        CarriedOut::Booted => panic!("the machine was booted"),
+    }
+}
+
+fn activate(system: &StorePath) -> Work {
+    Work::Activate {
+        path: system.clone(),
+        mode: Mode::Switch,
+    }
+}
+
+fn run_hook(hook: Hook) -> Work {
+    let context = HookContext {
+        rollout: "r-1".parse().expect("a name"),
+        lease: LeaseId(1),
+        target: path("new"),
+        previous: path("old"),
+        reboot: false,
+        reason: String::new(),
+    };
+    Work::RunHook { hook, context }
+}
+
+/// A machine that has the system `new` and runs `old`.
+fn machine(like: Like) -> (World, StorePath) {
+    let world = World::new();
+    let new = world.system("new", like);
+    world.fill_store();
+    (world, new)
+}
+
+#[tokio::test]
+async fn nothing_disruptive_is_started_past_its_time() {
+    let (world, new) = machine(SAME_KERNEL);
+    let hook = world.script("hook", "echo $LAB_HOOK >>$LAB_ROOT/hooks");
+    world.write_config(&format!("pre_update = \"{hook}\""));
+    let executor = world.executor().await;
+    let boot = fs::read_to_string(world.links().at("/boot_id")).expect("a boot id");
+    let reboot = Work::Reboot { lease: LeaseId(1) };
+    let works = [run_hook(Hook::Pre), activate(&new), reboot];
+    for (number, work) in (1..).zip(works) {
+        let answer = carry_out(&executor, &job(number, PAST, work.clone())).await;
+        assert_eq!(answer.result, Err(Failure::TooLate), "{work:?}");
+    }
+    assert_eq!(world.lines("hooks"), Vec::<String>::new());
+    assert_eq!(world.lines("switches"), Vec::<String>::new());
+    assert_eq!(world.profile(), Some(path("old")));
+    let after = fs::read_to_string(world.links().at("/boot_id")).expect("a boot id");
+    assert_eq!(boot, after);
+}
+
+/// The agent died between the two units of an activation, and came back when its time was over.
+#[tokio::test]
+async fn a_switch_whose_profile_is_set_is_not_started_past_its_time() {
+    let (world, new) = machine(SAME_KERNEL);
+    let executor = world.executor().await;
+    let set = executor
+        .host()
+        .set_profile("1-1", &new, MayBegin::Always)
+        .await;
+    set.expect("set");
+    let answer = carry_out(&executor, &job(1, PAST, activate(&new))).await;
+    assert_eq!(answer.result, Err(Failure::TooLate));
+    assert_eq!(world.lines("switches"), Vec::<String>::new());
+    assert_eq!(world.running(), Some(path("old")));
+}
+
+#[tokio::test]
+async fn a_switch_at_work_is_waited_for_whatever_the_time() {
+    let (world, new) = machine(Like {
+        extra: "sleep 1",
+        ..SAME_KERNEL
+    });
+    let executor = world.executor().await;
+    let begun = job(1, MayBegin::Always, activate(&new));
+    tokio::select! {
+        _ = executor.carry_out(&begun) => panic!("it takes a second"),
+        () = async {
+            while world.running() != Some(path("new")) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        } => {}
+    }
+    let answer = carry_out(&executor, &job(1, PAST, activate(&new))).await;
+    let end = match answer.result {
+        Ok(Done::Activated { end, .. }) => end,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(end, ActivationEnd::Done);
+    assert_eq!(world.lines("switches"), ["switch new"]);
+}
+
+#[tokio::test]
+async fn a_hook_that_was_begun_and_is_gone_is_lost_and_not_begun_again() {
+    let (world, _) = machine(SAME_KERNEL);
+    let hook = world.script("hook", "echo $LAB_HOOK >>$LAB_ROOT/hooks");
+    world.write_config(&format!(
+        "pre_update = \"{hook}\"\npost_update = \"{hook}\"\nrollback = \"{hook}\""
+    ));
+    let executor = world.executor().await;
+    for (number, hook) in (1..).zip([Hook::Pre, Hook::Post, Hook::Rollback]) {
+        let answer = carry_out(&executor, &job(number, MayBegin::Never, run_hook(hook))).await;
+        assert_eq!(answer.result, Err(Failure::Lost), "{hook:?}");
+    }
+    assert_eq!(world.lines("hooks"), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_switch_that_is_gone_is_lost() {
+    let (world, new) = machine(Like {
+        extra: "sleep 60",
+        ..SAME_KERNEL
+    });
+    let executor = world.executor().await;
+    let begun = job(1, MayBegin::Always, activate(&new));
+    let stop = async {
+        while world.running() != Some(path("new")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let stopped = executor.host().stop(&Family::DISRUPTIVE).await;
+        stopped.expect("stopped");
+    };
+    let (answer, ()) = tokio::join!(carry_out(&executor, &begun), stop);
+    assert_eq!(answer.result, Err(Failure::Lost));
+}
