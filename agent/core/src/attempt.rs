@@ -14,7 +14,7 @@ use crate::{
     effect::{Effect, Output},
     input::{ActivationEnd, Answer, Done, Failure, Judgement},
     moment::Moment,
-    reading::{bounded, hook_end, judgement, line, listed, staged_of, words},
+    reading::{armed, bounded, hook_end, judgement, line, listed, staged_of, words},
     state::{Attempt, HookState, Mode, Previous, RECORDS_MAX, Record, Step},
 };
 
@@ -169,9 +169,10 @@ impl Agent {
             return;
         };
         let closing = matches!(step, Step::Closing { .. });
-        if attempt.steps >= self.limits.steps_max && !closing {
-            attempt.cause.get_or_insert(Cause::Endless);
-            self.close(now, OutcomeKind::Stuck, Some(Cause::Endless.reason()), out);
+        // The way back has as many steps again: it is not to be cut short by a long way there.
+        let turns = if attempt.cause.is_some() { 2 } else { 1 };
+        if attempt.steps >= self.limits.steps_max.saturating_mul(turns) && !closing {
+            self.endless(now, out);
             return;
         }
         attempt.steps = attempt.steps.saturating_add(1);
@@ -220,6 +221,22 @@ impl Agent {
         }
         self.job = Some(self.running(now, &job));
         out.effects.push(Effect::Begin(job));
+    }
+
+    /// There were more steps than any attempt can need: an agent that dies over and over. On the way
+    /// there the machine goes back, and when that does not end either it is left as it is.
+    fn endless(&mut self, now: Moment, out: &mut Output) {
+        let on_its_way_back = self
+            .durable
+            .attempt
+            .as_ref()
+            .is_some_and(|a| a.cause.is_some());
+        if on_its_way_back {
+            let why = "going back did not come to an end".to_owned();
+            self.close(now, OutcomeKind::Stuck, Some(why), out);
+        } else {
+            self.turn_back(now, Cause::Endless, out);
+        }
     }
 
     /// The present step has no work of its own.
@@ -289,8 +306,11 @@ impl Agent {
                 Err(failure) => self.turn_back(now, Cause::Staging(words(&failure)), out),
             },
             Step::Snapshot => self.snapshot_done(now, result, out),
-            Step::Arming => match result {
-                Ok(_) => self.go_on(now, Step::PreHook, out),
+            Step::Arming => match armed(result) {
+                Ok(()) => {
+                    self.note_armed();
+                    self.go_on(now, Step::PreHook, out);
+                }
                 Err(failure) => self.turn_back(now, Cause::Arming(words(&failure)), out),
             },
             Step::PreHook => {
@@ -309,8 +329,14 @@ impl Agent {
             Step::Announcing | Step::Unknown(_) => {}
             Step::Rebooting | Step::RebootingBack => self.reboot_asked(now, &result),
             // The agent is alive and has deadlines of its own: without the timer the judgement
-            // is as good as with it.
-            Step::Rearming => self.go_on(now, self.first_step_on_target(), out),
+            // is as good as with it. Should the agent die, the program that is started some time
+            // after each boot finds that no timer runs.
+            Step::Rearming => {
+                if armed(result).is_ok() {
+                    self.note_armed();
+                }
+                self.go_on(now, self.first_step_on_target(), out);
+            }
             Step::PostHook => {
                 let (state, says) = hook_end(result);
                 attempt.hooks.post = state;
@@ -334,6 +360,14 @@ impl Agent {
             }
             Step::JudgingRollback => self.rollback_judged(now, judgement(result), out),
             Step::Closing { outcome } => self.disarmed(now, outcome, &result, out),
+        }
+    }
+
+    /// The dead-man timer of this boot runs.
+    fn note_armed(&mut self) {
+        let boot_id = self.facts.as_ref().map(|facts| facts.boot_id.clone());
+        if let Some(attempt) = &mut self.durable.attempt {
+            attempt.armed_in = boot_id;
         }
     }
 

@@ -278,6 +278,7 @@ impl Agent {
             job: None,
             hooks: Hooks::default(),
             armed: false,
+            armed_in: None,
             touched: false,
             activations: 0,
             reboots: 0,

@@ -228,6 +228,7 @@ impl Essentials {
                 rollback: self.hooks.rollback.state(),
             },
             armed: true,
+            armed_in: None,
             touched,
             activations: self.activations.max(u32::from(touched)),
             reboots: self.reboots,

@@ -33,6 +33,14 @@ pub(crate) fn hook_end(result: Result<Done, Failure>) -> (HookState, String) {
     }
 }
 
+/// Whether the dead-man timer runs.
+pub(crate) fn armed(result: Result<Done, Failure>) -> Result<(), Failure> {
+    let Done::Armed = result? else {
+        return Err(Failure::Unfitting);
+    };
+    Ok(())
+}
+
 /// The judgement in an answer.
 pub(crate) fn judgement(result: Result<Done, Failure>) -> Result<Judgement, Failure> {
     let Done::Judged(judgement) = result? else {

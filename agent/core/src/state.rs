@@ -135,6 +135,11 @@ impl Durable {
     pub fn dead_man_order(&self, lease: LeaseId) -> Option<DeadManOrder> {
         let attempt = self.attempt.as_ref().filter(|a| a.lease == lease)?;
         let previous = attempt.previous.clone()?;
+        // A target that is only to wait for the next boot: whoever boots, nothing is judged that
+        // could make the machine go back, and nobody has given leave to boot it once more.
+        if attempt.mode == Mode::Boot && !attempt.allow_reboot {
+            return None;
+        }
         match attempt.step {
             Step::Staging
             | Step::Snapshot
@@ -153,21 +158,25 @@ impl Durable {
             | Step::JudgingRollback
             | Step::Unknown(_) => Some(DeadManOrder {
                 previous,
-                reboot: attempt.reboots > 0,
+                reboot: match attempt.mode {
+                    Mode::Switch => false,
+                    Mode::Boot => true,
+                },
             }),
         }
     }
 
     /// The lease of an attempt that this boot has left without an agent: the machine was disturbed
-    /// under it, has been booted since, and the agent has not come up. For a dead-man program that
-    /// the service manager starts some time after every boot: the agent's own timer, a transient
-    /// one, did not outlive the boot, and a target may boot and yet have an agent that does not
-    /// start. An agent that came up has armed its timer again, and nothing is left to do here.
+    /// under it, has been booted since, and no agent has come as far as starting its timer. For a
+    /// dead-man program that the service manager starts some time after every boot: the agent's own
+    /// timer, a transient one, did not outlive the boot, and a target may boot and yet have an agent
+    /// that does not start, or starts and dies. Once the timer runs, nothing is left to do here.
     pub fn left_without_agent(&self, boot: &BootId) -> Option<LeaseId> {
-        let came_up = self.boot_id.as_ref() == Some(boot);
-        let attempt = self.attempt.as_ref().filter(|_| !came_up)?;
+        let attempt = self.attempt.as_ref()?;
+        let booted_since = attempt.boot_id != *boot;
+        let watched = attempt.armed_in.as_ref() == Some(boot);
         let disturbed = self.dead_man_order(attempt.lease).is_some();
-        disturbed.then_some(attempt.lease)
+        (booted_since && !watched && disturbed).then_some(attempt.lease)
     }
 }
 
@@ -182,8 +191,9 @@ impl Default for Durable {
 pub struct DeadManOrder {
     /// Where the machine goes back to.
     pub previous: Previous,
-    /// The machine had been rebooted for the attempt: set the boot default, and reboot unless
-    /// `previous.running` is what runs, rather than switch.
+    /// The way to the target is a reboot, asked for or brought about by a power cut: set the boot
+    /// default, and reboot unless `previous.running` is what runs. Never a live switch: the two
+    /// systems differ in what only a boot changes.
     pub reboot: bool,
 }
 

@@ -81,13 +81,20 @@ impl Agent {
             Mode::Boot => {
                 let running = self.facts.as_ref().and_then(|facts| facts.running.as_ref());
                 let is_back = running == attempt.previous.as_ref().map(|p| &p.running);
-                if is_back || attempt.reboots > 0 {
+                if is_back || self.was_booted(attempt) {
                     Mode::Boot
                 } else {
                     Mode::Switch
                 }
             }
         }
+    }
+
+    /// Whether the machine was booted in the course of the attempt, asked to or not, or is about to
+    /// be.
+    fn was_booted(&self, attempt: &Attempt) -> bool {
+        let boot = self.facts.as_ref().map(|facts| &facts.boot_id);
+        attempt.reboots > 0 || boot.is_some_and(|boot| *boot != attempt.boot_id)
     }
 
     pub(crate) fn restored(
@@ -108,7 +115,7 @@ impl Agent {
         };
         match end {
             Some(ActivationEnd::Done | ActivationEnd::Degraded) => {
-                if attempt.mode == Mode::Boot && attempt.reboots > 0 {
+                if attempt.mode == Mode::Boot && self.was_booted(attempt) {
                     self.boot_back(now, out);
                 } else {
                     self.after_undo(now, out);
@@ -315,6 +322,7 @@ impl Agent {
         let Some(attempt) = self.durable.attempt.take() else {
             return;
         };
+        let blamed = attempt.blames_target();
         let Step::Closing { outcome } = attempt.step else {
             self.durable.attempt = Some(attempt);
             return;
@@ -335,7 +343,6 @@ impl Agent {
         }
         if let Some(path) = attempt.path {
             let confirmed = outcome.kind == OutcomeKind::Confirmed;
-            let blamed = attempt.cause.as_ref().is_some_and(Cause::blames_target);
             if confirmed || blamed {
                 self.durable.bad_targets.retain(|bad| bad.path != path);
             }
@@ -399,7 +406,8 @@ fn verdict_of(attempt: &Attempt) -> OutcomeKind {
             | Cause::Unhealthy(_)
             | Cause::WrongSystem(_)
             | Cause::DeadMan => OutcomeKind::RolledBack,
-            Cause::Endless => OutcomeKind::Stuck,
+            Cause::Endless if attempt.touched => OutcomeKind::RolledBack,
+            Cause::Endless => OutcomeKind::Refused,
         },
     }
 }

@@ -77,6 +77,9 @@ pub struct Attempt {
     pub hooks: Hooks,
     /// The dead-man timer may be running.
     pub armed: bool,
+    /// The boot in which the timer was last started; it does not outlive it.
+    #[serde(default)]
+    pub armed_in: Option<BootId>,
     /// The boot default, or more, may have been changed.
     pub touched: bool,
     /// How often activation was begun.
@@ -129,6 +132,15 @@ impl Attempt {
             HookState::Begun | HookState::Succeeded | HookState::Unknown => true,
         };
         pre && self.hooks.rollback == HookState::NotBegun
+    }
+
+    /// Whether the target is at fault: by the reason, or because on it no agent came to an end.
+    pub fn blames_target(&self) -> bool {
+        match &self.cause {
+            Some(Cause::Endless) => self.past_no_return(),
+            Some(cause) => cause.blames_target(),
+            None => false,
+        }
     }
 
     /// Whether the machine can no longer come back without having been away: from the activation

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use agent_core::{Directive, Input, Step, UnitState, Work};
+use agent_core::{Directive, Failure, Input, Step, UnitState, Work};
 use common::{LeaseId, OutcomeKind};
 
 use crate::world::{Script, World, path, proceed};
 
-use OutcomeKind::RolledBack;
+use OutcomeKind::{Confirmed, RolledBack};
 
 #[test]
 fn the_dead_man_ends_in_a_judged_rollback() {
@@ -70,6 +70,71 @@ fn a_boot_in_which_no_agent_came_up_is_left_to_the_dead_man() {
         None,
         "the agent came up"
     );
+}
+
+#[test]
+fn an_agent_that_comes_up_and_dies_leaves_the_boot_to_the_dead_man() {
+    let mut world = World::staged(Script {
+        needs_reboot: true,
+        ..Script::default()
+    });
+    world.say(Directive::Proceed(proceed(7)));
+    assert!(world.work_until(&Step::Rearming));
+    assert_eq!((world.boot, &world.running), (2, &path("new")));
+    for _ in 0..3 {
+        let left = world.disk.left_without_agent(&world.boot_id());
+        assert_eq!(left, Some(LeaseId(7)), "no timer runs yet");
+        world.restart(UnitState::Absent);
+    }
+    assert!(world.work_until(&Step::PostHook));
+    assert_eq!(world.disk.left_without_agent(&world.boot_id()), None);
+    assert_eq!(world.finish().outcome.kind, Confirmed);
+
+    // A timer that does not start watches nobody.
+    let mut world = World::staged(Script {
+        needs_reboot: true,
+        ..Script::default()
+    });
+    world.say(Directive::Proceed(proceed(7)));
+    assert!(world.work_until(&Step::Rearming));
+    world.script.arming = Err(Failure::Failed("no answer from D-Bus".to_owned()));
+    assert!(world.work_until(&Step::Judging));
+    let left = world.disk.left_without_agent(&world.boot_id());
+    assert_eq!(left, Some(LeaseId(7)));
+    assert_eq!(world.finish().outcome.kind, Confirmed, "the agent lives");
+}
+
+#[test]
+fn where_the_way_is_a_boot_the_dead_man_never_switches_live() {
+    for step in [
+        Step::Activating,
+        Step::Announcing,
+        Step::Rebooting,
+        Step::Judging,
+    ] {
+        let mut world = World::staged(Script {
+            needs_reboot: true,
+            hangs: step == Step::Announcing,
+            ..Script::default()
+        });
+        world.say(Directive::Proceed(proceed(7)));
+        assert!(world.work_until(&step));
+        let order = world.disk.dead_man_order(LeaseId(7)).expect("an order");
+        assert!(
+            order.reboot,
+            "{step:?}: the power may go now and the target come up"
+        );
+    }
+    // Nobody has given leave to boot.
+    let mut world = World::staged(Script {
+        needs_reboot: true,
+        ..Script::default()
+    });
+    let mut lease = proceed(7);
+    lease.allow_reboot = false;
+    world.say(Directive::Proceed(lease));
+    assert!(world.work_until(&Step::Activating));
+    assert_eq!(world.disk.dead_man_order(LeaseId(7)), None);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What a restart finds, in every step: always exactly one verdict, and one that fits the machine.
 
+use std::time::Duration;
+
 use crate::world::{Script, World, proceed};
 use agent_core::{Directive, Hook, Step, UnitState};
 use common::OutcomeKind;
@@ -111,7 +113,7 @@ fn restart(world: &mut World, finds: Finds) {
             if let Some(order) = world.disk.dead_man_order(lease) {
                 world.dead_man_fired = true;
                 world.profile = order.previous.boot_default;
-                if order.reboot {
+                if order.reboot && world.running != order.previous.running {
                     world.script.boots.insert(0, "old");
                     world.reboot();
                     return;
@@ -252,14 +254,35 @@ fn a_reboot_that_did_not_happen_is_asked_for_again_and_then_undone() {
 
 #[test]
 fn an_agent_that_dies_over_and_over_still_ends() {
-    let mut world = in_step(&Step::Judging, false, false).expect("a judgement");
-    for _ in 0..200 {
-        world.restart(UnitState::Absent);
-        if world.disk.attempt.is_none() {
-            break;
+    let cases = [
+        (Step::Snapshot, false, false, OutcomeKind::Refused),
+        (Step::Judging, false, false, OutcomeKind::RolledBack),
+        (Step::Rearming, true, false, OutcomeKind::RolledBack),
+        (Step::Judging, true, false, OutcomeKind::RolledBack),
+        (Step::JudgingRollback, false, true, OutcomeKind::Stuck),
+    ];
+    for (step, needs_reboot, fails, expected) in cases {
+        let mut world = in_step(&step, needs_reboot, fails).expect("a step of such an attempt");
+        let dies_on_target = !fails;
+        for _ in 0..200 {
+            world.now = world.now + Duration::from_secs(1);
+            world.restart(UnitState::Absent);
+            let attempt = world.disk.attempt.as_ref();
+            // The agent of the system before does not die.
+            if attempt.is_none_or(|a| dies_on_target && a.cause.is_some()) {
+                break;
+            }
         }
+        let result = world.finish();
+        let case = format!("{step:?} {needs_reboot}: {result:?}");
+        assert_eq!(result.outcome.kind, expected, "{case}");
+        assert!(
+            result.outcome.reason.contains("did not come to an end"),
+            "{case}"
+        );
+        let blamed = step != Step::Snapshot;
+        assert_eq!(!world.disk.bad_targets.is_empty(), blamed, "{case}");
     }
-    assert_eq!(world.finish().outcome.kind, OutcomeKind::Stuck);
 }
 
 #[test]
