@@ -144,9 +144,21 @@ in
           description = "Address and port for enrolment only: machines that have a token and no certificate yet.";
         };
         limits = {
-          machine = rate "one certificate of a machine" 20 100;
+          machine = rate "one machine" 20 100;
           operator = rate "one operator" 50 200;
           enrolment = rate "one address from which machines enrol" 5 100;
+        };
+        connections = {
+          machines = mkOption {
+            type = types.ints.positive;
+            default = 32768;
+            description = "Machines that may be connected at one time. Operators have places of their own.";
+          };
+          per_address = mkOption {
+            type = types.ints.positive;
+            default = 16384;
+            description = "Of these, how many from one address, for fleets behind one NAT.";
+          };
         };
       };
       example = {
@@ -197,6 +209,7 @@ in
         Restart = "always";
         RestartSec = 2;
         WatchdogSec = 30;
+        # Above all places for connections together, so that an operator always finds one.
         LimitNOFILE = 65536;
       };
     };

@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::{
     ca::Lives,
+    connections::Caps,
     limits::{Rate, Rates},
 };
 
@@ -32,9 +33,17 @@ pub struct Config {
     pub lives: Lives,
     /// How often one identity may ask.
     pub rates: Rates,
+    /// How many agents and operators may be connected.
+    pub caps: Caps,
     /// The fleet's clock.
     pub clock: Clock,
 }
+
+/// Machines that may be connected, and how many of them from one address, when nothing is said: a
+/// large fleet behind one address has room, and with everything else that a coordinator opens it
+/// stays below `LimitNOFILE` of the NixOS module.
+const MACHINES: u32 = 32_768;
+const PER_ADDRESS: u32 = 16_384;
 
 /// Shortest life of a certificate: what a renewal and a slow clock need.
 const LIFE_MIN: Duration = Duration::from_secs(30);
@@ -52,6 +61,8 @@ struct Raw {
     certificates: RawLives,
     #[serde(default)]
     limits: RawRates,
+    #[serde(default)]
+    connections: RawConnections,
     #[serde(default)]
     clock: RawClock,
 }
@@ -75,6 +86,14 @@ struct RawRates {
     operator: RawRate,
     #[serde(default)]
     enrolment: RawRate,
+}
+
+/// Of machines; operators have places of their own.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConnections {
+    machines: Option<u32>,
+    per_address: Option<u32>,
 }
 
 /// What is not said is as usual; no requests a second means no limit.
@@ -225,6 +244,19 @@ impl Raw {
             operator: rate("limits.operator", limits.operator, usual.operator),
             enrolment: rate("limits.enrolment", limits.enrolment, usual.enrolment),
         };
+        let mut places = |key: &str, written: Option<u32>, usual| {
+            let places = written.unwrap_or(usual);
+            if places == 0 {
+                faults.push(format!(
+                    "connections.{key}: at least 1, or no machine gets in"
+                ));
+            }
+            places as usize
+        };
+        let caps = Caps::members(
+            places("machines", self.connections.machines, MACHINES),
+            places("per_address", self.connections.per_address, PER_ADDRESS),
+        );
         let (Some(listen), Some(enrol_listen), true) = (listen, enrol_listen, faults.is_empty())
         else {
             return Err(faults);
@@ -235,6 +267,7 @@ impl Raw {
             enrol_listen,
             lives,
             rates,
+            caps,
             // Maintenance windows follow the wall clock.
             clock: clock.unwrap_or_else(Clock::system),
         })
@@ -316,6 +349,7 @@ mod tests {
         let small = parse("state_dir = \"/var/lib/lab-coordinator\"").expect("valid");
         assert_eq!(format!("{:?}", example.lives), format!("{:?}", small.lives));
         assert_eq!(format!("{:?}", example.rates), format!("{:?}", small.rates));
+        assert_eq!(example.caps, small.caps);
         let places =
             |config: &Config| (config.state_dir.clone(), config.listen, config.enrol_listen);
         assert_eq!(places(&example), places(&small));
@@ -324,6 +358,7 @@ mod tests {
             "[certificates]",
             "[limits]",
             "[limits.machine]",
+            "[connections]",
             "[clock]",
         ] {
             // What is not known is answered with what is.
@@ -394,6 +429,22 @@ mod tests {
                 .contains("limits.machine.burst")
         );
         assert!(parse("state_dir = '/x'\nlimits.agent.burst = 1").is_err());
+    }
+
+    #[test]
+    fn places_for_machines_are_as_usual_or_as_said_and_never_none() {
+        let usual = parse("state_dir = '/x'").expect("valid").caps;
+        let text = "state_dir = '/x'\nconnections.per_address = 7";
+        let caps = parse(text).expect("valid").caps;
+        assert_eq!(caps, Caps::members(usual.machines.total, 7));
+        let text = "state_dir = '/x'\nconnections.machines = 0";
+        let error = parse(text).expect_err("nobody");
+        assert!(error.contains("connections.machines"), "{error}");
+        // Whatever comes on top of them, the module's LimitNOFILE is enough for all of it.
+        const MODULE: &str = include_str!("../../nixos-modules/coordinator.nix");
+        let limit = MODULE.split_once("LimitNOFILE = ").expect("a limit").1;
+        let limit = limit.split(';').next().expect("a number");
+        assert_eq!(usual.within(limit.parse().expect("a number")), usual);
     }
 
     #[test]

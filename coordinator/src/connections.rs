@@ -5,16 +5,18 @@
 //! at which a connection is ended gracefully that differs between connections, and ending at once
 //! those whose certificate was revoked.
 
+mod caps;
+mod places;
+
 use std::{
-    collections::{BTreeMap, HashMap},
     convert::Infallible,
     future::Future,
     io,
     net::IpAddr,
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc,
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -26,14 +28,18 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use platform::identity::Subject;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{oneshot, watch},
-    time::{sleep, timeout},
+    sync::{Notify, oneshot, watch},
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::body::Body;
 use x509_parser::prelude::FromDer as _;
 
-use crate::driver::Handle;
+use self::places::Place;
+pub use self::{
+    caps::{Cap, Caps},
+    places::Connections,
+};
 
 /// From the TCP connection to the end of the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -48,6 +54,9 @@ const AGE: Duration = Duration::from_secs(3600);
 /// How long calls may take to end after that, and when the coordinator stops.
 const LAST_CALLS: Duration = Duration::from_secs(600);
 const STOPPING: Duration = Duration::from_secs(3);
+
+/// The same when it is hung up on: enough to read why.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// A quiet connection is asked this often whether it is still there, and given up without answer.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -64,15 +73,6 @@ const HEADERS: u32 = 16 * 1024;
 const RESETS: usize = 20;
 const OWN_RESETS: usize = 100;
 
-/// How many connections there may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caps {
-    /// Altogether.
-    pub total: usize,
-    /// From one address.
-    pub per_address: usize,
-}
-
 /// Who is at the other end of a connection.
 #[derive(Debug)]
 pub struct Peer {
@@ -82,6 +82,7 @@ pub struct Peer {
     pub identity: Option<(Subject, String)>,
     /// Whether it has asked anything yet.
     asked: AtomicBool,
+    hung_up: Notify,
 }
 
 impl Peer {
@@ -91,7 +92,13 @@ impl Peer {
             address,
             identity,
             asked: AtomicBool::new(false),
+            hung_up: Notify::new(),
         }
+    }
+
+    /// Ends its connection, after what it is being told just now.
+    pub fn hang_up(&self) {
+        self.hung_up.notify_one();
     }
 }
 
@@ -105,100 +112,6 @@ pub trait Answers: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Response<Body>> + Send;
 }
 
-/// The open connections of one listener.
-#[derive(Default)]
-pub struct Connections {
-    open: Mutex<Open>,
-    next: AtomicU64,
-}
-
-#[derive(Default)]
-struct Open {
-    per_address: HashMap<IpAddr, usize>,
-    /// Serial number of the certificate, and what ends the connection when it is dropped.
-    by_id: BTreeMap<u64, (String, oneshot::Sender<()>)>,
-    count: usize,
-}
-
-/// One connection's place under the caps; given back when dropped.
-struct Place {
-    connections: Arc<Connections>,
-    address: IpAddr,
-    id: u64,
-}
-
-impl Connections {
-    fn open(&self) -> MutexGuard<'_, Open> {
-        // Nothing below panics while it holds the lock.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many are open.
-    pub fn count(&self) -> usize {
-        self.open().count
-    }
-
-    fn enter(self: &Arc<Self>, address: IpAddr, caps: Caps) -> Option<Place> {
-        let mut open = self.open();
-        let here = open.per_address.get(&address).copied().unwrap_or(0);
-        if open.count >= caps.total || here >= caps.per_address {
-            return None;
-        }
-        open.count += 1;
-        open.per_address.insert(address, here + 1);
-        Some(Place {
-            connections: self.clone(),
-            address,
-            id: self.next.fetch_add(1, Ordering::Relaxed),
-        })
-    }
-
-    /// Ends every connection whose certificate is not good any more, whenever that changes.
-    pub async fn end_revoked(self: Arc<Self>, handle: Handle) {
-        let mut ends = handle.ended_certificates();
-        while ends.changed().await.is_ok() {
-            let registry = handle.registry();
-            self.open().by_id.retain(|_, (serial, _)| {
-                let certificate = registry.certificates.get(serial);
-                let good = certificate.is_some_and(|certificate| !certificate.revoked);
-                if !good {
-                    tracing::info!(
-                        serial,
-                        "closing a connection: its certificate was revoked, or ended long ago"
-                    );
-                }
-                good
-            });
-        }
-    }
-}
-
-impl Place {
-    /// From here on the connection ends when this certificate is revoked.
-    fn bind_to(&self, serial: String) -> oneshot::Receiver<()> {
-        let (sender, ended) = oneshot::channel();
-        self.connections
-            .open()
-            .by_id
-            .insert(self.id, (serial, sender));
-        ended
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.connections.open();
-        open.by_id.remove(&self.id);
-        open.count -= 1;
-        if let Some(count) = open.per_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                open.per_address.remove(&self.address);
-            }
-        }
-    }
-}
-
 /// A listener's fixed parts.
 #[derive(Clone)]
 pub struct Listener<A> {
@@ -206,9 +119,7 @@ pub struct Listener<A> {
     pub tls: TlsAcceptor,
     /// What answers.
     pub answers: A,
-    /// How many may connect.
-    pub caps: Caps,
-    /// Who is connected.
+    /// Who is connected, and how many may be.
     pub connections: Arc<Connections>,
     /// Becomes true when the coordinator stops.
     pub stopping: watch::Receiver<bool>,
@@ -239,19 +150,28 @@ impl<A: Answers> Listener<A> {
                     continue;
                 }
             };
-            let Some(place) = self.connections.enter(address, self.caps) else {
-                tracing::warn!(%address, "a connection is turned away: too many are open");
+            let Some((place, ended)) = self.connections.enter(address, Instant::now()) else {
                 continue;
             };
-            tokio::spawn(self.clone().connection(stream, address, place));
+            tokio::spawn(self.clone().connection(stream, address, place, ended));
         }
     }
 
-    async fn connection<S>(self, stream: S, address: IpAddr, place: Place)
-    where
+    async fn connection<S>(
+        self,
+        stream: S,
+        address: IpAddr,
+        place: Place,
+        mut ended: oneshot::Receiver<()>,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let stream = match timeout(HANDSHAKE, self.tls.accept(stream)).await {
+        let handshake = tokio::select! {
+            biased;
+            _ = &mut ended => return,
+            handshake = timeout(HANDSHAKE, self.tls.accept(stream)) => handshake,
+        };
+        let stream = match handshake {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 tracing::debug!(%address, "no TLS: {error}");
@@ -263,26 +183,19 @@ impl<A: Answers> Listener<A> {
             }
         };
         let Ok(identity) = identity_of(&stream) else {
-            tracing::warn!(%address, "a certificate of our CA without a name of ours");
+            tracing::debug!(%address, "a certificate of our CA without a name of ours");
             return;
         };
-        // A listener for strangers binds to nothing; the sender is kept so that it never ends.
-        let (_kept, never) = oneshot::channel();
-        let revoked = match &identity {
-            Some((_, serial)) => place.bind_to(serial.clone()),
-            None => never,
-        };
+        if !place.name(identity.as_ref()) {
+            return;
+        }
         let peer = Arc::new(Peer::new(address, identity));
-        self.http(stream, peer, revoked).await;
+        self.http(stream, peer, ended).await;
         drop(place);
     }
 
-    async fn http<S>(
-        mut self,
-        stream: TlsStream<S>,
-        peer: Arc<Peer>,
-        revoked: oneshot::Receiver<()>,
-    ) where
+    async fn http<S>(mut self, stream: TlsStream<S>, peer: Arc<Peer>, ended: oneshot::Receiver<()>)
+    where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (answers, asker) = (self.answers, peer.clone());
@@ -311,12 +224,13 @@ impl<A: Answers> Listener<A> {
         let last_calls = tokio::select! {
             biased;
             // Dropped here, and with it the socket: nothing more is answered.
-            _ = revoked => return,
+            _ = ended => return,
             _ = connection.as_mut() => return,
             () = silent => {
                 tracing::debug!(address = %peer.address, "a connection asked nothing");
                 return;
             }
+            () = peer.hung_up.notified() => LAST_WORD,
             () = sleep(age_of(&peer)) => LAST_CALLS,
             () = stopped(&mut self.stopping) => STOPPING,
         };

@@ -20,18 +20,6 @@ use crate::{
     tls::{self, OwnCertificate, TlsError},
 };
 
-/// Connections of agents and operators.
-const MEMBERS: Caps = Caps {
-    total: 65_536,
-    per_address: 32_768,
-};
-
-/// Connections of those who enrol: short ones.
-const STRANGERS: Caps = Caps {
-    total: 256,
-    per_address: 64,
-};
-
 /// What stands behind the doors.
 pub struct Rooms {
     /// The way to the driver.
@@ -46,6 +34,8 @@ pub struct Rooms {
     pub clock: Clock,
     /// How often one identity may ask.
     pub rates: Rates,
+    /// How many agents and operators may be connected.
+    pub caps: Caps,
     /// Port of the members' door, which those who enrol are told.
     pub service_port: u16,
     /// Becomes true when the coordinator stops.
@@ -69,6 +59,7 @@ pub fn open(rooms: Rooms) -> Result<Doors, TlsError> {
         certificate,
         clock,
         rates,
+        caps,
         service_port,
         stopping,
     } = rooms;
@@ -83,16 +74,14 @@ pub fn open(rooms: Rooms) -> Result<Doors, TlsError> {
     let members = Listener {
         tls: acceptor(members),
         answers: Gate::new(routes, handle.clone(), clock.clone(), limits.clone()),
-        caps: MEMBERS,
-        connections: Arc::new(Connections::default()),
+        connections: Connections::new(caps),
         stopping: stopping.clone(),
     };
     let routes = grpc::stranger_routes(EnrolmentService::new(issuance, service_port));
     let strangers = Listener {
         tls: acceptor(strangers),
         answers: Gate::new(routes, handle, clock, limits),
-        caps: STRANGERS,
-        connections: Arc::default(),
+        connections: Connections::new(Caps::STRANGERS),
         stopping,
     };
     Ok(Doors { members, strangers })

@@ -1,6 +1,6 @@
 //! How often one identity may ask: a bucket of requests that fills at a steady rate, for every
-//! certificate of a machine, every operator, and every address from which somebody without a
-//! certificate enrols.
+//! machine, every operator, and every address from which somebody without a certificate enrols.
+//! And how many refusals an address gets before its connections are ended.
 //!
 //! The bucket itself is `governor`'s. What is ours is how many there are: no more than
 //! `BUCKETS_MAX` of a kind, whoever asks.
@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use common::OperatorName;
+use common::{MachineName, OperatorName};
 use governor::{
     Quota, RateLimiter,
     clock::Clock,
@@ -40,7 +40,7 @@ pub struct Rate {
 /// The limits; `None`: as often as one likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rates {
-    /// Of a machine: each certificate.
+    /// Of a machine: all certificates together, so that a new one brings no new bucket.
     pub machine: Option<Rate>,
     /// Of an operator: all certificates together.
     pub operator: Option<Rate>,
@@ -59,11 +59,6 @@ impl Rate {
     fn quota(self) -> Quota {
         Quota::per_second(self.per_second).allow_burst(self.burst)
     }
-
-    /// After so long without a request a bucket is as full as a new one.
-    fn full_after(self) -> Duration {
-        Duration::from_secs(1) * self.burst.get() / self.per_second.get()
-    }
 }
 
 impl Default for Rates {
@@ -80,34 +75,50 @@ impl Default for Rates {
 
 /// Counts requests against the limits.
 pub struct Limits {
-    machines: Buckets<String>,
+    machines: Buckets<MachineName>,
     operators: Buckets<OperatorName>,
     strangers: Buckets<IpAddr>,
+    refused: Buckets<IpAddr>,
 }
+
+/// Refusals of one address within a minute that are worth a word and a connection.
+const REFUSED_A_MINUTE: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 
 impl Limits {
     /// With these rates and full buckets.
     pub fn new(rates: Rates) -> Self {
         let ticks = Ticks(Instant::now());
+        let quota = |rate: Option<Rate>| rate.map(Rate::quota);
         Self {
-            machines: Buckets::new(rates.machine, BUCKETS_MAX, ticks),
-            operators: Buckets::new(rates.operator, BUCKETS_MAX, ticks),
-            strangers: Buckets::new(rates.enrolment, BUCKETS_MAX, ticks),
+            machines: Buckets::new(quota(rates.machine), BUCKETS_MAX, ticks),
+            operators: Buckets::new(quota(rates.operator), BUCKETS_MAX, ticks),
+            strangers: Buckets::new(quota(rates.enrolment), BUCKETS_MAX, ticks),
+            refused: Buckets::new(
+                Some(Quota::per_minute(REFUSED_A_MINUTE)),
+                BUCKETS_MAX,
+                ticks,
+            ),
         }
     }
 
     /// Takes one request out of the caller's bucket, or says when there will be one.
     pub fn take(&self, caller: &Caller, address: IpAddr) -> Result<(), Duration> {
         match caller {
-            Caller::Machine { serial, .. } => self.machines.take(serial),
+            Caller::Machine { name, .. } => self.machines.take(name),
             Caller::Operator(actor) => self.operators.take(&actor.name),
             Caller::Stranger => self.strangers.take(&network(address)),
         }
     }
+
+    /// Counts a refusal: whether this address had few enough lately to be told of them in the log,
+    /// and to keep its connection.
+    pub fn refuse(&self, address: IpAddr) -> bool {
+        self.refused.take(&network(address)).is_ok()
+    }
 }
 
 /// What one subscriber has: an IPv4 address, or an IPv6 network of 64 bits.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => {
@@ -137,7 +148,7 @@ struct Bucket<C: Clock<Instant = Nanos>> {
 
 /// The buckets of one kind of caller.
 struct Buckets<K, C: Clock<Instant = Nanos> = Ticks> {
-    rate: Option<Rate>,
+    quota: Option<Quota>,
     max: usize,
     clock: C,
     by_key: Mutex<HashMap<K, Bucket<C>>>,
@@ -150,18 +161,18 @@ where
     K: Clone + Eq + Hash,
     C: Clock<Instant = Nanos> + Clone,
 {
-    fn new(rate: Option<Rate>, max: usize, clock: C) -> Self {
+    fn new(quota: Option<Quota>, max: usize, clock: C) -> Self {
         Self {
-            rate,
+            quota,
             max,
             by_key: Mutex::default(),
-            others: rate.map(|rate| limiter(rate, &clock)),
+            others: quota.map(|quota| limiter(quota, &clock)),
             clock,
         }
     }
 
     fn take(&self, key: &K) -> Result<(), Duration> {
-        let (Some(rate), Some(others)) = (self.rate, &self.others) else {
+        let (Some(quota), Some(others)) = (self.quota, &self.others) else {
             return Ok(());
         };
         // Nothing below panics while it holds the lock.
@@ -176,14 +187,15 @@ where
             return check(&bucket.limiter);
         }
         if by_key.len() >= self.max {
-            let full_after = Nanos::from(rate.full_after());
+            // From then on a bucket is as full as a new one.
+            let full_after = Nanos::from(quota.burst_size_replenished_in());
             by_key.retain(|_, bucket| now.saturating_sub(bucket.used) < full_after);
         }
         if by_key.len() >= self.max {
             return check(others);
         }
         let bucket = Bucket {
-            limiter: limiter(rate, &self.clock),
+            limiter: limiter(quota, &self.clock),
             used: now,
         };
         let taken = check(&bucket.limiter);
@@ -192,8 +204,8 @@ where
     }
 }
 
-fn limiter<C: Clock<Instant = Nanos> + Clone>(rate: Rate, clock: &C) -> Limiter<C> {
-    RateLimiter::direct_with_clock(rate.quota(), clock.clone())
+fn limiter<C: Clock<Instant = Nanos> + Clone>(quota: Quota, clock: &C) -> Limiter<C> {
+    RateLimiter::direct_with_clock(quota, clock.clone())
 }
 
 #[cfg(test)]
@@ -208,7 +220,10 @@ mod tests {
 
     fn buckets(rate: Option<Rate>, max: usize) -> (Ours, FakeRelativeClock) {
         let clock = FakeRelativeClock::default();
-        (Buckets::new(rate, max, clock.clone()), clock)
+        (
+            Buckets::new(rate.map(Rate::quota), max, clock.clone()),
+            clock,
+        )
     }
 
     /// How many of a hundred requests at once are let through.

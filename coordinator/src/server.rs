@@ -10,6 +10,7 @@ use std::{
 };
 
 use common::error_chain::Chain;
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
@@ -20,7 +21,7 @@ use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
 use crate::{
     ca::{Ca, CaError},
     config::Config,
-    connections::Connections,
+    connections::{Caps, Connections},
     doors::{self, Doors},
     driver::{Driver, DriverError, Handle},
     issue::{Issuance, IssueError},
@@ -133,6 +134,7 @@ impl Server {
             certificate: certificate.clone(),
             clock,
             rates: config.rates,
+            caps: caps_within(config.caps, descriptors()),
             service_port: address.port(),
             stopping: stops,
         })?;
@@ -210,6 +212,28 @@ impl Server {
             Err(_) => Err(ServerError::BrokeOff),
         }
     }
+}
+
+/// How many files this process may open.
+fn descriptors() -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE);
+    limit.map_or(usize::MAX, |(soft, _)| {
+        usize::try_from(soft).unwrap_or(usize::MAX)
+    })
+}
+
+/// As many connections as there are descriptors for.
+fn caps_within(caps: Caps, descriptors: usize) -> Caps {
+    let within = caps.within(descriptors);
+    if within != caps {
+        tracing::warn!(
+            "this process may open {descriptors} files: at most {} machines and {} operators can \
+             be connected; more takes a higher LimitNOFILE",
+            within.machines.total,
+            within.operators.total
+        );
+    }
+    within
 }
 
 fn create_state_dir(path: &Path) -> Result<(), ServerError> {

@@ -135,7 +135,7 @@ async fn guessers_are_barred_for_a_while() {
 
 #[tokio::test]
 async fn who_enrols_and_renews_and_who_may_not_is_in_the_audit_log() {
-    let mut bed = Bed::start().await;
+    let (mut bed, ahead) = Bed::start_ahead().await;
     bed.configure().await;
     let token = bed.token("dev-01").await;
     let identity = bed.enrol(&token).await;
@@ -144,6 +144,10 @@ async fn who_enrols_and_renews_and_who_may_not_is_in_the_audit_log() {
     let renewal = RenewCertificateRequest {
         certificate_request_pem: own.request_pem.clone(),
     };
+    let early = agent.renew_certificate(renewal.clone()).await;
+    let early = early.expect_err("just enrolled");
+    assert_eq!(early.code(), Code::FailedPrecondition, "{early:?}");
+    ahead.by(2);
     agent.renew_certificate(renewal).await.expect("renewed");
     let wrong = EnrolmentToken {
         secret: [7; 20],
@@ -189,11 +193,12 @@ async fn who_enrols_and_renews_and_who_may_not_is_in_the_audit_log() {
 
 #[tokio::test]
 async fn certificates_are_renewed_for_the_same_name() {
-    let mut bed = Bed::start().await;
+    let (mut bed, ahead) = Bed::start_ahead().await;
     bed.configure().await;
     let token = bed.token("dev-01").await;
     let old = bed.enrol(&token).await;
     let mut agent = AgentClient::new(dial(&bed.server, &old).await);
+    ahead.by(2);
     let own = KeyAndRequest::generate().expect("a key");
     let renewed = agent
         .renew_certificate(RenewCertificateRequest {
@@ -217,7 +222,7 @@ async fn certificates_are_renewed_for_the_same_name() {
 
 #[tokio::test]
 async fn a_request_chooses_neither_name_nor_use() {
-    let mut bed = Bed::start().await;
+    let (mut bed, ahead) = Bed::start_ahead().await;
     let token = bed
         .token_for(CreateTokenRequest {
             operator: "vera".into(),
@@ -227,6 +232,7 @@ async fn a_request_chooses_neither_name_nor_use() {
         .await;
     let viewer = bed.enrol(&token).await;
     let mut client = OperatorClient::new(dial(&bed.server, &viewer).await);
+    ahead.by(8);
     // A request that calls itself the administrator, the coordinator, and a CA.
     let key = rcgen::KeyPair::generate().expect("a key");
     let names = ["coordinator.lab-updater.internal".to_owned()];

@@ -366,6 +366,7 @@ fn identities(story: &mut Story) {
             expires_at: end,
         });
     }
+    story.later(20);
     story.ask(Request::RenewCertificate {
         serial: "51".into(),
         new_serial: "53".into(),

@@ -6,16 +6,21 @@ use std::{num::NonZeroU32, time::Duration};
 
 use bed::{Bed, OLD, dial, poll, report};
 use coordinator::{
+    connections::Caps,
     limits::{Rate, Rates},
     store::memory::MemoryStore,
 };
 use lab_proto::{
     agent::agent_client::AgentClient,
     operator::{
-        EmergencyStopRequest, ListMachinesRequest, StatusRequest, operator_client::OperatorClient,
+        EmergencyStopRequest, ListMachinesRequest, RevokeIdentityRequest, StatusRequest,
+        operator_client::OperatorClient,
     },
 };
-use platform::enrol::{EnrolError, enrol};
+use platform::{
+    channel::{Timeouts, connect},
+    enrol::{EnrolError, enrol},
+};
 use tempfile::TempDir;
 use tonic::{Code, Status};
 
@@ -86,7 +91,7 @@ async fn a_machine_that_asks_too_often_comes_back_later_and_others_do_not_notice
 }
 
 #[tokio::test]
-async fn all_certificates_of_a_machine_are_not_one_but_those_of_an_operator_are() {
+async fn all_certificates_of_a_name_are_one() {
     let mut bed = bed(Rates {
         machine: rate(1, 2),
         operator: rate(1, 20),
@@ -95,13 +100,13 @@ async fn all_certificates_of_a_machine_are_not_one_but_those_of_an_operator_are(
     .await;
     bed.configure().await;
     let mut old = bed.agent("dev-01").await;
-    while old.poll(poll(report(1, OLD))).await.is_ok() {}
     let token = bed.token("dev-01").await;
     let fresh = bed.enrol(&token).await;
     let mut new = AgentClient::new(dial(&bed.server, &fresh).await);
-    new.poll(poll(report(2, OLD)))
-        .await
-        .expect("a bucket of its own");
+    while old.poll(poll(report(1, OLD))).await.is_ok() {}
+    let refused = new.poll(poll(report(2, OLD))).await;
+    let refused = refused.expect_err("the same machine");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
 
     let mut one = bed.operator("vera", "viewer").await;
     let mut two = bed.operator("vera", "operator").await;
@@ -110,11 +115,96 @@ async fn all_certificates_of_a_machine_are_not_one_but_those_of_an_operator_are(
     let refused = refused.expect_err("the same operator");
     assert_eq!(refused.code(), Code::ResourceExhausted);
     // Whoever may stop everything always can.
-    let stop = EmergencyStopRequest {
+    two.emergency_stop(stop()).await.expect("stopped");
+}
+
+fn stop() -> EmergencyStopRequest {
+    EmergencyStopRequest {
         reason: "smoke".into(),
         ..EmergencyStopRequest::default()
+    }
+}
+
+/// Waits until so many connections are left.
+async fn until_connected(bed: &Bed, count: usize) {
+    let left = async {
+        while bed.server.connections() != count {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     };
-    two.emergency_stop(stop).await.expect("stopped");
+    let soon = Duration::from_secs(10);
+    if tokio::time::timeout(soon, left).await.is_err() {
+        panic!("{} are connected", bed.server.connections());
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_refused_again_and_again_loses_the_connection() {
+    let mut bed = bed(FREE).await;
+    let admin = 1;
+    let token = bed.token_for(bed::viewer("vera")).await;
+    let identity = bed.enrol(&token).await;
+    let mut viewer = OperatorClient::new(dial(&bed.server, &identity).await);
+    viewer
+        .get_status(StatusRequest::default())
+        .await
+        .expect("a status");
+    for _ in 0..10 {
+        let refused = viewer.emergency_stop(stop()).await.expect_err("a viewer");
+        assert_eq!(refused.code(), Code::PermissionDenied);
+    }
+    assert_eq!(bed.server.connections(), admin + 1);
+    // That it may not it is told once more, and then the line is dead.
+    let refused = viewer.emergency_stop(stop()).await.expect_err("a viewer");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    until_connected(&bed, admin).await;
+    // What it may it may all the same, on a connection that lasts.
+    let mut viewer = OperatorClient::new(dial(&bed.server, &identity).await);
+    for _ in 0..3 {
+        let status = viewer.get_status(StatusRequest::default()).await;
+        status.expect("a status");
+    }
+    assert_eq!(bed.server.connections(), admin + 1);
+    drop(viewer);
+
+    // One whose certificate is not good any more has nothing to say on any connection.
+    let revoke = RevokeIdentityRequest {
+        name: "vera".into(),
+        reason: "left".into(),
+        ..RevokeIdentityRequest::default()
+    };
+    bed.admin.revoke_identity(revoke).await.expect("revoked");
+    until_connected(&bed, admin).await;
+    let mut viewer = OperatorClient::new(dial(&bed.server, &identity).await);
+    let refused = viewer.get_status(StatusRequest::default()).await;
+    assert_eq!(refused.expect_err("revoked").code(), Code::Unauthenticated);
+    until_connected(&bed, admin).await;
+}
+
+#[tokio::test]
+async fn machines_never_take_the_places_of_operators() {
+    let directory = TempDir::new().expect("a directory");
+    let config = coordinator::Config {
+        rates: FREE,
+        caps: Caps::members(2, 2),
+        ..bed::config_in(&directory)
+    };
+    let mut bed = Bed::start_as(&config, MemoryStore::new(), directory).await;
+    bed.configure().await;
+    let token = bed.token("dev-01").await;
+    let first = bed.enrol(&token).await;
+    let token = bed.token("dev-02").await;
+    let second = bed.enrol(&token).await;
+    let agents = [&first, &first, &second, &second];
+    let mut connected = Vec::new();
+    for (number, identity) in agents.into_iter().enumerate() {
+        let address = bed.server.address().to_string();
+        let channel = connect(&address, identity, Timeouts::default()).await;
+        assert_eq!(channel.is_ok(), number < 2, "{number}: {channel:?}");
+        connected.extend(channel);
+    }
+    let mut second = bed.operator("vera", "operator").await;
+    second.emergency_stop(stop()).await.expect("stopped");
 }
 
 #[tokio::test]

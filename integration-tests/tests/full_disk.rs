@@ -33,6 +33,7 @@ fn config(state_dir: &Path) -> Config {
         enrol_listen: anywhere,
         lives: coordinator::ca::Lives::default(),
         rates: coordinator::limits::Rates::default(),
+        caps: coordinator::connections::Caps::members(1000, 1000),
         clock: Clock::system(),
     }
 }

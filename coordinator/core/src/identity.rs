@@ -14,6 +14,14 @@ pub const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The same for the newest certificate of a name.
 pub const NEWEST_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 
+/// A certificate is renewed after this part of its life at the earliest: 1 in so many.
+const RENEWED_AFTER: u32 = 4;
+
+/// Certificates of one name in that time, at most. Some more than one, so that a machine whose
+/// answers are lost or whose disk is full still gets through; few enough that a stolen key does not
+/// fill the registry.
+const RENEWALS_MAX: usize = 8;
+
 /// What an operator may do. Each role includes what is said of it in `docs/security.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -181,6 +189,33 @@ impl Registry {
     pub fn holder(&self, serial: &str, now: Timestamp) -> Option<&Holder> {
         let certificate = self.certificates.get(serial)?;
         (!certificate.revoked && now < certificate.expires_at).then_some(&certificate.holder)
+    }
+
+    /// Whether the certificate with this serial number may be traded for another one now, or why not.
+    pub fn may_renew(&self, serial: &str, now: Timestamp) -> Result<&Holder, String> {
+        let (Some(holder), Some(certificate)) =
+            (self.holder(serial, now), self.certificates.get(serial))
+        else {
+            return Err("this certificate is expired or revoked".to_owned());
+        };
+        let life = certificate.expires_at.since(certificate.issued_at);
+        let span = life / RENEWED_AFTER;
+        if now < certificate.issued_at + span {
+            return Err(format!(
+                "this certificate is too new: it is renewed after a quarter of its life of {} s",
+                life.as_secs()
+            ));
+        }
+        let of_name = self.certificates.values();
+        let lately = of_name
+            .filter(|other| other.holder.key() == holder.key() && now < other.issued_at + span);
+        if lately.count() >= RENEWALS_MAX {
+            return Err(format!(
+                "{holder} got {RENEWALS_MAX} certificates within a quarter of their life; \
+                 try again later"
+            ));
+        }
+        Ok(holder)
     }
 
     /// The open, unexpired token with this secret. The hash is of 160 random bits, so looking it

@@ -10,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-use common::MachineName;
+use common::{MachineName, text::tame_line};
 use coordinator_core::identity::{Actor, Holder, Registry, Role};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use lab_proto::PERMISSIONS;
 use platform::{clock::Clock, identity::Subject};
-use tonic::{Status, body::Body, service::Routes};
+use tonic::{Code, Status, body::Body, service::Routes};
 use tower::ServiceExt as _;
 
 use super::convert;
@@ -35,6 +35,12 @@ const POLL_DEADLINE: Duration = Duration::from_secs(600);
 const POLL: &str = "/lab.agent.v1.Agent/Poll";
 
 const EMERGENCY_STOP: &str = "/lab.operator.v1.Operator/EmergencyStop";
+
+/// The permission that an emergency stop takes.
+const STOP: &str = "rollout.stop";
+
+/// Longest part of a path that is not ours in the log, in bytes.
+const PATH_SHOWN: usize = 100;
 
 /// Who asks, as far as the gate has found out. Services take it from the request's extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,16 +109,10 @@ pub fn identify(
                 serial: serial.to_owned(),
             }))
         }
-        _ => {
-            tracing::warn!(
-                serial,
-                "refused: {subject} shows a certificate that is not good"
-            );
-            Err(Status::unauthenticated(
-                "this certificate is revoked, expired, or not one of this coordinator's: \
-                 a new one takes a token (lab token create)",
-            ))
-        }
+        _ => Err(Status::unauthenticated(
+            "this certificate is revoked, expired, or not one of this coordinator's: \
+             a new one takes a token (lab token create)",
+        )),
     }
 }
 
@@ -142,8 +142,8 @@ impl Gate {
 
     /// Refuses who asks too often, with when to come back.
     fn slow_down(&self, caller: &Caller, peer: &Peer, path: &str) -> Result<(), Status> {
-        // Nobody is kept from stopping everything, whatever else runs in the same name.
-        if path == EMERGENCY_STOP {
+        // Nobody who may is kept from stopping everything, whatever else runs in the same name.
+        if path == EMERGENCY_STOP && may(caller, STOP) {
             return Ok(());
         }
         self.limits.take(caller, peer.address).map_err(|wait| {
@@ -152,7 +152,39 @@ impl Gate {
         })
     }
 
+    /// Who asks, if they may.
     fn judge(&self, peer: &Peer, path: &str) -> Result<Caller, Status> {
+        let caller = self.admit(peer, path).inspect_err(|refused| {
+            self.count_refusal(peer, path, refused);
+            if refused.code() == Code::Unauthenticated {
+                // It never gets better.
+                peer.hang_up();
+            }
+        })?;
+        self.slow_down(&caller, peer, path)?;
+        Ok(caller)
+    }
+
+    /// A refusal costs the log a line and everybody a look at the registry: an address that has had
+    /// many lately gets no more lines, and has to connect anew for each.
+    fn count_refusal(&self, peer: &Peer, path: &str, refused: &Status) {
+        if !self.limits.refuse(peer.address) {
+            peer.hang_up();
+            return;
+        }
+        let who = match &peer.identity {
+            Some((subject, serial)) => format!("{subject}, certificate {serial}"),
+            None => "somebody without a certificate".to_owned(),
+        };
+        tracing::warn!(
+            address = %peer.address,
+            method = tame_line(path, PATH_SHOWN),
+            "refused: {who}: {}",
+            refused.message()
+        );
+    }
+
+    fn admit(&self, peer: &Peer, path: &str) -> Result<Caller, Status> {
         let caller = match &peer.identity {
             None => Caller::Stranger,
             Some((subject, serial)) => {
@@ -164,7 +196,6 @@ impl Gate {
                 "this coordinator does not know that request",
             ));
         };
-        self.slow_down(&caller, peer, path)?;
         if may(&caller, permission) {
             return Ok(caller);
         }
@@ -177,7 +208,6 @@ impl Gate {
             Caller::Machine { .. } => format!("a machine does not have {permission}"),
             Caller::Stranger => "this takes a certificate; only enrolment does not".to_owned(),
         };
-        tracing::warn!(method = path, "refused: {text}");
         Err(Status::permission_denied(text))
     }
 

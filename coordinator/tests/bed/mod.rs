@@ -1,9 +1,17 @@
 //! A coordinator in this process, and clients for it.
 #![allow(dead_code, reason = "each test program uses its part")]
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use common::token::EnrolmentToken;
+use common::{Timestamp, token::EnrolmentToken};
 use coordinator::{Config, Server, store::memory::MemoryStore};
 use hyper_util::rt::TokioIo;
 use lab_proto::{
@@ -15,7 +23,7 @@ use lab_proto::{
 };
 use platform::{
     channel::{self, Timeouts},
-    clock::Clock,
+    clock::{Clock, TimeSource},
     identity::{Identity, SERVER_NAME, provider},
 };
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
@@ -32,6 +40,30 @@ pub(crate) struct Bed {
     pub(crate) admin: OperatorClient<Channel>,
 }
 
+/// The wall clock, set forward as a test likes.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead(AtomicU64);
+
+impl Ahead {
+    pub(crate) fn by(&self, days: u64) {
+        self.0.fetch_add(days * 24 * 3600, Ordering::Relaxed);
+    }
+
+    fn ahead(&self) -> Duration {
+        Duration::from_secs(self.0.load(Ordering::Relaxed))
+    }
+}
+
+impl TimeSource for Ahead {
+    fn now(&self) -> Timestamp {
+        Clock::system().now() + self.ahead()
+    }
+
+    fn uptime(&self) -> Duration {
+        Clock::system().uptime() + self.ahead()
+    }
+}
+
 pub(crate) fn config_in(directory: &TempDir) -> Config {
     let anywhere: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     Config {
@@ -40,6 +72,7 @@ pub(crate) fn config_in(directory: &TempDir) -> Config {
         enrol_listen: anywhere,
         lives: coordinator::ca::Lives::default(),
         rates: coordinator::limits::Rates::default(),
+        caps: coordinator::connections::Caps::members(1000, 1000),
         clock: Clock::system(),
     }
 }
@@ -48,6 +81,18 @@ impl Bed {
     /// With a store in memory.
     pub(crate) async fn start() -> Self {
         Self::start_with(MemoryStore::new(), TempDir::new().expect("a directory")).await
+    }
+
+    /// With a clock that can be set forward.
+    pub(crate) async fn start_ahead() -> (Self, Arc<Ahead>) {
+        let ahead: Arc<Ahead> = Arc::default();
+        let directory = TempDir::new().expect("a directory");
+        let config = Config {
+            clock: Clock::given(ahead.clone()),
+            ..config_in(&directory)
+        };
+        let bed = Self::start_as(&config, MemoryStore::new(), directory).await;
+        (bed, ahead)
     }
 
     pub(crate) async fn start_with(store: MemoryStore, directory: TempDir) -> Self {
@@ -144,6 +189,15 @@ pub(crate) async fn dial(server: &Server, identity: &Identity) -> Channel {
     channel::connect(&address, identity, Timeouts::default())
         .await
         .expect("a connection")
+}
+
+/// What a token for a viewer takes.
+pub(crate) fn viewer(name: &str) -> CreateTokenRequest {
+    CreateTokenRequest {
+        operator: name.to_owned(),
+        role: "viewer".to_owned(),
+        ..CreateTokenRequest::default()
+    }
 }
 
 /// A connection that shows no certificate and trusts the CA in this directory.

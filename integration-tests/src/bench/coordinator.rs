@@ -167,6 +167,7 @@ pub fn serve(state: &Path) -> Result<(), Error> {
         enrol_listen: anywhere,
         lives: coordinator::ca::Lives::default(),
         rates: coordinator::limits::Rates::default(),
+        caps: coordinator::connections::Caps::members(20_000, 20_000),
         clock: Clock::system(),
     };
     let mut store = SledStore::open(&state.join("store"))?;

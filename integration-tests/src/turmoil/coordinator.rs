@@ -54,6 +54,7 @@ pub(crate) async fn live(world: Shared, identities: Arc<Identities>) -> ::turmoi
         archive,
         clock,
         rates: coordinator::limits::Rates::default(),
+        caps: coordinator::connections::Caps::members(1000, 1000),
         service_port: PORT,
         stopping: stops,
     })?;

@@ -132,9 +132,14 @@ impl Fleet {
         expires_at: Timestamp,
         draft: &mut Draft,
     ) -> Reply {
-        let Some(holder) = self.facts().registry.holder(serial, now).cloned() else {
-            let text = "this certificate is expired or revoked".to_owned();
-            return Reply::Refused(Refusal::Forbidden(text));
+        let registry = &self.facts().registry;
+        let holder = match registry.may_renew(serial, now) {
+            Ok(holder) => holder.clone(),
+            // Not audited: whoever asks and asks is not to fill the log.
+            Err(text) if registry.holder(serial, now).is_some() => {
+                return Reply::Refused(Refusal::NotNow(text));
+            }
+            Err(text) => return Reply::Refused(Refusal::Forbidden(text)),
         };
         draft.audit = Some(AuditEntry {
             who: Who::holding(&holder, serial),

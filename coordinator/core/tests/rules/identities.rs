@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use common::Timestamp;
 use coordinator_core::{
-    Reply, Request,
+    Decision, Reply, Request,
     identity::{Holder, KEPT, NEWEST_KEPT, Role, Who},
-    request::{AuditEntry, OperatorRequest, Which},
+    request::{AuditEntry, OperatorRequest, Refusal, Which},
 };
 use serde_json::json;
 
@@ -46,12 +46,16 @@ impl World {
         (decision.reply, decision.audit)
     }
 
-    fn renewed(&mut self, serial: &str, new: &str) -> Option<AuditEntry> {
-        let decision = self.handle(Request::RenewCertificate {
+    fn ask_to_renew(&mut self, serial: &str, new: &str) -> Decision {
+        self.handle(Request::RenewCertificate {
             serial: serial.to_owned(),
             new_serial: new.to_owned(),
             expires_at: self.now + 7 * DAY,
-        });
+        })
+    }
+
+    fn renewed(&mut self, serial: &str, new: &str) -> Option<AuditEntry> {
+        let decision = self.ask_to_renew(serial, new);
         assert!(
             matches!(decision.reply, Reply::Certify(_)),
             "{:?}",
@@ -177,6 +181,7 @@ fn enrolments_and_renewals_are_audited() {
     assert_eq!(entry.action, "enrol");
     assert_eq!(entry.object, "machine a from 192.0.2.7, certificate 51");
     assert_eq!(entry.result, "done");
+    world.now = world.now + 2 * DAY;
     let entry = world.renewed("51", "52").expect("audited");
     let serial = "51".to_owned();
     assert_eq!(
@@ -190,8 +195,50 @@ fn enrolments_and_renewals_are_audited() {
     let entry = world.bootstrap("4f", world.now + DAY).expect("audited");
     assert_eq!(entry.who, Who::System);
     assert_eq!(entry.object, "operator admin (admin), certificate 4f");
+    world.now = world.now + DAY / 4;
     let entry = world.renewed("4f", "50").expect("audited");
     assert!(matches!(entry.who, Who::Operator(actor) if actor.role == Role::Admin));
+}
+
+#[test]
+fn a_certificate_is_renewed_after_a_quarter_of_its_life_and_not_before() {
+    let mut world = world();
+    world.token("a", 1);
+    world.enrol(1, "51");
+    world.now = world.now + 7 * DAY / 4 - Duration::from_millis(1);
+    let early = world.ask_to_renew("51", "52");
+    assert!(matches!(&early.reply, Reply::Refused(Refusal::NotNow(text)) if text.contains("new")));
+    assert!(early.changes.is_empty() && early.audit.is_none());
+    world.now = world.now + Duration::from_millis(1);
+    world.renewed("51", "52");
+}
+
+#[test]
+fn a_stolen_key_does_not_fill_the_registry_nor_lock_its_machine_out() {
+    let mut world = world();
+    for (secret, machine, serial) in [(1, "a", "51"), (2, "b", "52")] {
+        world.token(machine, secret);
+        world.enrol(secret, serial);
+    }
+    // All through the second half of a life, once a minute.
+    world.now = world.now + 7 * DAY / 2;
+    let end = world.now + 7 * DAY / 2;
+    let mut renewed = Vec::new();
+    while world.now < end {
+        let new = format!("a{}", renewed.len());
+        match world.ask_to_renew("51", &new).reply {
+            Reply::Certify(_) => renewed.push(world.now),
+            Reply::Refused(Refusal::NotNow(_)) => {}
+            other => panic!("{other:?}"),
+        }
+        world.now = world.now + minutes(1);
+    }
+    assert_eq!(renewed.len(), 16);
+    // The second eight come when the first are a quarter of a life old.
+    assert_eq!(renewed[8], renewed[0] + 7 * DAY / 4);
+    // Nobody else notices.
+    world.now = end - minutes(1);
+    world.renewed("52", "62");
 }
 
 #[test]
