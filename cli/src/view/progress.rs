@@ -14,6 +14,8 @@ pub enum Ending {
     Finished,
     /// Only machines that cannot be reached are left; they catch up by themselves.
     OnlyLateLeft,
+    /// The same, and none of the others went as it should: nobody could be reached.
+    NobodyReached,
     /// It paused itself: a person has to decide.
     Paused,
     /// It failed, and at least one machine is not fine.
@@ -50,7 +52,16 @@ impl Ending {
                     .is_none_or(|pause| !by_hand(&pause.kind));
                 own.then_some(Self::Paused)
             }
-            _ if rollout.only_late_left => Some(Self::OnlyLateLeft),
+            _ if rollout.only_late_left => {
+                let went = |machine: &RolloutMachine| {
+                    ["updated", "reboot-required"].contains(&machine.state.as_str())
+                };
+                Some(if machines(rollout).any(went) {
+                    Self::OnlyLateLeft
+                } else {
+                    Self::NobodyReached
+                })
+            }
             _ => None,
         }
     }
@@ -59,7 +70,7 @@ impl Ending {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Finished | Self::OnlyLateLeft => Exit::Yes,
-            Self::Paused | Self::Failed | Self::Aborted => Exit::No,
+            Self::NobodyReached | Self::Paused | Self::Failed | Self::Aborted => Exit::No,
             Self::RolledBack => Exit::RolledBack,
         }
     }
@@ -69,6 +80,7 @@ impl Ending {
         match self {
             Self::Finished => "finished",
             Self::OnlyLateLeft => "only-late-left",
+            Self::NobodyReached => "nobody-reached",
             Self::Paused => "paused",
             Self::Failed => "failed",
             Self::RolledBack => "rolled-back",
@@ -184,6 +196,10 @@ pub fn summary(ending: &Ending, rollout: &Rollout, look: &Look) -> String {
         Ending::Finished if rollout.failed == 0 => ('✔', "finished"),
         Ending::Finished => ('⚠', "finished within its failure budget"),
         Ending::OnlyLateLeft => ('✔', "finished but for machines that cannot be reached"),
+        Ending::NobodyReached => (
+            '✖',
+            "reached nobody so far; it goes on when machines come back",
+        ),
         Ending::Paused => ('⚠', "paused itself"),
         Ending::Failed => ('✖', "failed"),
         Ending::RolledBack => ('✖', "failed; every machine that failed is back and healthy"),
@@ -209,7 +225,7 @@ pub fn summary(ending: &Ending, rollout: &Rollout, look: &Look) -> String {
     if let Some(pause) = &rollout.pause {
         text.push_str(&format!("  {}\n  way out: {}\n", pause.text, pause.way_out));
     }
-    if *ending == Ending::OnlyLateLeft {
+    if matches!(ending, Ending::OnlyLateLeft | Ending::NobodyReached) {
         let late: Vec<String> = late(rollout);
         text.push_str(&format!("  late: {}\n", late.join(", ")));
     }
@@ -296,6 +312,10 @@ mod tests {
             only_late_left: true,
             ..rollout("active", &[("a", "updated"), ("b", "pending")])
         };
+        let nobody = Rollout {
+            only_late_left: true,
+            ..rollout("active", &[("a", "refused"), ("b", "pending")])
+        };
         for (rollout, code) in [
             (rollout("active", &[("a", "leased")]), None),
             (rollout("finished", &[("a", "updated")]), Some(0)),
@@ -322,6 +342,7 @@ mod tests {
             (paused("rejected"), Some(1)),
             (paused("operator"), None),
             (late, Some(0)),
+            (nobody, Some(1)),
         ] {
             let ending = Ending::of(&rollout).map(|ending| ending.exit().code());
             assert_eq!(ending, code, "{rollout:?}");

@@ -15,6 +15,19 @@ use crate::{
 /// How often an open wave is looked at for machines that fell silent; silence makes no event.
 const SILENCE_LOOK: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// A deadline never lies closer: what was due now has just been done.
+const SHORTEST: std::time::Duration = std::time::Duration::from_millis(1);
+
+/// Who of a wave has ended its part.
+enum Back {
+    /// Somebody is out, or may still go.
+    NotYet,
+    /// Whoever can be waited for.
+    Everybody,
+    /// Everybody, and none of the canary as it should.
+    NobodyOfTheCanary,
+}
+
 impl Fleet {
     /// Does everything that follows from the state and the time, and finds the next instant at
     /// which more will.
@@ -80,11 +93,7 @@ impl Fleet {
         let id = rollout_id(number);
         if self.index().open_places.get(&number) == Some(&0) {
             self.finish_groups(number, now, draft);
-            let rollout = &self.facts().rollouts[&number];
-            let succeeded = rollout
-                .places()
-                .any(|place| place.state == PlaceState::Updated)
-                || !rollout.places().any(|place| place.state.is_failure());
+            let succeeded = self.facts().rollouts[&number].somebody_went();
             self.commit(
                 draft,
                 Change::RolloutEnded {
@@ -196,10 +205,17 @@ impl Fleet {
             },
             Some(WaveState::Open(since)) => {
                 self.decline_slow(number, group, wave, since, now, draft);
-                let g = &self.facts().rollouts[&number].groups[group];
-                if !self.everybody_back(number, group, wave, now) {
-                    return;
+                match self.whos_back(number, group, wave, now) {
+                    Back::NotYet => return,
+                    Back::Everybody => {}
+                    Back::NobodyOfTheCanary => {
+                        let rollout = rollout_id;
+                        let reason = PauseReason::CanaryFailed { group: name };
+                        self.commit(draft, Change::RolloutPaused { rollout, reason });
+                        return;
+                    }
                 }
+                let g = &self.facts().rollouts[&number].groups[group];
                 let soak = if self.facts().rollouts[&number].immediate {
                     std::time::Duration::ZERO
                 } else {
@@ -257,28 +273,42 @@ impl Fleet {
         }
     }
 
-    /// Whether every machine of the wave has ended its part, those left aside that are offline. A
-    /// canary that shows nothing is no canary: somebody of it must have been updated.
-    fn everybody_back(&self, number: u64, group: usize, wave: usize, now: Timestamp) -> bool {
+    /// Whether every machine of the wave has ended its part. Those that are offline are left aside,
+    /// but nobody else goes on the strength of a wave in which nobody could be reached; and a
+    /// canary that shows nothing is no canary: somebody of it must have gone as it should.
+    fn whos_back(&self, number: u64, group: usize, wave: usize, now: Timestamp) -> Back {
         let Some(count) = self.index().waves.get(&(number, group, wave)) else {
-            return true;
+            return Back::Everybody;
         };
         #[cfg(feature = "seeded-bugs")]
         let allowed_out = u32::from(self.has(crate::bug::Bug::WaveGateOffByOne));
         #[cfg(not(feature = "seeded-bugs"))]
         let allowed_out = 0;
         if count.live > allowed_out {
-            return false;
+            return Back::NotYet;
         }
-        let w = &self.facts().rollouts[&number].groups[group].waves[wave];
-        let all_offline = count
-            .pending
-            .iter()
-            .all(|place| self.is_offline(&w.places[*place].machine, now));
-        all_offline && (count.pending.is_empty() || !w.canary || count.updated > 0)
+        let rollout = &self.facts().rollouts[&number];
+        let g = &rollout.groups[group];
+        let w = &g.waves[wave];
+        let shown = count.updated > 0 || g.unshown_accepted == Some(wave);
+        if count.pending.is_empty() {
+            return if w.canary && !shown {
+                Back::NobodyOfTheCanary
+            } else {
+                Back::Everybody
+            };
+        }
+        let mut pending = count.pending.iter();
+        let all_offline = pending.all(|place| self.is_offline(&w.places[*place].machine, now));
+        if all_offline && (shown || !rollout.leads_on(group, wave)) {
+            Back::Everybody
+        } else {
+            Back::NotYet
+        }
     }
 
-    /// Machines that are there but do not get their target staged are not waited for for ever.
+    /// Machines that are there but do not get their target staged are not waited for for ever. One
+    /// that was offline has its time from the moment at which it was heard again.
     fn decline_slow(
         &mut self,
         number: u64,
@@ -305,8 +335,11 @@ impl Fleet {
             .map(|place| &places[*place])
             .filter(|place| {
                 let machine = self.facts().machines.get(&place.machine);
+                let there_since = machine.and_then(|machine| machine.heard.since);
+                let there_since = there_since.unwrap_or(self.hearsay().since);
                 machine.is_none_or(|machine| machine.staged(&place.target).is_none())
                     && !self.is_offline(&place.machine, now)
+                    && there_since + self.times().stage <= now
             })
             .map(|place| place.machine.clone())
             .collect();
@@ -349,6 +382,16 @@ impl Fleet {
         }
     }
 
+    /// When the late machines that have not begun are given up; those at work have their leases.
+    fn late_until(&self, number: u64, until: Timestamp, now: Timestamp) -> Timestamp {
+        let mut places = self.facts().rollouts[&number].places();
+        if places.any(|place| place.state == PlaceState::Pending) {
+            until.max(now + SHORTEST)
+        } else {
+            Timestamp::MAX
+        }
+    }
+
     /// Since when only late machines keep the rollout open, if so.
     pub fn only_late_since(&self, number: u64) -> Option<Timestamp> {
         let rollout = self.facts().rollouts.get(&number)?;
@@ -373,7 +416,7 @@ impl Fleet {
             return Timestamp::MAX;
         }
         let mut deadline = match self.only_late_since(number) {
-            Some(since) => return since + times.catch_up,
+            Some(since) => return self.late_until(number, since + times.catch_up, now),
             None => self.patience_ends(number, now),
         };
         for (index, group) in rollout.groups.iter().enumerate() {
@@ -392,7 +435,7 @@ impl Fleet {
                 Some(WaveState::Waiting | WaveState::Soaking(_) | WaveState::Closed) | None => {}
             }
         }
-        deadline.max(now + std::time::Duration::from_millis(1))
+        deadline.max(now + SHORTEST)
     }
 
     /// The end of a lease's term from now, within its longest life.

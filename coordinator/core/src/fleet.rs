@@ -128,6 +128,11 @@ pub struct CheckWanted {
 /// How far a clock may step back and still be taken for standing still.
 pub const STEP_BACK: Duration = Duration::from_secs(2);
 
+/// The part of a lease's term by which a decision that the clock alone calls for may come too late:
+/// a half. Whoever drives the fleet does so at its deadline; a coordinator that comes later still
+/// was away itself, or its clock was set forward.
+const OVERSLEPT: u32 = 2;
+
 /// Refused enrolments with one token: the audit log has one record of them a minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefusedEnrolments {
@@ -184,9 +189,12 @@ impl Fleet {
 
     /// Takes the time of a decision from the clock. A small step back does not undo what was true a
     /// moment ago. After a larger one the time before it was wrong: windows are judged by the new one
-    /// at once, and everything else begins anew as it does at a restart.
+    /// at once, and everything else begins anew as it does at a restart. So it does when the
+    /// coordinator was not there at its last deadline: in that time nobody could be heard, and
+    /// nobody's lease may run out for it.
     pub(crate) fn follow_clock(&mut self, now: Timestamp) -> Timestamp {
-        if now + STEP_BACK >= self.hearsay.now {
+        let overslept = self.hearsay.deadline + self.lease_term() / OVERSLEPT < now;
+        if now + STEP_BACK >= self.hearsay.now && !overslept {
             self.hearsay.now = self.hearsay.now.max(now);
             return self.hearsay.now;
         }
@@ -196,6 +204,7 @@ impl Fleet {
         anew.hearsay.last_check = self.hearsay.last_check;
         for machine in anew.facts.machines.values_mut() {
             machine.heard.at = machine.heard.at.map(|at| at.min(now));
+            machine.heard.since = machine.heard.since.map(|since| since.min(now));
         }
         #[cfg(feature = "seeded-bugs")]
         let anew = anew.with_bug(self.bug);
@@ -290,8 +299,20 @@ impl Fleet {
             .machines
             .get(machine)
             .and_then(|machine| machine.heard.at);
-        let since = heard.unwrap_or(self.hearsay.since);
+        // Before it listened, the coordinator could hear nobody.
+        let since = heard.map_or(self.hearsay.since, |at| at.max(self.hearsay.since));
         now.since(since) >= self.times().offline_after
+    }
+
+    /// A sign of life of a machine.
+    pub(crate) fn hear(&mut self, machine: &MachineName, now: Timestamp) {
+        let returns = self.is_offline(machine, now);
+        if let Some(machine) = self.facts.machines.get_mut(machine) {
+            machine.heard.at = Some(now);
+            if returns || machine.heard.since.is_none() {
+                machine.heard.since = Some(now);
+            }
+        }
     }
 
     /// A known machine, to note what was heard of it.

@@ -1,17 +1,25 @@
 //! The invariants, as code: one function checks them all. The simulator calls it after every
 //! event, the coordinator after loading.
 //!
-//! What can only be seen between two states (no lease number twice, final states stay final) is in
-//! [`between`]; what can only be seen from outside (nothing told before it is durable, machines
-//! really away) is the simulator's to watch.
+//! What can only be seen between two states (no lease number twice, no grant past a limit, nobody
+//! updated without saying so) is in [`between`], and what one fact may do to the state before it in
+//! [`follows`]. The rest can only be seen from outside, and is the simulator's to watch (`sim::check`
+//! in `integration-tests`): 4, nothing is told before it is durable; 8, everything ends once
+//! faults stop; 10, an agent acts only for itself; and of 2 and 6, who is really away and what
+//! really runs.
+
+mod steps;
 
 use std::fmt;
+
+pub use steps::follows;
 
 use common::MachineName;
 
 use crate::{
     fleet::{Fleet, Index, number_of},
     rollout::{PlaceState, WaveState},
+    wait::WaitReason,
 };
 
 /// A broken invariant.
@@ -229,9 +237,10 @@ fn reasons(fleet: &Fleet, found: &mut Vec<Violation>) {
             .filter(|place| place.state == PlaceState::Pending);
         for place in pending {
             if let Err(reason) = fleet.permission(&place.machine, now)
-                && reason.to_string().is_empty()
+                && says_nothing(&reason)
             {
-                violate(found, 7, format!("{} waits without a word", place.machine));
+                let kind = reason.kind();
+                violate(found, 7, format!("{} only waits: {kind}", place.machine));
             }
         }
         if let crate::rollout::RolloutState::Paused(reason) = &rollout.state
@@ -243,6 +252,35 @@ fn reasons(fleet: &Fleet, found: &mut Vec<Violation>) {
                 format!("{} is paused without a way out", rollout.id),
             );
         }
+    }
+}
+
+/// Whether this is no reason for a machine that is still to go: it says that there is nothing to
+/// wait for.
+fn says_nothing(reason: &WaitReason) -> bool {
+    match reason {
+        WaitReason::NoRollout
+        | WaitReason::NoTarget
+        | WaitReason::UpToDate
+        | WaitReason::Final { .. } => true,
+        WaitReason::UnknownMachine
+        | WaitReason::Stopped { .. }
+        | WaitReason::Paused { .. }
+        | WaitReason::Dependency { .. }
+        | WaitReason::Stagger { .. }
+        | WaitReason::Approval { .. }
+        | WaitReason::WindowClosed { .. }
+        | WaitReason::WindowTooShort { .. }
+        | WaitReason::WaveNotOpen { .. }
+        | WaitReason::Soaking { .. }
+        | WaitReason::GroupUnhealthy { .. }
+        | WaitReason::Offline { .. }
+        | WaitReason::Staging
+        | WaitReason::StagingFailed { .. }
+        | WaitReason::BadTarget { .. }
+        | WaitReason::MachineUnhealthy { .. }
+        | WaitReason::GroupLimit { .. }
+        | WaitReason::FleetLimit { .. } => false,
     }
 }
 
@@ -263,6 +301,7 @@ pub fn between(before: &Fleet, after: &Fleet) -> Vec<Violation> {
         violate(&mut found, 1, "lease numbers went back".to_owned());
     }
     grants(before, after, &mut found);
+    updated_by_their_word(before, after, &mut found);
     final_stays_final(before, after, &mut found);
     found
 }
@@ -290,7 +329,15 @@ fn grants(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
         if lease.epoch != after.facts().epoch {
             violate(found, 3, say("granted under another epoch"));
         }
+        let away = after.index().away.get(&lease.group);
         let rollout = after.rollout(&lease.rollout);
+        let limit = rollout.and_then(|rollout| rollout.group(&lease.group));
+        let limit = limit.map_or(0, |group| group.policy.max_parallel);
+        if away.map_or(0, std::collections::BTreeSet::len)
+            > usize::try_from(limit).unwrap_or(usize::MAX)
+        {
+            violate(found, 2, say("the group's limit is passed"));
+        }
         let Some(rollout) = rollout.filter(|_| number_of(&lease.rollout).is_some()) else {
             violate(found, 1, say("granted for no rollout"));
             continue;
@@ -306,6 +353,33 @@ fn grants(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
         }
         if let Err(reason) = after.gate(rollout, group, lease.granted_at) {
             violate(found, 3, say(&format!("granted although {reason}")));
+        }
+    }
+}
+
+/// 6: whoever counts as updated since has said that it runs the closure.
+fn updated_by_their_word(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
+    for (number, new) in &after.facts().rollouts {
+        let Some(old) = before.facts().rollouts.get(number) else {
+            continue;
+        };
+        for (was, is) in old.places().zip(new.places()) {
+            let newly = was.state != PlaceState::Updated && is.state == PlaceState::Updated;
+            let expected = is.closure.as_ref().or(is.target.closure());
+            if !newly || expected.is_none() {
+                continue;
+            }
+            let machine = after.facts().machines.get(&is.machine);
+            if machine.and_then(crate::machine::Machine::running) != expected {
+                violate(
+                    found,
+                    6,
+                    format!(
+                        "{} counts as updated in {}, and does not say so",
+                        is.machine, new.id
+                    ),
+                );
+            }
         }
     }
 }

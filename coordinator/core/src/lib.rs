@@ -26,6 +26,7 @@ pub mod policy;
 pub mod request;
 mod restore;
 pub mod rollout;
+mod transition;
 pub mod view;
 pub mod wait;
 pub mod wake;

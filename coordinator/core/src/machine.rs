@@ -60,6 +60,8 @@ pub struct Failed {
 pub struct Heard {
     /// When it was last heard of; after a restart, when the coordinator began to listen.
     pub at: Option<Timestamp>,
+    /// Since when it has not been silent for so long that it counted as offline.
+    pub since: Option<Timestamp>,
     /// Highest sequence number of the present boot.
     pub sequence: u64,
     /// That of the poll which was last answered with a grant: only a later one can say that the

@@ -311,17 +311,26 @@ impl Fleet {
         Ok(())
     }
 
-    /// Slots are free, in the group and in the fleet. Machines that are ill take one as well,
-    /// except the one that asks.
+    /// Slots are free, in the group and in the fleet. Machines that are ill take one as well, but
+    /// not from each other: whoever is ill is down already, so that letting it go adds nobody to
+    /// those who are, and a group that is ill as a whole can still be taken back.
     fn limits(&self, machine: &MachineName, group: &RolloutGroup) -> Result<(), WaitReason> {
         let index = self.index();
         let none = std::collections::BTreeSet::new();
         let away = index.away.get(&group.name).unwrap_or(&none);
         let ill = index.ill.get(&group.name).unwrap_or(&none);
-        let taken = away.len() + ill.len() - usize::from(ill.contains(machine));
+        let taken = if ill.contains(machine) {
+            away.len()
+        } else {
+            away.len() + ill.len()
+        };
         let allowed = group.policy.max_parallel;
         if taken >= to_usize(allowed) {
-            let away = away.union(ill).filter(|m| *m != machine).cloned().collect();
+            let away = if ill.contains(machine) {
+                away.iter().cloned().collect()
+            } else {
+                away.union(ill).cloned().collect()
+            };
             return Err(WaitReason::GroupLimit { away, allowed });
         }
         let allowed = self.fleet_limit();
@@ -332,15 +341,13 @@ impl Fleet {
         Ok(())
     }
 
-    /// How many more machines of the group may go now.
+    /// How many more machines of the group may go now, at most: whether one that is not ill may,
+    /// is for [`Fleet::permission`] to say.
     pub(crate) fn free_slots(&self, group: &RolloutGroup) -> usize {
         let index = self.index();
-        let count = |map: &std::collections::BTreeMap<GroupName, std::collections::BTreeSet<_>>| {
-            map.get(&group.name)
-                .map_or(0, std::collections::BTreeSet::len)
-        };
-        let group_free = to_usize(group.policy.max_parallel)
-            .saturating_sub(count(&index.away) + count(&index.ill));
+        let away = index.away.get(&group.name);
+        let away = away.map_or(0, std::collections::BTreeSet::len);
+        let group_free = to_usize(group.policy.max_parallel).saturating_sub(away);
         let fleet_free = to_usize(self.fleet_limit()).saturating_sub(index.away_total);
         group_free.min(fleet_free)
     }

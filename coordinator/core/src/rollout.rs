@@ -1,5 +1,6 @@
-//! One execution: targets, groups, waves and policy, all frozen when it is created, and the state
-//! machines of rollout, group, wave and place (a machine's part in it).
+//! One execution: targets, groups, waves and policy, all frozen when it is created, and the states
+//! of rollout, group, wave and place (a machine's part in it). What may follow what is in
+//! [`crate::transition`].
 
 use std::fmt;
 
@@ -44,7 +45,8 @@ pub enum RolloutState {
     Active,
     /// Grants nothing until somebody resumes or aborts it; holders finish.
     Paused(PauseReason),
-    /// Every machine has ended its part, at least one as it should.
+    /// Every machine has ended its part, at least one as it should (updated, or left with the
+    /// reboot that policy keeps for a person).
     Finished,
     /// Every machine has ended its part, none as it should.
     Failed,
@@ -77,6 +79,11 @@ pub enum PauseReason {
         /// How many may.
         allowed: u32,
     },
+    /// Every machine of the canary has ended its part, and none as it should.
+    CanaryFailed {
+        /// In which group.
+        group: GroupName,
+    },
     /// It could go on and did not.
     NoProgress {
         /// Since when.
@@ -106,6 +113,7 @@ impl PauseReason {
         match self {
             Self::Operator { .. } => "operator",
             Self::BudgetSpent { .. } => "budget-spent",
+            Self::CanaryFailed { .. } => "canary-failed",
             Self::NoProgress { .. } => "no-progress",
             Self::Rejected { .. } => "rejected",
             Self::ApprovalExpired { .. } => "approval-expired",
@@ -116,10 +124,11 @@ impl PauseReason {
     pub fn way_out(&self, rollout: &RolloutId) -> String {
         let go_on = match self {
             Self::BudgetSpent { .. } => "accepts these failures and goes on",
-            Self::Operator { .. }
-            | Self::NoProgress { .. }
-            | Self::Rejected { .. }
-            | Self::ApprovalExpired { .. } => "goes on",
+            Self::CanaryFailed { .. } => "accepts that and goes on",
+            Self::NoProgress { .. } => "goes on, without machines that cannot be reached",
+            Self::Operator { .. } | Self::Rejected { .. } | Self::ApprovalExpired { .. } => {
+                "goes on"
+            }
         };
         format!(
             "`lab update resume {rollout}` {go_on}, `lab update abort {rollout}` ends it, \
@@ -142,6 +151,9 @@ impl fmt::Display for PauseReason {
                     f,
                     "{failed} of group {group} failed, and its policy allows {allowed}"
                 )
+            }
+            Self::CanaryFailed { group } => {
+                write!(f, "no machine of the canary of group {group} was updated")
             }
             Self::NoProgress { waited_for, .. } => {
                 write!(
@@ -181,6 +193,10 @@ pub struct RolloutGroup {
     pub failed: u32,
     /// Failures that somebody accepted by resuming.
     pub forgiven: u32,
+    /// The wave that may close although nobody of it was updated: somebody resumed the rollout
+    /// when that had paused it.
+    #[serde(default)]
+    pub unshown_accepted: Option<usize>,
 }
 
 /// Whether a person must say yes, and has.
@@ -250,21 +266,6 @@ pub struct Place {
 /// Turns that a machine may give back before it counts as refusing: stops, lost grants and a switch
 /// lock held by somebody else are no failures, but they must not go on for ever either.
 pub const RETURNS_MAX: u32 = 10;
-
-impl Place {
-    /// The state that an attempt's outcome leads to.
-    pub fn after(&self, outcome: OutcomeKind) -> PlaceState {
-        match outcome {
-            OutcomeKind::Confirmed => PlaceState::Updated,
-            OutcomeKind::RolledBack => PlaceState::RolledBack,
-            OutcomeKind::Stuck => PlaceState::Failed,
-            OutcomeKind::RebootRequired => PlaceState::RebootRequired,
-            OutcomeKind::Refused => PlaceState::Refused,
-            OutcomeKind::Abandoned if self.returned < RETURNS_MAX => PlaceState::Pending,
-            OutcomeKind::Abandoned => PlaceState::Refused,
-        }
-    }
-}
 
 /// Where a machine's part stands. From `Updated` on, states are final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -363,6 +364,22 @@ impl Rollout {
         }
     }
 
+    /// Whether it has paused itself because too few machines, or none, went as they should. Who
+    /// resumes it then accepts that of the waves that are open.
+    pub fn is_paused_for_lack_of_success(&self) -> bool {
+        let RolloutState::Paused(reason) = &self.state else {
+            return false;
+        };
+        match reason {
+            PauseReason::BudgetSpent { .. }
+            | PauseReason::CanaryFailed { .. }
+            | PauseReason::NoProgress { .. } => true,
+            PauseReason::Operator { .. }
+            | PauseReason::Rejected { .. }
+            | PauseReason::ApprovalExpired { .. } => false,
+        }
+    }
+
     /// Its group of that name.
     pub fn group(&self, name: &GroupName) -> Option<&RolloutGroup> {
         self.groups.iter().find(|group| group.name == *name)
@@ -371,6 +388,26 @@ impl Rollout {
     /// Every place in it.
     pub fn places(&self) -> impl Iterator<Item = &Place> {
         self.groups.iter().flat_map(RolloutGroup::places)
+    }
+
+    /// Whether at least one machine ended as it should.
+    pub fn somebody_went(&self) -> bool {
+        self.places().any(|place| {
+            matches!(
+                place.state,
+                PlaceState::Updated | PlaceState::RebootRequired
+            )
+        })
+    }
+
+    /// Whether machines go on the strength of this wave: those of a wave after it, or of a group
+    /// that depends on its group.
+    pub fn leads_on(&self, group: usize, wave: usize) -> bool {
+        let g = &self.groups[group];
+        let waits_for_it = |other: &RolloutGroup| {
+            other.finished_at.is_none() && other.policy.dependencies.contains(&g.name)
+        };
+        wave + 1 < g.waves.len() || self.groups.iter().any(waits_for_it)
     }
 }
 

@@ -64,8 +64,8 @@ impl Fleet {
     ) -> bool {
         #[cfg(feature = "seeded-bugs")]
         let gullible = self.has(crate::bug::Bug::StaleReportWins);
+        self.hear(name, now);
         if let Some(machine) = self.machine_mut(name) {
-            machine.heard.at = Some(now);
             let stale = machine.is_stale(report);
             #[cfg(feature = "seeded-bugs")]
             let stale = stale && !gullible;
@@ -92,9 +92,9 @@ impl Fleet {
                 },
             );
         }
+        self.hear(name, now);
         if let Some(machine) = self.machine_mut(name) {
             let heard = &mut machine.heard;
-            heard.at = Some(now);
             heard.sequence = report.sequence;
             heard.attempt.clone_from(&report.attempt);
             if heard.checks != report.health.checks {
@@ -370,8 +370,8 @@ impl Fleet {
         silence: Duration,
         draft: &mut Draft,
     ) -> Renewal {
+        self.hear(name, now);
         if let Some(machine) = self.machine_mut(name) {
-            machine.heard.at = Some(now);
             machine.heard.attempt = attempt;
             machine.heard.epoch = epoch;
         }

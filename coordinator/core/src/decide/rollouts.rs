@@ -417,6 +417,7 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &OperatorName, now: Times
         finished_at: None,
         failed: 0,
         forgiven: 0,
+        unshown_accepted: None,
     });
     Rollout {
         id,

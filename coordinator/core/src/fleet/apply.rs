@@ -7,7 +7,8 @@ use super::{ENDED_KEPT, Fleet, Location, Stop, number_of};
 use crate::{
     change::Change,
     machine::{Failed, Pin},
-    rollout::{Approval, Place, PlaceState, Rollout, RolloutGroup, RolloutState, WaveState},
+    rollout::{Place, PlaceState, Rollout, RolloutGroup},
+    transition::{ApprovalStep, PlaceStep, RolloutStep, WaveStep},
 };
 
 impl Fleet {
@@ -40,7 +41,9 @@ impl Fleet {
             }
             Change::RolloutCreated { rollout } => self.created(rollout),
             Change::ApprovalAsked { rollout, group, at } => {
-                self.with_group(rollout, group, |g| g.approval = Approval::Asked(*at));
+                self.with_group(rollout, group, |g| {
+                    g.approval_step(ApprovalStep::Asked(*at))
+                });
             }
             Change::Approved {
                 rollout,
@@ -48,11 +51,11 @@ impl Fleet {
                 by,
                 at,
             } => {
-                let given = Approval::Given {
+                let given = ApprovalStep::Given {
                     by: by.clone(),
                     at: *at,
                 };
-                self.with_group(rollout, group, |g| g.approval = given);
+                self.with_group(rollout, group, |g| g.approval_step(given));
             }
             Change::WaveOpened {
                 rollout,
@@ -61,7 +64,7 @@ impl Fleet {
                 at,
             } => {
                 self.with_group(rollout, group, |g| {
-                    g.waves[*wave].state = WaveState::Open(*at);
+                    g.waves[*wave].step(WaveStep::Opened(*at));
                 });
             }
             Change::WaveSoaking {
@@ -71,7 +74,7 @@ impl Fleet {
                 until,
             } => {
                 self.with_group(rollout, group, |g| {
-                    g.waves[*wave].state = WaveState::Soaking(*until);
+                    g.waves[*wave].step(WaveStep::Soaks(*until));
                 });
             }
             Change::WaveClosed {
@@ -80,7 +83,7 @@ impl Fleet {
                 wave,
             } => {
                 self.with_group(rollout, group, |g| {
-                    g.waves[*wave].state = WaveState::Closed;
+                    g.waves[*wave].step(WaveStep::Closed);
                     g.current = wave + 1;
                 });
             }
@@ -95,7 +98,7 @@ impl Fleet {
                 self.facts.leases.insert(lease.id, lease.clone());
                 self.index.judge(&self.facts, &lease.machine);
                 self.with_place(&lease.machine, |place| {
-                    place.state = PlaceState::Leased(lease.id);
+                    place.step(PlaceStep::Granted(lease.id));
                     place.closure.clone_from(closure);
                     place.verdict = None;
                 });
@@ -113,13 +116,13 @@ impl Fleet {
             Change::LeaseLost { lease, at } => self.lost(*lease, *at),
             Change::Recovered { machine } => self.recovered(machine),
             Change::Arrived { machine, .. } => {
-                self.with_place(machine, |place| place.state = PlaceState::Updated);
+                self.with_place(machine, |place| place.step(PlaceStep::Arrived));
             }
             Change::Declined {
                 machine, reason, ..
             } => {
                 self.with_place(machine, |place| {
-                    place.state = PlaceState::Refused;
+                    place.step(PlaceStep::Declined);
                     place.verdict = Some(OutcomeKind::Refused);
                     place.reason.clone_from(reason);
                 });
@@ -128,20 +131,22 @@ impl Fleet {
                 machine, reason, ..
             } => {
                 self.with_place(machine, |place| {
-                    place.state = PlaceState::Skipped;
+                    place.step(PlaceStep::Skipped);
                     place.reason.clone_from(reason);
                 });
             }
             Change::RolloutPaused { rollout, reason } => {
-                self.with_rollout(rollout, |r| r.state = RolloutState::Paused(reason.clone()));
+                self.with_rollout(rollout, |r| r.step(RolloutStep::Paused(reason.clone())));
             }
             Change::RolloutResumed { rollout, .. } => self.with_rollout(rollout, |r| {
-                r.state = RolloutState::Active;
+                let unshown = r.is_paused_for_lack_of_success();
+                r.step(RolloutStep::Resumed);
                 for group in &mut r.groups {
                     group.forgiven = group.failed;
-                    if matches!(group.approval, Approval::Asked(_)) {
-                        group.approval = Approval::Needed;
+                    if unshown {
+                        group.unshown_accepted = Some(group.current);
                     }
+                    group.approval_step(ApprovalStep::Resumed);
                 }
             }),
             Change::RolloutAborted {
@@ -157,12 +162,7 @@ impl Fleet {
                 succeeded,
                 at,
             } => {
-                let state = if *succeeded {
-                    RolloutState::Finished
-                } else {
-                    RolloutState::Failed
-                };
-                self.end(rollout, state, *at);
+                self.end(rollout, RolloutStep::Ended(*succeeded), *at);
             }
             Change::Stopped {
                 epoch,
@@ -293,7 +293,7 @@ impl Fleet {
         };
         lease.overdue_since = Some(at);
         let lease = lease.clone();
-        self.end_place(&lease, |place| place.state = PlaceState::Overdue(id));
+        self.end_place(&lease, |place| place.step(PlaceStep::Overdue));
     }
 
     fn revived(&mut self, id: LeaseId) {
@@ -302,7 +302,7 @@ impl Fleet {
         };
         lease.overdue_since = None;
         let lease = lease.clone();
-        self.end_place(&lease, |place| place.state = PlaceState::Leased(id));
+        self.end_place(&lease, |place| place.step(PlaceStep::Revived));
     }
 
     fn ended(&mut self, id: LeaseId, outcome: OutcomeKind, reason: &str, at: Timestamp) {
@@ -313,7 +313,7 @@ impl Fleet {
         self.index.lease_of.remove(&lease.machine);
         let mut target = None;
         self.end_place(&lease, |place| {
-            place.state = place.after(outcome);
+            place.step(PlaceStep::Ended(outcome, place.returned));
             place.returned += u32::from(outcome == OutcomeKind::Abandoned);
             place.verdict = Some(outcome);
             reason.clone_into(&mut place.reason);
@@ -366,7 +366,7 @@ impl Fleet {
         self.index.lease_of.remove(&lease.machine);
         let reason = "not heard of again after its lease ran out";
         self.end_place(&lease, |place| {
-            place.state = PlaceState::Failed;
+            place.step(PlaceStep::Lost);
             reason.clone_into(&mut place.reason);
         });
         let machine = self
@@ -411,14 +411,14 @@ impl Fleet {
                 .flat_map(|w| &mut w.places)
             {
                 if place.state == PlaceState::Pending {
-                    place.state = PlaceState::Skipped;
+                    place.step(PlaceStep::Skipped);
                     "the rollout was aborted".clone_into(&mut place.reason);
                 }
             }
         });
         self.end(
             id,
-            RolloutState::Aborted {
+            RolloutStep::Aborted {
                 by: by.to_owned(),
                 reason: reason.to_owned(),
             },
@@ -426,9 +426,9 @@ impl Fleet {
         );
     }
 
-    fn end(&mut self, id: &RolloutId, state: RolloutState, at: Timestamp) {
+    fn end(&mut self, id: &RolloutId, step: RolloutStep, at: Timestamp) {
         self.with_rollout(id, |rollout| {
-            rollout.state = state;
+            rollout.step(step);
             rollout.ended_at = Some(at);
         });
         if let Some(number) = number_of(id) {

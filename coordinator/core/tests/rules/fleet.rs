@@ -79,6 +79,17 @@ impl World {
         self.journal.extend(decision.changes.iter().cloned());
         let mut wrong = invariants::check(&self.fleet);
         wrong.extend(invariants::between(&before, &self.fleet));
+        let mut state = before;
+        for change in &decision.changes {
+            wrong.extend(invariants::follows(&state, change));
+            state.apply(change);
+        }
+        if self.fleet.next_deadline() <= self.now {
+            wrong.push(invariants::Violation {
+                invariant: 8,
+                text: "a deadline lies in the past".to_owned(),
+            });
+        }
         let mut replayed = Fleet::new(self.now);
         self.journal
             .iter()
@@ -169,6 +180,24 @@ impl World {
             }
         }
         panic!("{machine} is told to stage again and again")
+    }
+
+    /// Polls as a machine would that obtains nothing.
+    pub(crate) fn poll_without_staging(&mut self, machine: &str) {
+        let known = self.reports.get_mut(&name(machine)).expect(machine);
+        known.sequence += 1;
+        let report = Box::new(known.clone());
+        let _told = self.agent(machine, AgentRequest::Poll { report });
+    }
+
+    /// Time passes in which this machine polls and obtains nothing; the others are heard as well.
+    pub(crate) fn pass_staging_nothing(&mut self, duration: Duration, machine: &str) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.poll_without_staging(machine);
+            self.pass_without(minutes(5), &[machine]);
+        }
+        self.poll_without_staging(machine);
     }
 
     #[track_caller]
@@ -264,7 +293,11 @@ impl World {
     pub(crate) fn pass_without(&mut self, duration: Duration, silent: &[&str]) {
         let end = self.now + duration;
         while self.now < end {
-            self.now = (self.now + minutes(5)).min(end);
+            let due = self
+                .fleet
+                .next_deadline()
+                .max(self.now + Duration::from_secs(1));
+            self.now = (self.now + minutes(5)).min(end).min(due);
             let _ticked = self.handle(Request::Tick);
             for machine in self.reports.keys().cloned().collect::<Vec<_>>() {
                 if silent.contains(&machine.as_str()) || self.fleet.lease_of(&machine).is_some() {

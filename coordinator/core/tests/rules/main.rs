@@ -9,5 +9,6 @@ mod fleet;
 mod identities;
 mod leases;
 mod order;
+mod reach;
 mod staging;
 mod stop;

@@ -48,6 +48,9 @@ impl World {
             self.violate(violation.to_string());
         }
         for change in &decision.changes {
+            if let Some(wrong) = invariants::follows(&self.coordinator.mirror, change) {
+                self.violate(wrong.to_string());
+            }
             self.check_change(fleet, ask, change);
             self.coordinator.mirror.apply(change);
         }

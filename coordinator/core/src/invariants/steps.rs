@@ -1,0 +1,164 @@
+//! Every fact against the state before it: each step of a state machine is one that exists.
+
+use common::{LeaseId, MachineName, RolloutId};
+
+use super::Violation;
+use crate::{
+    change::Change,
+    fleet::Fleet,
+    rollout::{Place, PlaceState, Rollout, RolloutGroup, WaveState},
+    transition::{ApprovalStep, PlaceStep, RolloutStep, WaveStep},
+};
+
+/// Whether this fact may follow on this state; `None` when it may.
+pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
+    let exists = match change {
+        Change::ApprovalAsked { rollout, group, at } => {
+            let step = ApprovalStep::Asked(*at);
+            group_of(before, rollout, group).is_some_and(|g| g.approval.next(step).is_some())
+        }
+        Change::Approved {
+            rollout,
+            group,
+            by,
+            at,
+        } => {
+            let (by, at) = (by.clone(), *at);
+            let step = ApprovalStep::Given { by, at };
+            group_of(before, rollout, group).is_some_and(|g| g.approval.next(step).is_some())
+        }
+        Change::WaveOpened {
+            rollout,
+            group,
+            wave,
+            at,
+        } => wave_takes(before, rollout, group, *wave, WaveStep::Opened(*at)),
+        Change::WaveSoaking {
+            rollout,
+            group,
+            wave,
+            until,
+        } => wave_takes(before, rollout, group, *wave, WaveStep::Soaks(*until)),
+        Change::WaveClosed {
+            rollout,
+            group,
+            wave,
+        } => wave_takes(before, rollout, group, *wave, WaveStep::Closed),
+        Change::GroupFinished { rollout, group, .. } => {
+            group_of(before, rollout, group).is_some_and(|g| g.finished_at.is_none())
+        }
+        Change::LeaseGranted { lease, .. } => {
+            let place = place_in(before, &lease.rollout, &lease.machine);
+            place.is_some_and(|place| takes(place, PlaceStep::Granted(lease.id)))
+        }
+        Change::LeaseOverdue { lease, .. } => holder_takes(before, *lease, |_| PlaceStep::Overdue),
+        Change::LeaseRevived { lease } => holder_takes(before, *lease, |_| PlaceStep::Revived),
+        Change::LeaseLost { lease, .. } => holder_takes(before, *lease, |_| PlaceStep::Lost),
+        Change::LeaseEnded { lease, outcome, .. } => {
+            holder_takes(before, *lease, |p| PlaceStep::Ended(*outcome, p.returned))
+        }
+        Change::Arrived { rollout, machine } => {
+            let place = place_in(before, rollout, machine);
+            place.is_some_and(|place| takes(place, PlaceStep::Arrived))
+        }
+        Change::Declined {
+            rollout, machine, ..
+        } => {
+            let place = place_in(before, rollout, machine);
+            place.is_some_and(|place| takes(place, PlaceStep::Declined))
+        }
+        Change::Skipped {
+            rollout, machine, ..
+        } => {
+            let place = place_in(before, rollout, machine);
+            place.is_some_and(|place| takes(place, PlaceStep::Skipped))
+        }
+        Change::RolloutPaused { rollout, reason } => {
+            rollout_takes(before, rollout, RolloutStep::Paused(reason.clone()))
+        }
+        Change::RolloutResumed { rollout, .. } => {
+            rollout_takes(before, rollout, RolloutStep::Resumed)
+        }
+        Change::RolloutAborted {
+            rollout,
+            by,
+            reason,
+            ..
+        } => {
+            let (by, reason) = (by.clone(), reason.clone());
+            rollout_takes(before, rollout, RolloutStep::Aborted { by, reason })
+        }
+        Change::RolloutEnded {
+            rollout, succeeded, ..
+        } => rollout_takes(before, rollout, RolloutStep::Ended(*succeeded)),
+        // The epoch is raised by a stop and by a restore, and by nothing else.
+        Change::Stopped { epoch, .. } | Change::Restored { epoch, .. } => {
+            *epoch > before.facts().epoch
+        }
+        Change::ConfigSet { .. }
+        | Change::Reported { .. }
+        | Change::Pinned { .. }
+        | Change::RolloutCreated { .. }
+        | Change::Recovered { .. }
+        | Change::StopLifted { .. }
+        | Change::Forgotten { .. }
+        | Change::TokenCreated { .. }
+        | Change::TokenRevoked { .. }
+        | Change::CertificateIssued { .. }
+        | Change::CertificateRevoked { .. }
+        | Change::IdentitiesForgotten { .. } => true,
+    };
+    (!exists).then(|| Violation {
+        invariant: 5,
+        text: format!("{change:?} does not follow on the state before it"),
+    })
+}
+
+fn rollout_takes(fleet: &Fleet, id: &RolloutId, step: RolloutStep) -> bool {
+    let state = fleet.rollout(id).map(|rollout| &rollout.state);
+    state.is_some_and(|state| state.next(step).is_some())
+}
+
+fn group_of<'a>(
+    fleet: &'a Fleet,
+    id: &RolloutId,
+    name: &common::GroupName,
+) -> Option<&'a RolloutGroup> {
+    fleet.rollout(id)?.group(name)
+}
+
+fn wave_takes(
+    fleet: &Fleet,
+    id: &RolloutId,
+    name: &common::GroupName,
+    wave: usize,
+    step: WaveStep,
+) -> bool {
+    let state: Option<WaveState> = group_of(fleet, id, name)
+        .and_then(|group| group.waves.get(wave))
+        .map(|wave| wave.state);
+    state.is_some_and(|state| state.next(step).is_some())
+}
+
+fn place_in<'a>(fleet: &'a Fleet, id: &RolloutId, machine: &MachineName) -> Option<&'a Place> {
+    let rollout: &Rollout = fleet.rollout(id)?;
+    rollout.places().find(|place| place.machine == *machine)
+}
+
+fn takes(place: &Place, step: PlaceStep) -> bool {
+    let next: Option<PlaceState> = place.state.next(step);
+    next.is_some()
+}
+
+/// The holder's place takes the step. Its rollout may have ended and been forgotten meanwhile.
+fn holder_takes(fleet: &Fleet, id: LeaseId, step: impl FnOnce(&Place) -> PlaceStep) -> bool {
+    let Some(lease) = fleet.facts().leases.get(&id) else {
+        return false;
+    };
+    let Some(rollout) = fleet.rollout(&lease.rollout) else {
+        return true;
+    };
+    let mut places = rollout.places();
+    let place = places.find(|place| place.state.lease() == Some(id));
+    place.is_some_and(|place| takes(place, step(place)))
+}
