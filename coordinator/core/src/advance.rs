@@ -12,12 +12,6 @@ use crate::{
     wait::WaitReason,
 };
 
-/// How often an open wave is looked at for machines that fell silent; silence makes no event.
-const SILENCE_LOOK: std::time::Duration = std::time::Duration::from_secs(60);
-
-/// A deadline never lies closer: what was due now has just been done.
-const SHORTEST: std::time::Duration = std::time::Duration::from_millis(1);
-
 /// Who of a wave has ended its part.
 enum Back {
     /// Somebody is out, or may still go.
@@ -33,6 +27,7 @@ impl Fleet {
     /// which more will.
     pub(crate) fn advance(&mut self, now: Timestamp, draft: &mut Draft) {
         self.expire_leases(now, draft);
+        self.look_at_windows(now);
         // Each round applies at least one change, and every change moves a state machine on; a
         // round without any is the end.
         loop {
@@ -185,7 +180,7 @@ impl Fleet {
             return;
         }
         let (rollout_id, name) = (rollout.id.clone(), g.name.clone());
-        let gate = self.gate(rollout, g, now);
+        let gate = self.gate_of(number, group, now);
         if let Err(WaitReason::Approval { .. }) = gate {
             self.ask_approval(number, group, now, draft);
             return;
@@ -382,60 +377,11 @@ impl Fleet {
         }
     }
 
-    /// When the late machines that have not begun are given up; those at work have their leases.
-    fn late_until(&self, number: u64, until: Timestamp, now: Timestamp) -> Timestamp {
-        let mut places = self.facts().rollouts[&number].places();
-        if places.any(|place| place.state == PlaceState::Pending) {
-            until.max(now + SHORTEST)
-        } else {
-            Timestamp::MAX
-        }
-    }
-
     /// Since when only late machines keep the rollout open, if so.
     pub fn only_late_since(&self, number: u64) -> Option<Timestamp> {
         let rollout = self.facts().rollouts.get(&number)?;
         let finished = rollout.groups.iter().map(|group| group.finished_at);
         finished.collect::<Option<Vec<_>>>()?.into_iter().max()
-    }
-
-    fn find_deadline(&self, now: Timestamp) -> Timestamp {
-        let leases = self.hearsay.expiries.first().map(|(until, _)| *until);
-        let rollouts = self
-            .index()
-            .unfinished
-            .iter()
-            .map(|number| self.rollout_deadline(*number, now));
-        rollouts.chain(leases).min().unwrap_or(Timestamp::MAX)
-    }
-
-    fn rollout_deadline(&self, number: u64, now: Timestamp) -> Timestamp {
-        let times = self.times();
-        let rollout = &self.facts().rollouts[&number];
-        if rollout.state != RolloutState::Active {
-            return Timestamp::MAX;
-        }
-        let mut deadline = match self.only_late_since(number) {
-            Some(since) => return self.late_until(number, since + times.catch_up, now),
-            None => self.patience_ends(number, now),
-        };
-        for (index, group) in rollout.groups.iter().enumerate() {
-            if group.finished_at.is_some() {
-                continue;
-            }
-            if let Some(until) = self.group_wait(number, index, now).and_then(|r| r.until()) {
-                deadline = deadline.min(until);
-            }
-            if let Approval::Asked(since) = group.approval {
-                deadline = deadline.min(since + group.policy.approval_expiry);
-            }
-            match group.waves.get(group.current).map(|wave| wave.state) {
-                Some(WaveState::Soaking(until)) if now < until => deadline = deadline.min(until),
-                Some(WaveState::Open(_)) => deadline = deadline.min(now + SILENCE_LOOK),
-                Some(WaveState::Waiting | WaveState::Soaking(_) | WaveState::Closed) | None => {}
-            }
-        }
-        deadline.max(now + SHORTEST)
     }
 
     /// The end of a lease's term from now, within its longest life.

@@ -16,7 +16,7 @@ pub use index::{Index, Location, WaveCount};
 
 use crate::{
     config::FleetConfig, identity::Registry, lease::Lease, machine::Machine, patience::Patience,
-    rollout::Rollout, wake::Woken,
+    rollout::Rollout, wake::Woken, window,
 };
 
 /// Ended rollouts that stay in memory, the newest; older ones are in the history only.
@@ -102,6 +102,8 @@ pub struct Hearsay {
     pub expiries: BTreeSet<(Timestamp, LeaseId)>,
     /// Of each group of an unfinished rollout, by their numbers: how long it has stood still.
     pub patience: BTreeMap<(u64, usize), Patience>,
+    /// Of the same groups: what their windows were last found to be.
+    pub(crate) windows: BTreeMap<(u64, usize), window::Seen>,
     /// The next instant at which the clock alone changes something.
     pub deadline: Timestamp,
     /// Health checks that machines are still to be asked for.
@@ -163,6 +165,7 @@ impl Fleet {
             lease_until: BTreeMap::new(),
             expiries: BTreeSet::new(),
             patience: BTreeMap::new(),
+            windows: BTreeMap::new(),
             deadline: now,
             checks: BTreeMap::new(),
             last_check: 0,

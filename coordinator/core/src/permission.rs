@@ -1,13 +1,12 @@
 //! May this machine go now? Every rule in one order, every "no" with its reason.
 
-use common::{Action, GroupName, MachineName, Timestamp};
+use common::{Action, MachineName, Timestamp};
 
 use crate::{
     fleet::{Fleet, Location, rollout_id},
     lease::Lease,
-    rollout::{Approval, Place, PlaceState, Rollout, RolloutGroup, RolloutState, WaveState},
+    rollout::{Place, PlaceState, Rollout, RolloutGroup, RolloutState, WaveState},
     wait::WaitReason,
-    window::{self, WindowState},
 };
 
 impl Fleet {
@@ -19,7 +18,7 @@ impl Fleet {
     ) -> Result<Location, WaitReason> {
         let at = self.turn(machine)?;
         let (rollout, group, place) = self.at(at).ok_or(WaitReason::NoRollout)?;
-        self.gate(rollout, group, now)?;
+        self.gate_of(at.rollout, at.group, now)?;
         self.wave_gate(group, at.wave, now)?;
         self.health_of(group)?;
         if self.is_offline(machine, now) {
@@ -108,131 +107,6 @@ impl Fleet {
         let here = here.and_then(|at| Some(self.at(*at)?.2)).filter(holds);
         // Elsewhere only when its rollout has ended meanwhile.
         here.or_else(|| self.rollout(&lease.rollout)?.places().find(holds))
-    }
-
-    /// Whether an emergency stop holds for the group.
-    pub(crate) fn stop_over(&self, group: &GroupName) -> Result<(), WaitReason> {
-        #[cfg(feature = "seeded-bugs")]
-        if self.has(crate::bug::Bug::StopNotCheckedInGrant) {
-            return Ok(());
-        }
-        match &self.facts().stop {
-            Some(stop) if stop.covers(group) => Err(WaitReason::Stopped {
-                by: stop.by.clone(),
-                reason: stop.reason.clone(),
-            }),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// Whether the group's part may go on at all: dependencies, approval, stagger, window.
-    pub(crate) fn gate(
-        &self,
-        rollout: &Rollout,
-        group: &RolloutGroup,
-        now: Timestamp,
-    ) -> Result<(), WaitReason> {
-        self.stop_over(&group.name)?;
-        for dependency in &group.policy.dependencies {
-            self.dependency(rollout, dependency)?;
-        }
-        match group.approval {
-            Approval::NotNeeded | Approval::Given { .. } => {}
-            Approval::Needed | Approval::Asked(_) => {
-                let (group, rollout) = (group.name.clone(), rollout.id.clone());
-                return Err(WaitReason::Approval { group, rollout });
-            }
-        }
-        if rollout.immediate {
-            return Ok(());
-        }
-        for dependency in &group.policy.dependencies {
-            self.stagger(rollout, dependency, now)?;
-        }
-        self.window(group, now)
-    }
-
-    /// Finished in this rollout, or not touched by any other.
-    fn dependency(&self, rollout: &Rollout, name: &GroupName) -> Result<(), WaitReason> {
-        let unfinished = match rollout.group(name) {
-            Some(group) => group.finished_at.is_none(),
-            None => self.index().unfinished.iter().any(|number| {
-                let other = &self.facts().rollouts[number];
-                other
-                    .group(name)
-                    .is_some_and(|group| group.finished_at.is_none())
-            }),
-        };
-        if unfinished {
-            Err(WaitReason::Dependency {
-                group: name.clone(),
-            })
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Time enough has passed since the group was last finished.
-    fn stagger(
-        &self,
-        rollout: &Rollout,
-        name: &GroupName,
-        now: Timestamp,
-    ) -> Result<(), WaitReason> {
-        let (finished_at, stagger) = match rollout.group(name) {
-            Some(group) => (group.finished_at, group.policy.stagger),
-            None => {
-                let config = self.facts().config.as_ref();
-                let stagger = config.map_or_else(Default::default, |c| c.stagger_of(name));
-                (self.facts().finished.get(name).copied(), stagger)
-            }
-        };
-        match finished_at.map(|at| at + stagger) {
-            Some(until) if now < until => Err(WaitReason::Stagger {
-                group: name.clone(),
-                until,
-            }),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    fn window(&self, group: &RolloutGroup, now: Timestamp) -> Result<(), WaitReason> {
-        let policy = &group.policy;
-        // The name was checked when the configuration was; the database is built in.
-        let zone = window::zone(&policy.timezone).unwrap_or(jiff::tz::TimeZone::UTC);
-        #[cfg(feature = "seeded-bugs")]
-        let zone = self.zone_with_bug(zone, now);
-        match window::state_of(&policy.windows, now, &zone) {
-            WindowState::Closed { opens_at } => Err(WaitReason::WindowClosed { opens_at }),
-            WindowState::Open { until } => {
-                let (left, needs) = (until.since(now), policy.expected_duration);
-                if left < needs {
-                    Err(WaitReason::WindowTooShort {
-                        needs,
-                        left,
-                        closes_at: until,
-                    })
-                } else {
-                    Ok(())
-                }
-            }
-        }
-    }
-
-    /// The known bug of taking a zone for its offset in January.
-    #[cfg(feature = "seeded-bugs")]
-    fn zone_with_bug(&self, zone: jiff::tz::TimeZone, now: Timestamp) -> jiff::tz::TimeZone {
-        if !self.has(crate::bug::Bug::WindowIgnoresClockChange) {
-            return zone;
-        }
-        let year = jiff::Timestamp::from_millisecond(now.as_millis())
-            .map_or(1970, |now| now.to_zoned(zone.clone()).year());
-        let january = jiff::civil::date(year, 1, 1).at(0, 0, 0, 0);
-        let offset = zone
-            .to_ambiguous_timestamp(january)
-            .compatible()
-            .map(|t| zone.to_offset(t));
-        offset.map_or(zone, jiff::tz::TimeZone::fixed)
     }
 
     /// The machine's wave is open, or was left behind by one that closed without it.
@@ -374,7 +248,7 @@ impl Fleet {
             )
             | None => Ok(()),
         };
-        self.gate(rollout, g, now)
+        self.gate_of(number, group, now)
             .and(soaking)
             .and_then(|()| self.health_of(g))
             .err()

@@ -214,6 +214,36 @@ impl Window {
     }
 }
 
+/// What several windows together were found to be, and how long that holds: it is asked for at every
+/// decision and changes a few times a day.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    from: Timestamp,
+    /// The first instant at which any of the windows opens or shuts.
+    until: Timestamp,
+    state: WindowState,
+}
+
+impl Seen {
+    /// Looks at the windows now.
+    pub(crate) fn of(windows: &[Window], now: Timestamp, zone: &TimeZone) -> Self {
+        let edges = windows.iter().map(|window| match window.state(now, zone) {
+            WindowState::Open { until } => until,
+            WindowState::Closed { opens_at } => opens_at.unwrap_or(now),
+        });
+        Self {
+            from: now,
+            until: edges.min().unwrap_or(Timestamp::MAX),
+            state: state_of(windows, now, zone),
+        }
+    }
+
+    /// What they are at this instant, if that is known.
+    pub(crate) fn at(&self, now: Timestamp) -> Option<WindowState> {
+        (self.from <= now && now < self.until).then_some(self.state)
+    }
+}
+
 /// The state of several windows together; no windows at all means always open.
 pub fn state_of(windows: &[Window], now: Timestamp, zone: &TimeZone) -> WindowState {
     let mut state = match windows {

@@ -5,10 +5,10 @@ mod machine;
 
 pub(crate) use coordinator::boot_of;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use common::{Epoch, LeaseId, RolloutId};
-use coordinator_core::{fleet::Facts, rollout::PlaceState};
+use coordinator_core::{Fleet, fleet::Facts, rollout::PlaceState};
 
 use super::{
     event::{At, MachineIndex},
@@ -28,6 +28,9 @@ pub(crate) struct Truth {
     pub(crate) slots_moved: bool,
     /// Decisions with changes since what is recorded was last held against itself.
     pub(crate) unread: u32,
+    /// Decisions on end that the clock alone called for, that changed nothing and left something
+    /// due at once.
+    idle: u32,
 }
 
 /// A lease as a machine was told of it.
@@ -63,7 +66,27 @@ impl Truth {
     }
 }
 
+/// An instant so near that it counts as now.
+const SHORT: Duration = Duration::from_millis(10);
+
+/// Decisions without work that may follow on each other by coincidence.
+const IDLE_MAX: u32 = 3;
+
 impl World {
+    /// What the clock calls for is done when it was called for: a coordinator that is asked again at
+    /// once, and again, would do nothing else.
+    pub(crate) fn check_rest(&mut self, fleet: &Fleet, in_vain: bool) {
+        let now = self.coordinator_time();
+        if !in_vain || fleet.next_deadline() > now + SHORT {
+            self.truth.idle = 0;
+            return;
+        }
+        self.truth.idle += 1;
+        if self.truth.idle > IDLE_MAX {
+            self.violate("the coordinator has nothing to do, again and again".to_owned());
+        }
+    }
+
     /// Whoever is really away, counted by the world, against the limits they were let go under.
     fn check_limits(&mut self, newest: MachineIndex) {
         let Some(group) = self.machines[newest]

@@ -245,8 +245,10 @@ impl World {
             let Some(request) = ask.request() else {
                 continue;
             };
+            let by_clock = matches!(request, Request::Tick);
             let decision = fleet.handle(now, request);
             self.check_decision(fleet, &ask, &decision);
+            self.check_rest(fleet, by_clock && decision.changes.is_empty());
             if let Some(origin) = ask.origin() {
                 self.check_reply(origin, &decision.reply);
             }

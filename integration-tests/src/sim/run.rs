@@ -146,7 +146,13 @@ impl Run {
     }
 
     fn over(&self) -> bool {
-        !self.world.violations.is_empty() || self.world.events >= EVENTS_MAX
+        !self.world.violations.is_empty() || self.endless().is_some()
+    }
+
+    /// Whether more has happened than happens in a run that is going anywhere.
+    fn endless(&self) -> Option<String> {
+        let events = self.world.events;
+        (events >= EVENTS_MAX).then(|| format!("{events} events, and no end of them"))
     }
 
     /// Lets things happen until this time.
@@ -207,8 +213,11 @@ impl Run {
 
     /// Faults end; within a bounded time everything must.
     fn settle(&mut self) -> Option<String> {
-        if self.over() {
+        if !self.world.violations.is_empty() {
             return None;
+        }
+        if let Some(endless) = self.endless() {
+            return Some(endless);
         }
         self.chance.heal(&self.world);
         let begin = self.world.now;
@@ -228,6 +237,7 @@ impl Run {
         }
         self.world
             .unfinished()
+            .or_else(|| self.endless())
             .filter(|_| self.world.violations.is_empty())
     }
 

@@ -214,10 +214,11 @@ impl Fleet {
         }
         // It never got the grant. The same again, as long as it could be granted now.
         let may = self.index().place_of.get(name).copied().and_then(|at| {
-            let (rollout, group, place) = self.at(at)?;
+            let (rollout, _, place) = self.at(at)?;
             let same = place.state.lease() == Some(lease.id);
             let active = rollout.state == RolloutState::Active;
-            (same && active && self.gate(rollout, group, now).is_ok()).then_some(())
+            let open = || self.gate_of(at.rollout, at.group, now).is_ok();
+            (same && active && open()).then_some(())
         });
         if may.is_some() && lease.epoch == self.facts().epoch && self.revive(now, lease.id, draft) {
             return self.grant_of(lease.id, now).map(Directive::Proceed);

@@ -434,6 +434,7 @@ impl Fleet {
         if let Some(number) = number_of(id) {
             self.index.leave(&self.facts, number);
             self.forget_patience(number);
+            self.hearsay.windows.retain(|(of, _), _| *of != number);
         }
     }
 }

@@ -195,3 +195,15 @@ fn nobody_is_blamed_for_the_time_in_which_the_coordinator_was_away() {
     world.renew("a", &grant);
     assert_eq!(world.place(&rollout, "a"), "leased");
 }
+
+#[test]
+fn an_approval_that_runs_out_under_a_stop_leaves_nothing_due() {
+    let groups = json!({ "db": { "machines": ["a"], "updatePolicy": "manual-approval" } });
+    let mut world = World::new(groups, json!({ "approvalExpiry": "1h" }));
+    world.execute();
+    world.waits_for("a", "approval");
+    world.done(crate::fleet::stop(&[]));
+    world.pass(minutes(90));
+    let _ticked = world.handle(Request::Tick);
+    assert!(world.fleet.next_deadline() > world.now + minutes(1));
+}

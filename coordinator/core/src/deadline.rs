@@ -1,0 +1,73 @@
+//! When the clock alone changes something next: the instant at which the fleet is to be asked again.
+
+use std::time::Duration;
+
+use common::Timestamp;
+
+use crate::{
+    fleet::Fleet,
+    rollout::{Approval, PlaceState, RolloutState, WaveState},
+    wait::WaitReason,
+};
+
+/// How often an open wave is looked at for machines that fell silent; silence makes no event.
+const SILENCE_LOOK: Duration = Duration::from_secs(60);
+
+/// A deadline never lies closer: what was due now has just been done.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+impl Fleet {
+    /// The earliest of all of them; never in the past.
+    pub(crate) fn find_deadline(&self, now: Timestamp) -> Timestamp {
+        let leases = self.hearsay.expiries.first().map(|(until, _)| *until);
+        let rollouts = self
+            .index()
+            .unfinished
+            .iter()
+            .map(|number| self.rollout_deadline(*number, now));
+        rollouts.chain(leases).min().unwrap_or(Timestamp::MAX)
+    }
+
+    fn rollout_deadline(&self, number: u64, now: Timestamp) -> Timestamp {
+        let times = self.times();
+        let rollout = &self.facts().rollouts[&number];
+        if rollout.state != RolloutState::Active {
+            return Timestamp::MAX;
+        }
+        let mut deadline = match self.only_late_since(number) {
+            Some(since) => return self.late_until(number, since + times.catch_up, now),
+            None => self.patience_ends(number, now),
+        };
+        for (index, group) in rollout.groups.iter().enumerate() {
+            if group.finished_at.is_some() {
+                continue;
+            }
+            let wait = self.group_wait(number, index, now);
+            if let Some(until) = wait.as_ref().and_then(WaitReason::until) {
+                deadline = deadline.min(until);
+            }
+            // While something else holds the group back, nobody is asked and nothing expires.
+            if let (Some(WaitReason::Approval { .. }), Approval::Asked(since)) =
+                (&wait, &group.approval)
+            {
+                deadline = deadline.min(*since + group.policy.approval_expiry);
+            }
+            match group.waves.get(group.current).map(|wave| wave.state) {
+                Some(WaveState::Soaking(until)) if now < until => deadline = deadline.min(until),
+                Some(WaveState::Open(_)) => deadline = deadline.min(now + SILENCE_LOOK),
+                Some(WaveState::Waiting | WaveState::Soaking(_) | WaveState::Closed) | None => {}
+            }
+        }
+        deadline.max(now + SHORTEST)
+    }
+
+    /// When the late machines that have not begun are given up; those at work have their leases.
+    fn late_until(&self, number: u64, until: Timestamp, now: Timestamp) -> Timestamp {
+        let mut places = self.facts().rollouts[&number].places();
+        if places.any(|place| place.state == PlaceState::Pending) {
+            until.max(now + SHORTEST)
+        } else {
+            Timestamp::MAX
+        }
+    }
+}
