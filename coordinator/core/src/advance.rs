@@ -114,6 +114,10 @@ impl Fleet {
         }
         for group in 0..self.facts().rollouts[&number].groups.len() {
             self.advance_group(number, group, now, draft);
+            // One of them may have paused it.
+            if self.facts().rollouts[&number].state != RolloutState::Active {
+                return;
+            }
         }
         self.skip_late(number, now, draft);
         if let Some(reason) = self.stalled(number, now) {

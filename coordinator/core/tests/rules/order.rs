@@ -140,6 +140,21 @@ fn an_approval_that_nobody_gives_pauses_and_can_be_asked_again() {
 }
 
 #[test]
+fn two_approvals_that_run_out_together_pause_once() {
+    let group = |machine: &str| json!({ "machines": [machine], "updatePolicy": "manual-approval" });
+    let groups = json!({ "db": group("a"), "web": group("b") });
+    let mut world = World::new(groups, json!({ "approvalExpiry": "2h" }));
+    let rollout = world.execute();
+    // Every fact is held against the state before it.
+    world.pass(minutes(121));
+    let state = world.state(&rollout).clone();
+    assert!(matches!(
+        state,
+        RolloutState::Paused(PauseReason::ApprovalExpired { .. })
+    ));
+}
+
+#[test]
 fn a_rejection_pauses() {
     let groups = json!({ "db": { "machines": ["a"], "updatePolicy": "manual-approval" } });
     let mut world = World::new(groups, json!({}));
