@@ -308,6 +308,11 @@ impl<H: Host> Executor<H> {
         let Some(script) = script else {
             return Ok(answer(Ok(Done::Hook(HookEnd::NotConfigured))));
         };
+        if hook == Hook::Rollback && !self.host.has_unit(job.step).await? {
+            // A hook that was given up on may be at work still: never two beside each other.
+            let others = [Family::PreHook, Family::PostHook];
+            self.host.stop(&others).await?;
+        }
         let unit = Unit {
             family,
             tag: job.step.to_string(),

@@ -21,6 +21,10 @@ use crate::host::{End, FailedUnit, HostError, UNIT_PREFIX, Unit};
 /// Longest that one D-Bus call may take: PID 1 may be busy with a daemon-reload for some seconds.
 const CALL: Duration = Duration::from_secs(25);
 
+/// How long a unit whose time is up may take to end before it is killed. Shorter than the grace
+/// after which the agent gives up on it.
+pub const END_WITHIN: Duration = CALL;
+
 /// First pause between two looks at a unit; doubles up to [`LOOK_MAX`].
 const LOOK_FIRST: Duration = Duration::from_millis(20);
 const LOOK_MAX: Duration = Duration::from_secs(1);
@@ -421,7 +425,7 @@ fn service_properties(
         property("StandardError", "journal")?,
         property("KillMode", "control-group")?,
         property("RuntimeMaxUSec", micros(unit.within))?,
-        property("TimeoutStopUSec", micros(CALL))?,
+        property("TimeoutStopUSec", micros(END_WITHIN))?,
     ];
     if let Some(bytes) = unit.resources.memory_max {
         properties.push(property("MemoryMax", bytes)?);
@@ -493,6 +497,12 @@ mod tests {
             look("failed", "failed", "oom-kill", 2, 9),
             Some(End::Signal(9))
         );
+    }
+
+    #[test]
+    fn a_unit_has_ended_before_the_agent_gives_up_on_it() {
+        let slack = 2 * LOOK_MAX + Duration::from_secs(5);
+        assert!(agent_core::Limits::default().grace >= END_WITHIN + slack);
     }
 
     #[test]

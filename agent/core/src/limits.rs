@@ -52,7 +52,8 @@ pub struct Limits {
     pub boot_timeout: Duration,
     /// How often a reboot is asked for; at least 1.
     pub reboot_tries: u32,
-    /// How much later than a unit's own time limit the agent gives up on its answer.
+    /// How much later than a unit's own time limit the agent gives up on its answer: longer than it
+    /// takes to end a unit that does not want to, because what comes next may not run beside it.
     pub grace: Duration,
     /// Longest that an attempt may take before PID 1 takes the machine back, where that is to be
     /// sooner than all the limits above together.
@@ -87,7 +88,7 @@ impl Default for Limits {
             reboot_timeout: Duration::from_secs(300),
             boot_timeout: Duration::from_secs(900),
             reboot_tries: 3,
-            grace: Duration::from_secs(15),
+            grace: Duration::from_secs(45),
             attempt_timeout: None,
             lease_margin: Duration::from_secs(10),
             steps_max: 64,

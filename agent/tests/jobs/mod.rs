@@ -7,8 +7,8 @@ use agent::{
     host::{Family, Host},
 };
 use agent_core::{
-    ActivationEnd, Answer, Done, Failure, Hook, HookContext, Job, MayBegin, Mode, Moment, StepId,
-    Work,
+    ActivationEnd, Answer, Done, Failure, Hook, HookContext, HookEnd, Job, MayBegin, Mode, Moment,
+    StepId, Work,
 };
 use common::{LeaseId, StorePath};
 
@@ -156,4 +156,39 @@ async fn a_switch_that_is_gone_is_lost() {
     };
     let (answer, ()) = tokio::join!(carry_out(&executor, &begun), stop);
     assert_eq!(answer.result, Err(Failure::Lost));
+}
+
+#[tokio::test]
+async fn the_rollback_hook_never_runs_beside_a_hook_that_it_makes_up_for() {
+    let (world, _) = machine(SAME_KERNEL);
+    let pre = world.script(
+        "pre",
+        "while :; do echo beat >>$LAB_ROOT/beats; sleep 0.02; done",
+    );
+    let rollback = world.script(
+        "rollback",
+        "before=$(wc -l <$LAB_ROOT/beats); sleep 0.3; after=$(wc -l <$LAB_ROOT/beats)
+         [ $before = $after ]",
+    );
+    world.write_config(&format!(
+        "pre_update = \"{pre}\"\nrollback = \"{rollback}\""
+    ));
+    let executor = world.executor().await;
+    let begun = job(1, MayBegin::Always, run_hook(Hook::Pre));
+    tokio::select! {
+        _ = executor.carry_out(&begun) => panic!("it never ends"),
+        () = async {
+            while world.lines("beats").is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        } => {}
+    }
+    let answer = carry_out(
+        &executor,
+        &job(2, MayBegin::Always, run_hook(Hook::Rollback)),
+    )
+    .await;
+    assert_eq!(answer.result, Ok(Done::Hook(HookEnd::Succeeded)));
+    let left = executor.host().has_unit(begun.step).await.expect("told");
+    assert!(!left, "the pre-update hook is gone");
 }
