@@ -1,17 +1,17 @@
 //! What each kind of work means, in terms of the machine's edge ([`Host`]). The same for a real
 //! machine and for a directory.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use agent_core::{
-    ActivationEnd, Answer, Baseline, Done, Facts, Failure, Found, Hook, HookContext, HookEnd, Job,
-    Judgement, MayBegin, Mode, Previous, StepId, UnitState, Work,
+    ActivationEnd, Answer, Baseline, Comparison, Done, Facts, Failure, Found, Hook, HookContext,
+    HookEnd, Job, MayBegin, Mode, Previous, StepId, UnitState, Work,
 };
 use common::{Health, LeaseId, Staged, StorePath, Target};
 use platform::clock::Clock;
 
 use crate::{
-    config::Config,
+    config::{Config, Probe},
     health,
     host::{End, Family, Host, HostError, Ran, Reboot, Resources, Since, Unit, moment},
     links::{CURRENT, PROFILE},
@@ -19,8 +19,8 @@ use crate::{
     verdict::{Judge, Verdicts},
 };
 
-/// Pause between two looks at a machine that is not well yet.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Pause between two looks at a machine that is not well.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Carries out the core's jobs on one machine.
 pub struct Executor<H> {
@@ -269,12 +269,9 @@ impl<H: Host> Executor<H> {
             tracing::warn!("new journal entries will not be told from old ones: {error}");
         }
         let failed_units = self.host.failed_units().await?;
-        let health = self
-            .checks(job, Since::Ago(self.config.check_interval))
-            .await;
         let baseline = Baseline {
             failed_units: failed_units.into_iter().map(|unit| unit.name).collect(),
-            failed_checks: health.failed().map(str::to_owned).collect(),
+            failed_checks: self.failing_checks(job).await,
         };
         Ok(answer(Ok(Done::Snapshot { facts, baseline })))
     }
@@ -399,7 +396,7 @@ impl<H: Host> Executor<H> {
         self.clock
             .sleep(self.config.limits.settle.min(timeout / 2))
             .await;
-        let mut failed_before: Vec<String> = Vec::new();
+        let mut failed_before: BTreeSet<String> = BTreeSet::new();
         loop {
             let left = deadline.saturating_sub(self.clock.uptime());
             let checks = self.checks(job, Since::Mark);
@@ -408,33 +405,36 @@ impl<H: Host> Executor<H> {
                 Err(_) => return Ok(answer(Err(Failure::TimedOut))),
             };
             let units = self.host.failed_units().await?;
-            let new = |name: &str| !baseline.failed_units.iter().any(|known| known == name);
-            let mut findings: Vec<String> = Vec::new();
-            let mut failed_now: Vec<String> = Vec::new();
-            for unit in units.into_iter().filter(|unit| new(&unit.name)) {
-                if unit.restarting {
-                    findings.push(format!("{} keeps being started again", unit.name));
-                } else {
-                    findings.push(format!("{} failed", unit.name));
-                    failed_now.push(unit.name);
-                }
-            }
-            let bad = health.checks.iter().filter(|check| !check.passed);
-            findings.extend(bad.map(|check| format!("{}: {}", check.name, check.detail)));
+            let look = Comparison::of(baseline, &units, &health);
             // Failed twice in a row, and nobody starts it again: waiting does not help.
-            let hopeless = failed_now.iter().any(|name| failed_before.contains(name));
-            if findings.is_empty() || hopeless || self.clock.uptime() >= deadline {
+            let hopeless = !look.failed_units.is_disjoint(&failed_before);
+            if look.is_settled() || hopeless || self.clock.uptime() >= deadline {
                 let facts = self.measure()?;
-                return Ok(answer(Ok(Done::Judged(Judgement {
-                    healthy: findings.is_empty(),
-                    findings,
-                    health,
-                    facts,
-                }))));
+                return Ok(answer(Ok(Done::Judged(look.judgement(health, facts)))));
             }
-            failed_before = failed_now;
+            failed_before = look.failed_units;
             self.clock.sleep(LOOK_AGAIN).await;
         }
+    }
+
+    /// The checks that fail before anything is changed: twice in a row, so that a hiccup excuses
+    /// nothing. Journal entries are counted from the attempt's beginning on, and older ones excuse
+    /// none of those.
+    async fn failing_checks(&self, job: &Job) -> Vec<String> {
+        let since = Since::Ago(self.config.check_interval);
+        let health = self.checks(job, since).await;
+        let first: BTreeSet<&str> = health.failed().collect();
+        if first.is_empty() {
+            return Vec::new();
+        }
+        self.clock.sleep(LOOK_AGAIN).await;
+        let again = self.checks(job, since).await;
+        let excuses = |name: &&str| {
+            let mut checks = self.config.checks.iter();
+            checks.any(|check| check.name == *name && !matches!(check.probe, Probe::Journal { .. }))
+        };
+        let both = again.failed().filter(|name| first.contains(name));
+        both.filter(excuses).map(str::to_owned).collect()
     }
 
     async fn checks(&self, job: &Job, since: Since) -> Health {

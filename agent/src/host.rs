@@ -6,6 +6,7 @@
 
 use std::{fmt, io, path::PathBuf, time::Duration};
 
+pub use agent_core::FailedUnit;
 use agent_core::{Failure, MayBegin, Moment, StepId};
 use common::{BootId, LeaseId, StorePath, Target};
 
@@ -161,15 +162,6 @@ pub struct Ran {
     pub end: End,
     /// The end of its output; bounded and tamed.
     pub output: String,
-}
-
-/// A unit of the machine that is not well.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FailedUnit {
-    /// Its name.
-    pub name: String,
-    /// It is about to be started again by itself, so it may yet come good.
-    pub restarting: bool,
 }
 
 /// From when journal entries count.

@@ -25,7 +25,7 @@ use crate::{
     dead_man::{self, DeadManProgram, Verdict},
     directory::{Directory, EXIT_REBOOTED},
     driver::{Driver, DriverError, Exit},
-    executor::Executor,
+    executor::{Executor, LOOK_AGAIN},
     host::{Host, HostError},
     jitter,
     state_file::StateFile,
@@ -38,8 +38,8 @@ const EXIT_CONFIG: u8 = 2;
 /// Exit status when the own service was changed: the service manager starts the new one.
 const EXIT_OUTDATED: u8 = 85;
 
-/// How much the machine's own deadlines are exceeded by the core's patience with the health checks
-/// of one look.
+/// How much the machine's own deadlines are exceeded by the core's patience with its health
+/// checks.
 const CHECKS_MARGIN: Duration = Duration::from_secs(30);
 
 /// Keeps this machine up to date, when the coordinator gives it its turn.
@@ -237,7 +237,8 @@ fn core_limits(config: &Config, clock: &Clock) -> Limits {
     let patient = |fleet: Duration| clock.fleet(clock.patience(fleet));
     let usual = Limits::default();
     let longest_check = config.checks.iter().map(|check| check.timeout).max();
-    let one_look = longest_check.unwrap_or_default() + CHECKS_MARGIN;
+    // Before an attempt a failing check is looked at twice.
+    let looks = longest_check.unwrap_or_default() * 2 + LOOK_AGAIN + CHECKS_MARGIN;
     Limits {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         seed: jitter::seed(),
@@ -246,7 +247,7 @@ fn core_limits(config: &Config, clock: &Clock) -> Limits {
         health_every: config.check_interval,
         stage_timeout: patient(config.limits.stage_timeout),
         stage_pause: config.limits.stage_pause,
-        short_step: patient(usual.short_step.max(one_look)),
+        short_step: patient(usual.short_step.max(looks)),
         hook_timeout: patient(config.hooks.timeout),
         switch_timeout: patient(config.limits.switch_timeout),
         announce_timeout: patient(usual.announce_timeout),

@@ -6,6 +6,7 @@
     reason = "a panic is a test's report"
 )]
 
+mod before;
 mod jobs;
 mod world;
 

@@ -558,6 +558,7 @@ impl Agent {
         let Judgement {
             healthy,
             findings,
+            no_better,
             health,
             facts,
         } = judgement;
@@ -575,7 +576,10 @@ impl Agent {
             self.turn_back(now, Cause::WrongSystem(running), out);
         } else {
             match self.may_go_on(now) {
-                Ok(()) => self.close(now, OutcomeKind::Confirmed, None, out),
+                Ok(()) => {
+                    let remark = (!no_better.is_empty()).then(|| listed(&no_better));
+                    self.close(now, OutcomeKind::Confirmed, remark, out);
+                }
                 Err(cause) => self.turn_back(now, cause, out),
             }
         }

@@ -296,10 +296,12 @@ pub enum ActivationEnd {
 /// What the judgement says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// No check fails, no unit failed that had not failed before, no new critical log entry.
+    /// Nothing is worse than it was (see [`crate::comparison`]).
     pub healthy: bool,
     /// What speaks against it, one short line each.
     pub findings: Vec<String>,
+    /// What had failed before and still does, one short line each: told, and held against nobody.
+    pub no_better: Vec<String>,
     /// The health checks behind it.
     pub health: Health,
     /// Measured with it.

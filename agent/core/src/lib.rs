@@ -45,6 +45,7 @@ mod attempt;
 pub mod bug;
 mod calls;
 pub mod cause;
+pub mod comparison;
 mod directive;
 pub mod effect;
 pub mod facts;
@@ -65,6 +66,7 @@ pub use agent::Agent;
 #[cfg(feature = "seeded-bugs")]
 pub use bug::Bug;
 pub use cause::Cause;
+pub use comparison::{Comparison, FailedUnit};
 pub use effect::{CallId, Effect, HookContext, Job, MayBegin, Note, Output, Work};
 pub use facts::{Facts, Found, UnitState};
 pub use input::{

@@ -192,3 +192,28 @@ async fn the_rollback_hook_never_runs_beside_a_hook_that_it_makes_up_for() {
     let left = executor.host().has_unit(begun.step).await.expect("told");
     assert!(!left, "the pre-update hook is gone");
 }
+
+/// A machine with one more check, which does what the script says.
+fn machine_with_check(script: &str) -> (World, StorePath) {
+    let (world, new) = machine(SAME_KERNEL);
+    let check = world.script("more", script);
+    world.write_config(&format!(
+        "[[checks]]\nname = \"more\"\nkind = \"command\"\ncommand = [\"{check}\"]"
+    ));
+    (world, new)
+}
+
+#[tokio::test]
+async fn a_check_had_failed_before_when_it_failed_twice() {
+    let hiccup = "[ -e $LAB_ROOT/looked ] || { touch $LAB_ROOT/looked; exit 1; }";
+    for (script, failed) in [(hiccup, Vec::new()), ("exit 1", vec!["more".to_owned()])] {
+        let (world, target) = machine_with_check(script);
+        let executor = world.executor().await;
+        let work = Work::Snapshot { target };
+        let answer = carry_out(&executor, &job(1, MayBegin::Always, work)).await;
+        let Ok(Done::Snapshot { baseline, .. }) = answer.result else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(baseline.failed_checks, failed, "{script}");
+    }
+}

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use agent_core::{
-    ActivationEnd, Agent, Answer, Baseline, Done, Durable, Facts, Failure, Found, Hook, HookEnd,
+    ActivationEnd, Agent, Answer, Baseline, Comparison, Done, Durable, Facts, Failure, Found, Hook, HookEnd,
     Input, Judgement, Limits, Mode, Moment, Previous, StepId, UnitState, Work,
 };
 use common::{
@@ -416,20 +416,9 @@ impl Machine {
         }
     }
 
-    /// Healthy unless a check fails that did not fail before.
     fn judge(&self, baseline: &Baseline) -> Judgement {
-        let checks = self.checks();
-        let findings: Vec<String> = checks
-            .iter()
-            .filter(|check| !check.passed && !baseline.failed_checks.contains(&check.name))
-            .map(|check| format!("{} fails", check.name))
-            .collect();
-        Judgement {
-            healthy: findings.is_empty(),
-            findings,
-            health: Health::of(checks),
-            facts: self.facts(),
-        }
+        let health = Health::of(self.checks());
+        Comparison::of(baseline, &[], &health).judgement(health, self.facts())
     }
 
     /// What the machine loses with its power: everything but the disk.

@@ -94,6 +94,17 @@ fn health(world: &mut World) -> HealthState {
 }
 
 #[test]
+fn what_had_failed_before_is_told_with_a_confirmation() {
+    let script = Script {
+        no_better: vec!["web fails, as before: status 500".to_owned()],
+        ..Script::default()
+    };
+    let (_, kind, reason) = run(script, proceed(7));
+    assert_eq!(kind, Confirmed);
+    assert_eq!(reason, "web fails, as before: status 500");
+}
+
+#[test]
 fn notes_say_what_happened() {
     let (world, ..) = run(Script::default(), proceed(7));
     let ended = world.notes.iter().any(|note| {

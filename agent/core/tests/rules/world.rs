@@ -65,6 +65,8 @@ pub(crate) struct Script {
     pub(crate) stage: Result<(), Failure>,
     /// How the judgements go, the first one first; healthy when there are no more.
     pub(crate) healthy: Vec<bool>,
+    /// What had failed before and still does.
+    pub(crate) no_better: Vec<String>,
     /// The target needs a reboot.
     pub(crate) needs_reboot: bool,
     /// A reboot that is asked for happens.
@@ -89,6 +91,7 @@ impl Default for Script {
             arming: Ok(()),
             stage: Ok(()),
             healthy: Vec::new(),
+            no_better: Vec::new(),
             needs_reboot: false,
             reboots: true,
             boots: Vec::new(),
@@ -394,6 +397,7 @@ impl World {
                 Ok(Done::Judged(Judgement {
                     healthy,
                     findings: vec!["unit web.service failed".to_owned()],
+                    no_better: self.script.no_better.clone(),
                     health: Health::default(),
                     facts: self.facts(),
                 }))
