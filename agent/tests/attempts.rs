@@ -12,8 +12,8 @@ mod world;
 
 use std::time::Duration;
 
-use agent::{driver::Exit, links::PROFILES};
-use common::OutcomeKind;
+use agent::{dead_man, driver::Exit, links::PROFILES};
+use common::{LeaseId, OutcomeKind};
 use world::{Like, World, path};
 
 const SAME_KERNEL: Like = Like {
@@ -328,6 +328,33 @@ async fn without_an_agent_the_timer_brings_the_machine_back() {
     let outcome = world.live_until_reported(1).await;
     assert_eq!(outcome.kind, OutcomeKind::RolledBack, "{outcome:?}");
     assert!(outcome.reason.contains("dead-man"), "{outcome:?}");
+}
+
+/// A newer agent, that of the target, was in a step that this version does not know.
+#[tokio::test]
+async fn what_a_newer_agent_left_behind_leads_back_with_an_agent_and_without() {
+    for with_agent in [true, false] {
+        let world = World::new();
+        let hook = world.script("hook", "sleep 30");
+        world.write_config(&format!("post_update = \"{hook}\""));
+        let new = world.system("new", SAME_KERNEL);
+        world.coordinator.wants(1, &new);
+        let on_target = |world: &World| world.step() == Some("post-hook");
+        assert_eq!(world.live_until(on_target).await, None);
+        world.rewrite_state("\"post-hook\"", "{ \"warming-up\": { \"degrees\": 21 } }");
+        if with_agent {
+            let outcome = world.live_until_reported(1).await;
+            assert_eq!(outcome.kind, OutcomeKind::RolledBack, "{outcome:?}");
+            assert!(outcome.reason.contains("warming-up"), "{outcome:?}");
+        } else {
+            let executor = world.executor().await;
+            let (config, lease) = (world.config(), Some(LeaseId(1)));
+            let verdict = dead_man::run(executor.host(), &config, lease).await;
+            assert_eq!(verdict.expect("it can"), dead_man::Verdict::WentBack);
+        }
+        assert_eq!(world.running(), Some(path("old")), "{with_agent}");
+        assert_eq!(world.profile(), Some(path("old")), "{with_agent}");
+    }
 }
 
 #[tokio::test]

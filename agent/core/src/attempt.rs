@@ -338,10 +338,14 @@ impl Agent {
                 self.go_on(now, self.first_step_on_target(), out);
             }
             Step::PostHook => {
+                let lost = result == Err(Failure::Lost);
                 let (state, says) = hook_end(result);
                 attempt.hooks.post = state;
                 match state {
                     HookState::Succeeded => self.go_on(now, Step::Judging, out),
+                    HookState::Unknown if lost => {
+                        self.turn_back(now, Cause::PostHookUnknown(says), out);
+                    }
                     HookState::Failed
                     | HookState::NotBegun
                     | HookState::Begun
@@ -350,7 +354,16 @@ impl Agent {
             }
             Step::Judging => match judgement(result) {
                 Ok(judgement) => self.judged(now, judgement, out),
-                Err(failure) => self.turn_back(now, Cause::Unhealthy(words(&failure)), out),
+                // Checks that hang speak against the target, not that nobody could look.
+                Err(failure @ Failure::TimedOut) => {
+                    self.turn_back(now, Cause::Unhealthy(words(&failure)), out);
+                }
+                Err(
+                    failure @ (Failure::Failed(_)
+                    | Failure::Lost
+                    | Failure::TooLate
+                    | Failure::Unfitting),
+                ) => self.turn_back(now, Cause::NotJudged(words(&failure)), out),
             },
             Step::RollingBack => self.restored(now, result, out),
             Step::RollbackHook => {

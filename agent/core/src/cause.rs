@@ -61,6 +61,12 @@ pub enum Cause {
     /// The post-update hook failed.
     #[error("the post-update hook failed: {0}")]
     PostHook(String),
+    /// How the post-update hook ended is not known.
+    #[error("how the post-update hook ended is not known: {0}")]
+    PostHookUnknown(String),
+    /// The machine could not be judged.
+    #[error("the machine could not be judged: {0}")]
+    NotJudged(String),
     /// The judgement said no.
     #[error("unhealthy: {0}")]
     Unhealthy(String),
@@ -126,6 +132,40 @@ impl Cause {
             | Self::Busy
             | Self::TooLate
             | Self::NotActivated(_)
+            | Self::PostHookUnknown(_)
+            | Self::NotJudged(_)
+            | Self::RebootNotAllowed
+            | Self::RebootDidNotHappen
+            | Self::Endless
+            | Self::UnknownStep(_)
+            | Self::Other(_) => false,
+        }
+    }
+
+    /// Whether it is an answer to how the machine is on the target: where policy says so, one that is
+    /// not good leaves the machine there. The dead-man program asks for no policy.
+    pub(crate) fn judges_target(&self) -> bool {
+        match self {
+            Self::Activation(_)
+            | Self::WrongBoot(_)
+            | Self::PostHook(_)
+            | Self::PostHookUnknown(_)
+            | Self::NotJudged(_)
+            | Self::Unhealthy(_)
+            | Self::WrongSystem(_) => true,
+            Self::DeadMan
+            | Self::NotActivated(_)
+            | Self::TooLate
+            | Self::Stopped
+            | Self::LeaseRanOut
+            | Self::NotHeld(_)
+            | Self::BadTarget(_)
+            | Self::Staging(_)
+            | Self::Snapshot(_)
+            | Self::Arming(_)
+            | Self::PreHook(_)
+            | Self::PreHookUnknown(_)
+            | Self::Busy
             | Self::RebootNotAllowed
             | Self::RebootDidNotHappen
             | Self::Endless

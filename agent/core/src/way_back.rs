@@ -40,6 +40,8 @@ impl Agent {
             | Cause::RebootDidNotHappen
             | Cause::WrongBoot(_)
             | Cause::PostHook(_)
+            | Cause::PostHookUnknown(_)
+            | Cause::NotJudged(_)
             | Cause::Unhealthy(_)
             | Cause::WrongSystem(_)
             | Cause::DeadMan
@@ -67,8 +69,7 @@ impl Agent {
         };
         !attempt.rollback_on_failure
             && attempt.past_no_return()
-            && cause.blames_target()
-            && *cause != Cause::DeadMan
+            && cause.judges_target()
             && facts.running.is_some()
             && facts.running == attempt.path
     }
@@ -403,6 +404,8 @@ fn verdict_of(attempt: &Attempt) -> OutcomeKind {
             | Cause::RebootDidNotHappen
             | Cause::WrongBoot(_)
             | Cause::PostHook(_)
+            | Cause::PostHookUnknown(_)
+            | Cause::NotJudged(_)
             | Cause::Unhealthy(_)
             | Cause::WrongSystem(_)
             | Cause::DeadMan => OutcomeKind::RolledBack,

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use agent_core::{
-    ActivationEnd, Agent, Answer, Baseline, Comparison, Done, Durable, Facts, Failure, Found, Hook, HookEnd,
-    Input, Judgement, Limits, Mode, Moment, Previous, StepId, UnitState, Work,
+    ActivationEnd, Agent, Answer, Baseline, Comparison, Done, Durable, Facts, Failure, Found, Hook,
+    HookEnd, Input, Judgement, Limits, Mode, Moment, Previous, StepId, UnitState, Work,
 };
 use common::{
     BootId, CheckResult, Generation, GroupName, Health, LeaseId, MachineName, Staged, StorePath,

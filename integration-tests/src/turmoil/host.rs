@@ -4,12 +4,16 @@ use std::{path::PathBuf, time::Duration};
 
 use agent::{
     directory,
-    host::{FailedUnit, Family, Host, HostError, Ran, Reboot, Resources, Since, UNIT_PREFIX, Unit},
-    links::Links,
+    host::{
+        FailedUnit, Family, Host, HostError, Ran, Reboot, Resources, Since, UNIT_PREFIX, Unit,
+        check_begin,
+    },
+    links::{Links, PROFILE},
     systemd::ServiceMake,
 };
 use agent_core::{MayBegin, StepId};
 use common::{BootId, LeaseId, StorePath, Target};
+use platform::clock::Clock;
 
 use super::{
     machine::{Flaw, Power, switcher},
@@ -22,15 +26,20 @@ pub(crate) struct SimHost {
     world: Shared,
     machine: usize,
     links: Links,
+    clock: Clock,
 }
 
 impl SimHost {
     pub(crate) fn new(world: Shared, machine: usize) -> Self {
-        let links = world.lock().machines[machine].links.clone();
+        let (links, clock) = {
+            let m = &world.lock().machines[machine];
+            (m.links.clone(), m.clock.clock())
+        };
         Self {
             world,
             machine,
             links,
+            clock,
         }
     }
 
@@ -56,6 +65,7 @@ impl Host for SimHost {
             .look(&name)
             .is_none()
         {
+            unit.check_begin(&self.clock)?;
             self.world.lock().begin(self.machine, unit);
         }
         loop {
@@ -144,10 +154,13 @@ impl Host for SimHost {
 
     async fn set_profile(
         &self,
-        _tag: &str,
+        tag: &str,
         path: &StorePath,
-        _may_begin: MayBegin,
+        may_begin: MayBegin,
     ) -> Result<(), HostError> {
+        if self.links.resolve(PROFILE).as_ref() != Some(path) {
+            check_begin(tag, may_begin, &self.clock)?;
+        }
         directory::set_profile(&self.links, path)
             .map_err(|error| HostError::io("set the system profile", error))
     }

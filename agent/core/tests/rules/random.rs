@@ -64,7 +64,7 @@ fn offers() -> impl Strategy<Value = Proceed> {
 fn ops() -> impl Strategy<Value = Op> {
     prop_oneof![
         20 => Just(Op::Work),
-        2 => (0..4u8).prop_map(Op::WorkFails),
+        2 => (0..5u8).prop_map(Op::WorkFails),
         1 => Just(Op::Unfitting),
         1 => (0..40u32).prop_map(Op::LateAnswer),
         4 => Just(Op::Pass),
@@ -99,6 +99,7 @@ fn apply(world: &mut World, op: Op) {
                 let result = match how {
                     0 => Err(Failure::TimedOut),
                     1 => Err(Failure::Lost),
+                    3 => Err(Failure::TooLate),
                     2 => Err(Failure::Failed("\u{202e}no\0".to_owned())),
                     _ => Ok(Done::Hook(HookEnd::Failed {
                         status: "exit status 3".to_owned(),

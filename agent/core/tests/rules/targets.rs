@@ -1,11 +1,11 @@
 //! Which targets a machine takes, keeps, and does not try again.
 
-use agent_core::{ActivationEnd, Directive, Failure, Hook, Step};
+use agent_core::{ActivationEnd, Directive, Failure, Hook, Input, Step};
 use common::{Action, LeaseId, OutcomeKind};
 
 use crate::{
     attempt::run,
-    world::{Script, World, path, proceed, rollout, target},
+    world::{Script, World, answer, path, proceed, rollout, target},
 };
 
 use OutcomeKind::{Confirmed, RebootRequired, Refused, RolledBack, Stuck};
@@ -141,6 +141,35 @@ fn only_a_switch_of_its_own_is_held_against_a_target() {
         assert_eq!(kind, RolledBack, "{case}: {reason}");
         assert_eq!(world.activations, begun, "{case}");
         assert_eq!(!world.disk.bad_targets.is_empty(), blamed, "{case}");
+    }
+}
+
+#[test]
+fn a_look_at_the_machine_that_fails_is_not_held_against_the_target() {
+    let failed = || Failure::Failed("no answer from D-Bus".to_owned());
+    let cases = [
+        (Step::Judging, failed(), false),
+        (Step::Judging, Failure::TimedOut, true),
+        (Step::PostHook, Failure::Lost, false),
+        (Step::PostHook, Failure::TimedOut, true),
+    ];
+    for (step, failure, blamed) in cases {
+        for goes_back in [true, false] {
+            let mut world = World::staged(Script::default());
+            let mut lease = proceed(7);
+            lease.rollback_on_failure = goes_back;
+            world.say(Directive::Proceed(lease));
+            assert!(world.work_until(&step));
+            let job = world.open.pop().expect("a job");
+            world.feed(Input::StepDone {
+                step: job.step,
+                answer: answer(Err(failure.clone())),
+            });
+            let kind = world.finish().outcome.kind;
+            let case = format!("{step:?} {failure:?} {goes_back}");
+            assert_eq!(kind, if goes_back { RolledBack } else { Stuck }, "{case}");
+            assert_eq!(!world.disk.bad_targets.is_empty(), blamed, "{case}");
+        }
     }
 }
 
