@@ -185,39 +185,43 @@ pub fn read(kept: &[u8]) -> Option<AuditRecord> {
     Some(AuditRecord { body, hash: *hash })
 }
 
-/// Follows the chain over kept records, in order.
-pub fn verify<'a>(kept: impl Iterator<Item = &'a [u8]>) -> AuditCheck {
+/// Follows the chain over kept records, in order, one at a time: the log may be larger than memory.
+pub fn verify<R: AsRef<[u8]>, E>(
+    kept: impl IntoIterator<Item = Result<R, E>>,
+) -> Result<AuditCheck, E> {
     let mut check = AuditCheck {
         records: 0,
         head: ORIGIN,
         fault: None,
     };
     for record in kept {
+        let record = record?;
+        let record = record.as_ref();
         let number = check.records + 1;
         let fault = |what: &str| Some(format!("record {number} {what}"));
         let Some((stored, json)) = record.split_first_chunk::<32>() else {
             check.fault = fault("is cut short");
-            return check;
+            return Ok(check);
         };
         if hash(&check.head, json) != *stored {
             check.fault = fault("or the one before it was changed: the hash does not fit");
-            return check;
+            return Ok(check);
         }
         match serde_json::from_slice::<AuditBody>(json) {
             Ok(body) if body.sequence == number => {}
             Ok(body) => {
                 check.fault = fault(&format!("says that it is number {}", body.sequence));
-                return check;
+                return Ok(check);
             }
             Err(error) => {
                 check.fault = fault(&format!("cannot be read: {error}"));
-                return check;
+                return Ok(check);
             }
         }
         check.records = number;
         check.head = *stored;
     }
-    check
+    Ok(check)
 }
 
 fn hash(before: &Hash, json: &[u8]) -> Hash {
@@ -254,7 +258,8 @@ mod tests {
     }
 
     fn check(kept: &[Vec<u8>]) -> AuditCheck {
-        verify(kept.iter().map(Vec::as_slice))
+        let read = kept.iter().map(Ok::<_, std::convert::Infallible>);
+        verify(read).expect("readable")
     }
 
     #[test]

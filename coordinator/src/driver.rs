@@ -9,6 +9,7 @@
 
 mod handle;
 mod identities;
+mod log;
 mod parked;
 mod watchers;
 
@@ -29,6 +30,7 @@ pub use watchers::{Event, Signal};
 use self::{
     handle::{Asked, Message},
     identities::Publisher,
+    log::Log,
     parked::Parked,
     watchers::Watchers,
 };
@@ -74,6 +76,7 @@ pub struct Driver {
     identities: Publisher,
     revision: watch::Sender<u64>,
     tellings: mpsc::Sender<Telling>,
+    log: Log,
 }
 
 /// What leaves the process after the batch is durable.
@@ -110,6 +113,7 @@ impl Driver {
         let revision = watch::Sender::new(0);
         let handle = Handle::new(sender, identities.reader(), revision.subscribe());
         let driver = Self {
+            log: Log::new(&fleet),
             fleet,
             store,
             clock,
@@ -296,6 +300,7 @@ impl Driver {
     /// Everything that leaves the process leaves here.
     fn let_out(&mut self, batch: &Batch, out: Outbox) {
         self.identities.follow(&batch.changes);
+        self.log.tell(&batch.changes, self.epoch());
         if out.broadcast {
             self.watchers.broadcast(&self.fleet);
         }

@@ -116,8 +116,10 @@ pub trait Store: Send {
 /// Reads what was kept. Sees only what is in the store, durable or about to be; callers ask for
 /// the past, not for the outcome of a request.
 pub trait Archive: Send + Sync {
-    /// History entries that fit, newest first.
-    fn history(&self, query: &HistoryQuery) -> Result<Vec<Entry>, StoreError>;
+    /// History entries that fit, newest first, looking on from a place where a look before ended.
+    /// One look goes over a bounded number of entries, and may find none of a machine that is
+    /// seldom in them.
+    fn history(&self, query: &HistoryQuery, from: Option<Place>) -> Result<Page, StoreError>;
 
     /// Audit records since then, newest first, at most `limit`.
     fn audit(&self, since: Timestamp, limit: usize) -> Result<Vec<AuditRecord>, StoreError>;
@@ -131,6 +133,19 @@ pub trait Archive: Send + Sync {
     /// The newest revisions of the configuration, newest first, at most `limit`.
     fn configs(&self, limit: usize) -> Result<Vec<ConfigRevision>, StoreError>;
 }
+
+/// What one look into the history found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// What fits, newest first.
+    pub entries: Vec<Entry>,
+    /// Where to look on, if there is more to look at.
+    pub next: Option<Place>,
+}
+
+/// Where a look into the history ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place(Vec<u8>);
 
 /// Which history entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

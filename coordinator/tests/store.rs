@@ -7,7 +7,9 @@ use common::{Epoch, LeaseId, MachineName, Timestamp};
 use coordinator::{
     audit::AuditRecord,
     offline,
-    store::{Batch, HistoryQuery, Store, StoreError, memory::MemoryStore, sled::SledStore},
+    store::{
+        Archive, Batch, HistoryQuery, Store, StoreError, memory::MemoryStore, sled::SledStore,
+    },
 };
 use coordinator_core::{
     Change, Fleet, FleetConfig,
@@ -239,6 +241,61 @@ fn remains_of_a_snapshot_that_was_broken_off_are_no_obstacle() {
     assert_eq!(open(&directory).load().expect("loaded").snapshot, expected);
 }
 
+/// As much as the query wants, in as many looks as it takes.
+fn history(archive: &dyn Archive, query: &HistoryQuery) -> Vec<Entry> {
+    let mut found = Vec::new();
+    let mut from = None;
+    loop {
+        let page = archive.history(query, from).expect("readable");
+        found.extend(page.entries);
+        from = page.next;
+        if from.is_none() {
+            return found;
+        }
+    }
+}
+
+#[test]
+fn a_machine_that_is_seldom_in_the_history_is_found_in_bounded_looks() {
+    let directory = TempDir::new().expect("a directory");
+    let mut store = open(&directory);
+    let entry = |number: usize, machine| Entry {
+        at: now() + Duration::from_secs(number as u64),
+        machine: Some(machine),
+        ..Entry::default()
+    };
+    let batch = |history| Batch {
+        history,
+        ..Batch::at(now())
+    };
+    let rare = entry(0, machine(0));
+    store.append(&batch(vec![rare.clone()])).expect("durable");
+    for thousand in 0..25 {
+        let many = (1..=1000).map(|n| entry(thousand * 1000 + n, machine(1)));
+        store.append(&batch(many.collect())).expect("durable");
+    }
+    let archive = store.archive();
+    let query = HistoryQuery {
+        limit: 10,
+        machines: vec![machine(0)],
+        ..HistoryQuery::default()
+    };
+    let first = archive.history(&query, None).expect("readable");
+    assert!(first.entries.is_empty() && first.next.is_some());
+    assert_eq!(history(&*archive, &query), [rare]);
+    // Nothing is left out or twice where one look ends and the next begins.
+    let all = HistoryQuery {
+        limit: 50_000,
+        ..HistoryQuery::default()
+    };
+    let mut times: Vec<Timestamp> = history(&*archive, &all).iter().map(|e| e.at).collect();
+    times.reverse();
+    let expected: Vec<Timestamp> = (0..=25_000)
+        .map(|n| now() + Duration::from_secs(n))
+        .collect();
+    assert!(times == expected, "{} entries", times.len());
+}
+
 #[test]
 fn history_is_found_by_time_machine_and_group() {
     let directory = TempDir::new().expect("a directory");
@@ -302,14 +359,10 @@ fn history_is_found_by_time_machine_and_group() {
         ),
     ];
     for (count, query) in queries {
-        let found = store.archive().history(&query).expect("readable");
+        let found = history(&*store.archive(), &query);
         assert_eq!(found.len(), count, "{query:?}");
         assert!(found.is_sorted_by(|newer, older| newer.at >= older.at));
-        assert_eq!(
-            found,
-            memory.archive().history(&query).expect("readable"),
-            "{query:?}"
-        );
+        assert_eq!(found, history(&*memory.archive(), &query), "{query:?}");
     }
 }
 

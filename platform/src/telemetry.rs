@@ -6,7 +6,7 @@
 
 use std::{fmt, io::IsTerminal as _};
 
-use log::{Log as _, Record, kv};
+use log::{Record, kv};
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 use tracing::{
     Event, Level, Subscriber,
@@ -59,12 +59,13 @@ pub fn init(program_name: &str, default_filter: &str) -> Result<(), TelemetryErr
 }
 
 /// Hands events to the journal's `log` sink, as key-values.
-struct JournalLayer {
-    journal: JournalLog,
+struct JournalLayer<J> {
+    journal: J,
 }
 
-impl<S> Layer<S> for JournalLayer
+impl<J, S> Layer<S> for JournalLayer<J>
 where
+    J: log::Log + 'static,
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
@@ -169,48 +170,98 @@ mod tests {
 
     use super::*;
 
-    /// Does what the journal layer does before it sends, and keeps the fields.
-    #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<(&'static str, String)>>>);
+    /// Name and value of every field, the message and the level among them.
+    type Entry = Vec<(String, String)>;
 
-    impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Kept {
-        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            let mut fields = Fields::default();
-            event.record(&mut fields);
-            fields.pairs.insert(0, ("MESSAGE", fields.message.clone()));
-            *self.0.lock().unwrap() = fields.pairs;
+    /// Takes what is sent to the journal.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<Entry>>>);
+
+    impl log::Log for Kept {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn log(&self, record: &Record<'_>) {
+            let mut entry = vec![
+                ("MESSAGE".to_owned(), record.args().to_string()),
+                ("PRIORITY".to_owned(), record.level().to_string()),
+            ];
+            let mut collect = Collect(&mut entry);
+            record.key_values().visit(&mut collect).unwrap();
+            self.0.lock().unwrap().push(entry);
+        }
+
+        fn flush(&self) {}
+    }
+
+    struct Collect<'a>(&'a mut Entry);
+
+    impl<'kvs> kv::VisitSource<'kvs> for Collect<'_> {
+        fn visit_pair(
+            &mut self,
+            key: kv::Key<'kvs>,
+            value: kv::Value<'kvs>,
+        ) -> Result<(), kv::Error> {
+            self.0.push((key.to_string(), value.to_string()));
+            Ok(())
         }
     }
 
-    #[test]
-    fn fields_keep_their_names_and_the_inner_value_wins() {
-        let kept = Kept::default();
-        let subscriber = tracing_subscriber::registry().with(kept.clone());
-        tracing::subscriber::with_default(subscriber, || {
-            tracing::info!(lease = 7, machine = %"web-01", "going");
-        });
-        let pairs = kept.0.lock().unwrap().clone();
-        assert_eq!(
-            pairs,
-            [
-                ("MESSAGE", "going".to_owned()),
-                ("lease", "7".to_owned()),
-                ("machine", "web-01".to_owned())
-            ]
-        );
+    /// What the journal is sent of these events.
+    fn sent(events: impl FnOnce()) -> Vec<Entry> {
+        let journal = Kept::default();
+        let layer = JournalLayer {
+            journal: journal.clone(),
+        };
+        let subscriber = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::with_default(subscriber, events);
+        let kept = journal.0.lock().unwrap();
+        kept.clone()
+    }
 
-        let mut inner = Fields {
-            message: String::new(),
-            pairs: vec![("lease", "7".into())],
-        };
-        let outer = Fields {
-            message: String::new(),
-            pairs: vec![("lease", "6".into()), ("epoch", "2".into())],
-        };
-        inner.add_missing(&outer);
-        assert_eq!(
-            inner.pairs,
-            [("lease", "7".to_owned()), ("epoch", "2".to_owned())]
-        );
+    fn entry<const N: usize>(fields: [(&str, &str); N]) -> Entry {
+        let owned = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        owned.to_vec()
+    }
+
+    #[test]
+    fn the_journal_gets_the_fields_of_an_event_under_their_names() {
+        let absent: Option<u64> = None;
+        let sent = sent(|| {
+            tracing::info!(lease = 7, machine = %"web-01", rollout = "r3", absent, "going");
+            tracing::warn!("alone");
+        });
+        let expected = [
+            entry([
+                ("MESSAGE", "going"),
+                ("PRIORITY", "INFO"),
+                ("lease", "7"),
+                ("machine", "web-01"),
+                ("rollout", "r3"),
+            ]),
+            entry([("MESSAGE", "alone"), ("PRIORITY", "WARN")]),
+        ];
+        assert_eq!(sent, expected);
+    }
+
+    #[test]
+    fn spans_around_an_event_add_what_it_does_not_say_and_the_inner_one_wins() {
+        let sent = sent(|| {
+            let outer = tracing::info_span!("outer", lease = 5, epoch = 2, machine = "web-01");
+            let _outer = outer.entered();
+            let inner = tracing::info_span!("inner", lease = 6, machine = tracing::field::Empty);
+            inner.record("machine", "web-02");
+            let _inner = inner.entered();
+            tracing::error!(lease = 7, "here");
+        });
+        let expected = entry([
+            ("MESSAGE", "here"),
+            ("PRIORITY", "ERROR"),
+            ("lease", "7"),
+            ("machine", "web-02"),
+            ("epoch", "2"),
+        ]);
+        assert_eq!(sent, [expected]);
     }
 }

@@ -103,7 +103,7 @@ impl wire::operator_server::Operator for OperatorService {
             groups,
             machines,
         };
-        let entries = self.read(move |archive| archive.history(&query)).await?;
+        let entries = self.history(query).await?;
         Ok(Response::new(wire::History {
             entries: entries.into_iter().map(from::history_entry).collect(),
         }))

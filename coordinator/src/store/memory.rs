@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use common::Timestamp;
 use coordinator_core::{fleet::Facts, history::Entry};
 
-use super::{Archive, Batch, ConfigRevision, HistoryQuery, Loaded, Record, Store, StoreError};
+use super::{
+    Archive, Batch, ConfigRevision, HistoryQuery, Loaded, Page, Place, Record, Store, StoreError,
+};
 use crate::audit::{self, AuditCheck, AuditRecord, Chain};
 
 /// Keeps everything until the last clone is dropped.
@@ -86,14 +88,17 @@ impl Store for MemoryStore {
 }
 
 impl Archive for MemoryStore {
-    fn history(&self, query: &HistoryQuery) -> Result<Vec<Entry>, StoreError> {
+    fn history(&self, query: &HistoryQuery, _: Option<Place>) -> Result<Page, StoreError> {
         let kept = self.kept();
         let newest_first = kept.history.iter().rev();
-        Ok(newest_first
+        let entries = newest_first
             .filter(|entry| entry.at >= query.since && query.fits(entry))
             .take(query.limit)
-            .cloned()
-            .collect())
+            .cloned();
+        Ok(Page {
+            entries: entries.collect(),
+            next: None,
+        })
     }
 
     fn audit(&self, since: Timestamp, limit: usize) -> Result<Vec<AuditRecord>, StoreError> {
@@ -110,7 +115,7 @@ impl Archive for MemoryStore {
     }
 
     fn verify_audit(&self) -> Result<AuditCheck, StoreError> {
-        Ok(audit::verify(self.kept().audit.iter().map(Vec::as_slice)))
+        audit::verify(self.kept().audit.iter().map(Ok))
     }
 
     fn config(&self, revision: u64) -> Result<Option<ConfigRevision>, StoreError> {

@@ -5,6 +5,7 @@
 
 use std::{
     fs, io,
+    ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,8 +22,8 @@ use serde::Serialize;
 use sled::Tree;
 
 use super::{
-    Archive, Batch, ConfigRevision, HistoryQuery, Loaded, Record, SNAPSHOT_EVERY, Store,
-    StoreError,
+    Archive, Batch, ConfigRevision, HistoryQuery, Loaded, Page, Place, Record, SNAPSHOT_EVERY,
+    Store, StoreError,
     beside::{Ballast, Unfinished, clear_half_snapshots, file, sync_directory},
     disk::{Disk, engine},
     format::{Assembly, Format, chunks, decode, encode},
@@ -37,6 +38,9 @@ const CACHE: u64 = 64 * 1024 * 1024;
 /// a store was closed, and so does a process that is just being killed.
 const LET_GO: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Most entries of the history that one look goes over: a fraction of a second.
+const LOOKED_MAX: usize = 10_000;
 
 const KEY_FORMAT: &[u8] = b"format";
 
@@ -328,20 +332,25 @@ struct SledArchive {
 }
 
 impl Archive for SledArchive {
-    fn history(&self, query: &HistoryQuery) -> Result<Vec<Entry>, StoreError> {
-        let since = sortable(query.since);
-        let mut found = Vec::new();
-        for item in self.history.range(since..).rev() {
-            if found.len() >= query.limit {
+    fn history(&self, query: &HistoryQuery, from: Option<Place>) -> Result<Page, StoreError> {
+        let since = Bound::Included(sortable(query.since).to_vec());
+        let until = from.map_or(Bound::Unbounded, |Place(key)| Bound::Excluded(key));
+        let mut page = Page::default();
+        for (looked, item) in self.history.range((since, until)).rev().enumerate() {
+            if page.entries.len() >= query.limit {
                 break;
             }
-            let (_, value) = item.map_err(engine("read"))?;
+            let (key, value) = item.map_err(engine("read"))?;
             let entry: Entry = decode("a history entry", &value)?;
             if query.fits(&entry) {
-                found.push(entry);
+                page.entries.push(entry);
+            }
+            if looked + 1 >= LOOKED_MAX && page.entries.len() < query.limit {
+                page.next = Some(Place(key.to_vec()));
+                break;
             }
         }
-        Ok(found)
+        Ok(page)
     }
 
     fn audit(&self, since: Timestamp, limit: usize) -> Result<Vec<AuditRecord>, StoreError> {
@@ -361,11 +370,8 @@ impl Archive for SledArchive {
     }
 
     fn verify_audit(&self) -> Result<AuditCheck, StoreError> {
-        let mut kept = Vec::new();
-        for item in &self.audit {
-            kept.push(item.map_err(engine("read"))?.1);
-        }
-        Ok(audit::verify(kept.iter().map(|value| &**value)))
+        let kept = self.audit.iter().values();
+        audit::verify(kept.map(|value| value.map_err(engine("read"))))
     }
 
     fn config(&self, revision: u64) -> Result<Option<ConfigRevision>, StoreError> {

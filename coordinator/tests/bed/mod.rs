@@ -1,6 +1,8 @@
 //! A coordinator in this process, and clients for it.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub(crate) mod lines;
+
 use std::{
     net::SocketAddr,
     path::Path,

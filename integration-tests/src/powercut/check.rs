@@ -50,7 +50,15 @@ impl Remembered {
             limit: ALL,
             ..HistoryQuery::default()
         };
-        let history = archive.history(&query)?;
+        let (mut history, mut from) = (Vec::new(), None);
+        loop {
+            let page = archive.history(&query, from)?;
+            history.extend(page.entries);
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+        }
         let mut remembered = Self {
             fleet,
             pins: BTreeMap::new(),

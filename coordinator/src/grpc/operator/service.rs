@@ -4,19 +4,21 @@ use std::{sync::Arc, time::Duration};
 
 use coordinator_core::{
     Reply, Request as Question,
+    history::Entry,
     identity::Actor,
     request::OperatorRequest,
     view::{Query, View},
 };
 use lab_proto::operator as wire;
 use platform::clock::Clock;
+use tokio::sync::Semaphore;
 use tonic::{Response, Status};
 
 use crate::{
     driver::{Handle, Seen},
     grpc::convert,
     issue::Issuance,
-    store::{Archive, StoreError},
+    store::{Archive, HistoryQuery, Page, StoreError},
 };
 
 /// Entries of history, audit log and configurations that one answer has at most, and has when
@@ -24,10 +26,15 @@ use crate::{
 const ENTRIES_MAX: u32 = 10_000;
 const ENTRIES: u32 = 500;
 
+/// Readers of the past at one time: reading is work, and the driver shares the disk and the processor
+/// with them.
+const READERS: usize = 2;
+
 /// Answers operators.
 pub struct OperatorService {
     pub(super) handle: Handle,
     archive: Arc<dyn Archive>,
+    readers: Arc<Semaphore>,
     pub(super) issuance: Issuance,
     pub(super) clock: Clock,
 }
@@ -43,6 +50,7 @@ impl OperatorService {
         Self {
             handle,
             archive,
+            readers: Arc::new(Semaphore::new(READERS)),
             issuance,
             clock,
         }
@@ -83,12 +91,37 @@ impl OperatorService {
         Ok(revision)
     }
 
+    /// Looks through the history as far as it takes. Others get their turn between two looks, and
+    /// when the caller is gone or out of time, so is the search.
+    pub(super) async fn history(&self, mut query: HistoryQuery) -> Result<Vec<Entry>, Status> {
+        let mut found = Vec::new();
+        let mut from = None;
+        loop {
+            let asked = query.clone();
+            let page = self.read(move |archive| archive.history(&asked, from));
+            let Page { entries, next } = page.await?;
+            query.limit -= entries.len().min(query.limit);
+            found.extend(entries);
+            if next.is_none() || query.limit == 0 {
+                return Ok(found);
+            }
+            from = next;
+        }
+    }
+
     /// Reads the archive without keeping others from being served.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&dyn Archive) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Status> {
         let archive = self.archive.clone();
+        let turn = self.readers.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| Status::internal("the store is closed to readers"))?;
+        let read = move |archive: &dyn Archive| {
+            // Kept to the end of the work, which does not end with its caller.
+            let _turn = turn;
+            read(archive)
+        };
         let done = tokio::task::spawn_blocking(move || read(&*archive)).await;
         let done = done.map_err(|_| Status::internal("reading the store broke off"))?;
         done.map_err(|error| convert::unreadable(&error))

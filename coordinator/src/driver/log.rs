@@ -1,0 +1,271 @@
+//! What the log says of durable facts, with the fields by which somebody looks for it at night:
+//! `rollout`, `machine`, `group`, `lease` and `epoch`. In the journal of systemd they are fields as
+//! well, so that `journalctl LEASE=12` finds a turn from its beginning to its end; the agent's have
+//! the same names.
+
+use std::collections::BTreeMap;
+
+use common::{Epoch, GroupName, LeaseId, MachineName, OutcomeKind, RolloutId};
+use coordinator_core::{Change, Fleet};
+use tracing::field::display;
+
+/// Tells facts, and remembers whose each lease is: facts about a lease say only its number.
+pub(super) struct Log {
+    holders: BTreeMap<LeaseId, Holder>,
+}
+
+#[derive(Clone)]
+struct Holder {
+    machine: MachineName,
+    rollout: RolloutId,
+    group: GroupName,
+}
+
+/// One line.
+#[derive(Default)]
+struct Line<'a> {
+    /// Whether somebody may have to do something.
+    warns: bool,
+    rollout: Option<&'a RolloutId>,
+    machine: Option<&'a MachineName>,
+    group: Option<&'a GroupName>,
+    lease: Option<LeaseId>,
+    text: String,
+}
+
+impl Log {
+    /// With the leases that are held.
+    pub(super) fn new(fleet: &Fleet) -> Self {
+        let leases = fleet.facts().leases.iter();
+        let holders = leases.map(|(id, lease)| (*id, Holder::of(lease)));
+        Self {
+            holders: holders.collect(),
+        }
+    }
+
+    /// Tells facts that are durable.
+    pub(super) fn tell(&mut self, changes: &[Change], epoch: Epoch) {
+        for change in changes {
+            if let Change::LeaseGranted { lease, .. } = change {
+                self.holders.insert(lease.id, Holder::of(lease));
+            }
+            if let Some(line) = self.line(change) {
+                line.write(epoch);
+            }
+            if let Change::LeaseEnded { lease, .. } | Change::LeaseLost { lease, .. } = change {
+                self.holders.remove(lease);
+            }
+            if let Change::Forgotten { machine, .. } = change {
+                self.holders.retain(|_, holder| holder.machine != *machine);
+            }
+        }
+    }
+
+    /// The line of a fact; none of those that are many, or told elsewhere.
+    fn line<'a>(&'a self, change: &'a Change) -> Option<Line<'a>> {
+        let of_lease = |lease: &LeaseId, text: String| {
+            let holder = self.holders.get(lease);
+            Line {
+                rollout: holder.map(|holder| &holder.rollout),
+                machine: holder.map(|holder| &holder.machine),
+                group: holder.map(|holder| &holder.group),
+                lease: Some(*lease),
+                text,
+                ..Line::default()
+            }
+        };
+        let of_rollout = |rollout, text: String| Line {
+            rollout: Some(rollout),
+            text,
+            ..Line::default()
+        };
+        let of_group = |rollout, group, text: String| Line {
+            group: Some(group),
+            ..of_rollout(rollout, text)
+        };
+        let of_machine = |rollout, machine, text: String| Line {
+            machine: Some(machine),
+            ..of_rollout(rollout, text)
+        };
+        let plain = |text: String| Line {
+            text,
+            ..Line::default()
+        };
+        let warning = |line| Line {
+            warns: true,
+            ..line
+        };
+        Some(match change {
+            Change::ConfigSet { revision, by, .. } => {
+                plain(format!("configuration {revision} is in force, set by {by}"))
+            }
+            Change::Pinned { targets, by, .. } => plain(format!(
+                "targets of {} machines, named by {by}",
+                targets.len()
+            )),
+            Change::RolloutCreated { rollout } => of_rollout(
+                &rollout.id,
+                format!(
+                    "rollout of {} machines, begun by {}",
+                    rollout.places().count(),
+                    rollout.created_by
+                ),
+            ),
+            Change::ApprovalAsked { rollout, group, .. } => {
+                of_group(rollout, group, "waits for approval".to_owned())
+            }
+            Change::Approved {
+                rollout, group, by, ..
+            } => of_group(rollout, group, format!("approved by {by}")),
+            Change::WaveOpened {
+                rollout,
+                group,
+                wave,
+                ..
+            } => of_group(rollout, group, format!("wave {} opens", wave + 1)),
+            Change::WaveSoaking {
+                rollout,
+                group,
+                wave,
+                ..
+            } => of_group(rollout, group, format!("wave {} soaks", wave + 1)),
+            Change::WaveClosed {
+                rollout,
+                group,
+                wave,
+            } => of_group(rollout, group, format!("wave {} closes", wave + 1)),
+            Change::GroupFinished { rollout, group, .. } => {
+                of_group(rollout, group, "the group is finished".to_owned())
+            }
+            Change::LeaseGranted { lease, .. } => {
+                of_lease(&lease.id, format!("granted: {}", lease.machine))
+            }
+            Change::LeaseOverdue { lease, .. } => {
+                let text = "overdue: no result, the slot stays taken".to_owned();
+                warning(of_lease(lease, text))
+            }
+            Change::LeaseRevived { lease } => {
+                of_lease(lease, "the holder is heard of again".to_owned())
+            }
+            Change::LeaseEnded {
+                lease,
+                outcome,
+                reason,
+                ..
+            } => {
+                let text = match reason.as_str() {
+                    "" => format!("ended: {outcome}"),
+                    reason => format!("ended: {outcome}: {reason}"),
+                };
+                Line {
+                    warns: failed(*outcome),
+                    ..of_lease(lease, text)
+                }
+            }
+            Change::LeaseLost { lease, .. } => {
+                let text = "given up: the machine counts as failed and keeps its slot".to_owned();
+                warning(of_lease(lease, text))
+            }
+            Change::Recovered { machine } => Line {
+                machine: Some(machine),
+                ..plain("healthy again: its slot is free".to_owned())
+            },
+            Change::Arrived { rollout, machine } => {
+                let text = "found to run its target already".to_owned();
+                of_machine(rollout, machine, text)
+            }
+            Change::Declined {
+                rollout,
+                machine,
+                reason,
+            } => warning(of_machine(rollout, machine, format!("declined: {reason}"))),
+            Change::Skipped {
+                rollout,
+                machine,
+                reason,
+            } => of_machine(rollout, machine, format!("left out: {reason}")),
+            Change::RolloutPaused { rollout, reason } => {
+                warning(of_rollout(rollout, format!("paused: {reason}")))
+            }
+            Change::RolloutResumed { rollout, by } => {
+                of_rollout(rollout, format!("resumed by {by}"))
+            }
+            Change::RolloutAborted {
+                rollout,
+                by,
+                reason,
+                ..
+            } => of_rollout(rollout, format!("aborted by {by}: {reason}")),
+            Change::RolloutEnded {
+                rollout, succeeded, ..
+            } => Line {
+                warns: !succeeded,
+                ..of_rollout(rollout, "the rollout has ended".to_owned())
+            },
+            Change::Stopped { by, reason, .. } => {
+                warning(plain(format!("emergency stop by {by}: {reason}")))
+            }
+            Change::StopLifted { by, reason } => {
+                plain(format!("the emergency stop is lifted by {by}: {reason}"))
+            }
+            Change::Restored { .. } => warning(plain("the store came from a backup".to_owned())),
+            Change::Forgotten {
+                machine,
+                by,
+                reason,
+                ..
+            } => Line {
+                machine: Some(machine),
+                ..plain(format!("freed by {by}: {reason}"))
+            },
+            // Reports are many. Identities have an audit log, and lines where they are asked for.
+            Change::Reported { .. }
+            | Change::TokenCreated { .. }
+            | Change::TokenRevoked { .. }
+            | Change::CertificateIssued { .. }
+            | Change::CertificateRevoked { .. }
+            | Change::IdentitiesForgotten { .. } => return None,
+        })
+    }
+}
+
+impl Holder {
+    fn of(lease: &coordinator_core::lease::Lease) -> Self {
+        Self {
+            machine: lease.machine.clone(),
+            rollout: lease.rollout.clone(),
+            group: lease.group.clone(),
+        }
+    }
+}
+
+impl Line<'_> {
+    fn write(self, epoch: Epoch) {
+        let Self {
+            warns,
+            rollout,
+            machine,
+            group,
+            lease,
+            text,
+        } = self;
+        let (rollout, machine) = (rollout.map(display), machine.map(display));
+        let (group, lease, epoch) = (group.map(display), lease.map(|lease| lease.0), epoch.0);
+        if warns {
+            tracing::warn!(rollout, machine, group, lease, epoch, "{text}");
+        } else {
+            tracing::info!(rollout, machine, group, lease, epoch, "{text}");
+        }
+    }
+}
+
+/// Whether somebody may have to look at the machine or its target.
+fn failed(outcome: OutcomeKind) -> bool {
+    match outcome {
+        OutcomeKind::RolledBack | OutcomeKind::Stuck => true,
+        OutcomeKind::Confirmed
+        | OutcomeKind::RebootRequired
+        | OutcomeKind::Refused
+        | OutcomeKind::Abandoned => false,
+    }
+}
