@@ -14,6 +14,7 @@ rustPlatform.buildRustPackage {
   pname = "lab-updater";
   inherit (cargo.workspace.package) version;
 
+  # What the tests read belongs to it too: they are checks that build from here.
   src = fileset.toSource {
     inherit root;
     fileset = fileset.unions (
@@ -23,7 +24,11 @@ rustPlatform.buildRustPackage {
           "Cargo.lock"
           "Cargo.toml"
           "clippy.toml"
+          "docs/commands.md"
           "docs/examples"
+          "flake.lock"
+          "flake.nix"
+          "nixos-modules"
           "rustfmt.toml"
         ]
       )

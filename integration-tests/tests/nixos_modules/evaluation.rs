@@ -58,22 +58,12 @@ pub(crate) fn evaluated() -> Option<&'static Value> {
     static CASES: OnceLock<Option<Value>> = OnceLock::new();
     CASES
         .get_or_init(|| {
-            if let Err(error) = Command::new("nix-instantiate").arg("--version").output() {
-                assert!(!required(), "nix-instantiate: {error}");
-                say("skipped: no nix-instantiate; possible after `apt-get install nix-bin`");
-                return None;
-            }
-            let tests = path(&root().join("nixos-modules/tests"));
-            let (store, arguments) = match against() {
-                Against::Nixpkgs(nixpkgs) => {
-                    (IN_STORE, format!("{{ nixpkgs = {}; }}", path(&nixpkgs)))
-                }
-                Against::Lib(lib) => (NO_STORE, format!("{{ nixpkgsLib = {}; }}", path(&lib))),
+            let (store, arguments) = match against()? {
+                Against::Nixpkgs(nixpkgs) => with_nixpkgs(nixpkgs),
+                Against::Lib(lib) => (NO_STORE, format!("{{ nixpkgsLib = {}; }}", path(lib))),
                 Against::StandIns => (NO_STORE, "{ }".to_owned()),
             };
-            let cases: Value = nix(store, &format!("import {tests} {arguments}"))
-                .and_then(|text| from_json(&text))
-                .unwrap_or_else(|error| panic!("the modules do not evaluate:\n{error}"));
+            let cases = import("nixos-modules/tests", store, &arguments);
             say(&format!(
                 "evaluated against {}",
                 cases["source"].as_str().unwrap_or("nothing known")
@@ -81,6 +71,32 @@ pub(crate) fn evaluated() -> Option<&'static Value> {
             Some(cases)
         })
         .as_ref()
+}
+
+/// What the outputs of flake.nix come to; `None` where there is no Nix.
+pub(crate) fn outputs() -> Option<&'static Value> {
+    static OUTPUTS: OnceLock<Option<Value>> = OnceLock::new();
+    OUTPUTS
+        .get_or_init(|| {
+            let (store, arguments) = match against()? {
+                Against::Nixpkgs(nixpkgs) => with_nixpkgs(nixpkgs),
+                Against::Lib(_) | Against::StandIns => (NO_STORE, "{ }".to_owned()),
+            };
+            Some(import("nixos-modules/tests/outputs.nix", store, &arguments))
+        })
+        .as_ref()
+}
+
+fn with_nixpkgs(nixpkgs: &Path) -> (&'static [&'static str], String) {
+    (IN_STORE, format!("{{ nixpkgs = {}; }}", path(nixpkgs)))
+}
+
+/// The value of a file of this checkout, called with arguments.
+fn import(file: &str, store: &[&str], arguments: &str) -> Value {
+    let expression = format!("import {} {arguments}", path(&root().join(file)));
+    nix(store, &expression)
+        .and_then(|text| from_json(&text))
+        .unwrap_or_else(|error| panic!("{file} does not evaluate:\n{error}"))
 }
 
 /// The value of a Nix expression that needs no store, or what Nix said.
@@ -119,16 +135,29 @@ fn path(path: &Path) -> String {
     format!("(/. + {})", Value::from(path.display().to_string()))
 }
 
-fn against() -> Against {
-    let directory = |name: &str| env::var_os(name).filter(|value: &OsString| !value.is_empty());
-    if let Some(nixpkgs) = directory("LAB_NIXPKGS") {
-        return Against::Nixpkgs(nixpkgs.into());
-    }
-    match flake_input() {
-        Ok(nixpkgs) => return Against::Nixpkgs(nixpkgs),
-        Err(why) => say(&format!("without the flake's nixpkgs: {why}")),
-    }
-    directory("LAB_NIXPKGS_LIB").map_or(Against::StandIns, |lib| Against::Lib(lib.into()))
+/// What to evaluate against, found once; `None` where there is no Nix.
+fn against() -> Option<&'static Against> {
+    static AGAINST: OnceLock<Option<Against>> = OnceLock::new();
+    AGAINST
+        .get_or_init(|| {
+            if let Err(error) = Command::new("nix-instantiate").arg("--version").output() {
+                assert!(!required(), "nix-instantiate: {error}");
+                say("skipped: no nix-instantiate; possible after `apt-get install nix-bin`");
+                return None;
+            }
+            let directory =
+                |name: &str| env::var_os(name).filter(|value: &OsString| !value.is_empty());
+            if let Some(nixpkgs) = directory("LAB_NIXPKGS") {
+                return Some(Against::Nixpkgs(nixpkgs.into()));
+            }
+            match flake_input() {
+                Ok(nixpkgs) => return Some(Against::Nixpkgs(nixpkgs)),
+                Err(why) => say(&format!("without the flake's nixpkgs: {why}")),
+            }
+            let lib = directory("LAB_NIXPKGS_LIB");
+            Some(lib.map_or(Against::StandIns, |lib| Against::Lib(lib.into())))
+        })
+        .as_ref()
 }
 
 /// The nixpkgs that flake.lock names, fetched (or found in the store); or why it cannot be had.

@@ -1,4 +1,4 @@
-//! Evaluates the NixOS modules and looks at what comes out: settings, units, refusals.
+//! Evaluates the NixOS modules and the flake, and looks at what comes out: settings, units, refusals.
 //!
 //! Against NixOS itself where it can be had, else against our own declarations of its options; the
 //! test says which it was. Without Nix it is skipped, and fails where `LAB_REQUIRE_FLEET` is set.
@@ -8,6 +8,8 @@
 
 #[cfg(test)]
 mod evaluation;
+#[cfg(test)]
+mod flake;
 
 #[cfg(test)]
 mod tests {
