@@ -18,7 +18,10 @@ async fn staggered_update(coordinator: &Coordinator) -> (i32, String) {
     let file = coordinator.home().join("staggered-update.sh");
     std::fs::write(&file, here).expect("written");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_lab"), programs.join("lab")).expect("linked");
-    std::os::unix::fs::symlink("/bin/true", programs.join("sleep")).expect("linked");
+    let sleep = programs.join("sleep");
+    // A shell's script: no other program has the same place everywhere.
+    std::fs::write(&sleep, "#!/bin/sh\n").expect("written");
+    std::fs::set_permissions(&sleep, std::fs::Permissions::from_mode(0o755)).expect("executable");
     let path = std::env::var("PATH").unwrap_or_default();
     let output = Command::new("bash")
         .arg(&file)
