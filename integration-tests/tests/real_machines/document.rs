@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use integration_tests::fleet::{Failure, Finished, SystemSpec};
+use integration_tests::fleet::{COORDINATOR_UNIT, Damage, Failure, Finished, SystemSpec};
 use serde_json::{Value, json};
 
 use super::stage::{Stage, ok, stage};
@@ -94,60 +94,115 @@ fn run_script(stage: &Stage, systems: &[SystemSpec]) -> Finished {
             }
         });
         let run = format!("PATH={PLACE}/bin:$PATH exec bash {PLACE}/staggered-update.sh");
-        let finished = ok(fleet.as_operator(&["timeout", "300", "sh", "-c", &run]));
+        let finished = fleet.as_operator(&["timeout", "300", "sh", "-c", &run]);
         over.store(true, Ordering::Relaxed);
-        finished
+        ok(finished)
     })
+}
+
+/// A new system for every machine, that of `failing` unhealthy.
+fn systems(stage: &Stage, failing: Option<&str>) -> Vec<SystemSpec> {
+    let nodes = stage.all_nodes().iter();
+    nodes
+        .map(|node| {
+            let system = stage.system(node);
+            if failing == Some(node.as_str()) {
+                system.failing(Failure::Health)
+            } else {
+                system
+            }
+        })
+        .collect()
+}
+
+/// What every machine runs, has as its profile and boots.
+fn settled(stage: &Stage) -> Vec<String> {
+    let nodes = stage.all_nodes().iter();
+    nodes.map(|node| stage.settled(node)).collect()
+}
+
+/// The machines of the group `dev`.
+const DEV: &[&str] = &["dev-01", "dev-02", "test-env"];
+
+/// The machines that run something else than before run their new system, and are these.
+#[track_caller]
+fn only_these_moved(
+    stage: &Stage,
+    before: &[String],
+    systems: &[SystemSpec],
+    moved: impl Fn(&str) -> bool,
+) {
+    for ((now, before), system) in settled(stage).iter().zip(before).zip(systems) {
+        if moved(system.host.as_str()) {
+            let expected = format!("-{}-{}", system.host, system.version);
+            assert!(now.ends_with(&expected), "{now}, not {expected}");
+        } else {
+            assert_eq!(now, before, "{}", system.host);
+        }
+    }
 }
 
 #[test]
 fn the_documents_script_updates_the_documents_fleet() {
     let Some(stage) = stage() else { return };
-    let systems: Vec<_> = stage
-        .all_nodes()
-        .iter()
-        .map(|node| stage.system(node))
-        .collect();
+    let (before, systems) = (settled(&stage), systems(&stage, None));
     let finished = run_script(&stage, &systems);
     assert_eq!(finished.code(), 0, "{finished:?}\n{}", stage.scene());
     assert!(
         finished.stdout.contains("All groups updated successfully"),
         "{finished:?}"
     );
-    for system in &systems {
-        let running = stage.settled(&system.host);
-        assert!(
-            running.ends_with(&format!("-{}-{}", system.host, system.version)),
-            "{running}"
-        );
-    }
+    only_these_moved(&stage, &before, &systems, |_| true);
 }
 
 #[test]
-fn the_documents_script_ends_badly_when_a_group_does_and_spares_the_groups_after_it() {
+fn the_documents_script_ends_when_a_canary_fails_and_spares_the_groups_after_it() {
     let Some(stage) = stage() else { return };
-    let nodes = stage.all_nodes();
-    let before: Vec<String> = nodes.iter().map(|node| stage.settled(node)).collect();
-    let systems: Vec<_> = nodes
-        .iter()
-        .map(|node| {
-            let system = stage.system(node);
-            if node.as_str() == "monitor-01" {
-                system.failing(Failure::Health)
-            } else {
-                system
-            }
-        })
-        .collect();
+    let (before, systems) = (settled(&stage), systems(&stage, Some("monitor-01")));
     let finished = run_script(&stage, &systems);
-    assert_ne!(finished.code(), 0, "{finished:?}\n{}", stage.scene());
-    for (node, before) in nodes.iter().zip(&before) {
-        let running = stage.settled(node);
-        let moved = running != *before;
-        let dev = ["dev-01", "dev-02", "test-env"].contains(&node.as_str());
-        assert_eq!(
-            moved, dev,
-            "{node}: infrastructure stops at its canary, the others never begin"
-        );
+    // By `execute` itself: its rollout is paused.
+    assert_eq!(finished.code(), 1, "{finished:?}\n{}", stage.scene());
+    assert!(
+        !finished.stdout.contains("Verification failed"),
+        "{finished:?}"
+    );
+    // Infrastructure stops at its canary, the others never begin.
+    only_these_moved(&stage, &before, &systems, |name| DEV.contains(&name));
+}
+
+#[test]
+fn the_documents_script_rolls_a_group_back_that_does_not_verify_and_tells_people() {
+    let Some(stage) = stage() else { return };
+    let (before, systems) = (settled(&stage), systems(&stage, Some("dev-02")));
+    let finished = run_script(&stage, &systems);
+    assert_eq!(finished.code(), 1, "{finished:?}\n{}", stage.scene());
+    let said = &finished.stdout;
+    for expected in [
+        "Starting update for group: dev",
+        "Verification failed for dev, initiating rollback",
+    ] {
+        assert!(said.contains(expected), "{expected}: {finished:?}");
     }
+    assert!(!said.contains("group: infrastructure"), "{finished:?}");
+    // The two that were updated go back as well.
+    only_these_moved(&stage, &before, &systems, |_| false);
+    let rollback = stage.rollout();
+    assert_eq!(rollback["kind"], "rollback", "{rollback:#}");
+    assert_eq!(rollback["state"], "finished", "{rollback:#}");
+    let error = ["journalctl", "--priority=err", "--unit", COORDINATOR_UNIT];
+    let errors = ok(stage.fleet().run(&stage.fleet().control(), &error));
+    let told = "Update failed for dev, rolled back";
+    assert!(errors.contains(told), "{errors}");
+}
+
+#[test]
+fn the_documents_script_passes_over_a_group_that_is_not_healthy() {
+    let Some(stage) = stage() else { return };
+    let (before, systems) = (settled(&stage), systems(&stage, None));
+    ok(stage.fleet().damage(&systems[0].host, Damage::Health));
+    let finished = run_script(&stage, &systems);
+    assert_eq!(finished.code(), 0, "{finished:?}\n{}", stage.scene());
+    let skipped = "Health check failed for dev, skipping";
+    assert!(finished.stdout.contains(skipped), "{finished:?}");
+    only_these_moved(&stage, &before, &systems, |name| !DEV.contains(&name));
 }
