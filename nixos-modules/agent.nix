@@ -54,6 +54,8 @@ let
       backup_check = "${hook "backup-check" cfg.hookPackages cfg.backupCheckScript}";
     };
 
+  targets = filterAttrs (_: places: places != [ ]) cfg.targets;
+
   configFile = toml.generate "lab-agent.toml" cfg.settings;
 
   path = [
@@ -124,6 +126,29 @@ in
         the agent as a systemd credential and read only as long as the machine has no identity;
         after that the file may go.
       '';
+    };
+
+    targets = {
+      flakes = mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        example = [ "git+https://git.example.org/fleet" ];
+        description = ''
+          What references of flakes may begin with that the coordinator names as this machine's
+          target. None by default: such a flake is built and run here, so whoever can name one
+          chooses what runs. It must be fixed to a revision besides (`rev` or `narHash`).
+          Signed closures need no permission.
+        '';
+      };
+      channels = mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        example = [ "https://channels.nixos.org/" ];
+        description = ''
+          What URLs of channels may begin with that the coordinator names as this machine's target.
+          None by default, for the same reason.
+        '';
+      };
     };
 
     preUpdateScript = mkOption {
@@ -302,6 +327,7 @@ in
       inherit (cfg) coordinator;
       state_dir = "/var/lib/lab-updater";
       hooks = mkIf (hookSettings != { }) hookSettings;
+      targets = mkIf (targets != { }) targets;
       checks = mkIf (cfg.checks != [ ]) (map (filterAttrs (_: value: value != null)) cfg.checks);
       token_file = mkIf (cfg.tokenFile != null) "/run/credentials/lab-updater.service/token";
     };
@@ -319,12 +345,20 @@ in
     systemd.services.lab-updater-dead-man = {
       description = "Way back from a boot without lab-updater agent";
       restartIfChanged = false;
-      unitConfig.X-StopOnRemoval = false;
+      unitConfig = {
+        X-StopOnRemoval = false;
+        StartLimitIntervalSec = 0;
+      };
       # It carries out the switch itself, with neither agent nor D-Bus: nothing can be taken from it.
       inherit path environment;
       serviceConfig = {
         Type = "oneshot";
         ExecStart = "${getExe' cfg.package "lab-agent"} dead-man --config ${checkedConfigFile}";
+        # Nobody else brings the machine back: it does not give up, and does not hurry. Status 3
+        # says that there is nothing that it could still do.
+        Restart = "on-failure";
+        RestartSec = 60;
+        RestartPreventExitStatus = 3;
       };
     };
 

@@ -20,6 +20,7 @@ pub use self::{
     checks::{Check, Probe},
     faults::Faults,
 };
+use crate::targets::Allowed;
 
 /// A configuration without faults.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub struct Config {
     pub check_interval: Duration,
     /// What carries out the steps.
     pub executor: ExecutorConfig,
+    /// Which targets the coordinator may name besides closures.
+    pub targets: Allowed,
     /// The machine's own scripts.
     pub hooks: Hooks,
     /// Deadlines, reserves and resource limits.
@@ -95,10 +98,14 @@ pub struct Limits {
     pub attempt_timeout: Option<Duration>,
     /// Time units get to calm down before failed ones are counted.
     pub settle: Duration,
-    /// Memory for fetching and building, in bytes; `None`: no limit.
+    /// Memory for fetching and building, in bytes; `None`: three quarters of the machine's.
     pub memory_max: Option<u64>,
-    /// Processes and threads for fetching and building; `None`: no limit.
-    pub tasks_max: Option<u64>,
+    /// Processes and threads for fetching and building.
+    pub tasks_max: u64,
+    /// Processes and threads for a switch.
+    pub switch_tasks_max: u64,
+    /// Processes and threads for a hook.
+    pub hook_tasks_max: u64,
     /// Bytes that must stay free in the store after staging.
     pub store_reserve_bytes: u64,
     /// Bytes that must stay free in /boot after installing the target's kernel.

@@ -119,6 +119,7 @@ fn declined(declined: &Declined) -> wire::Declined {
     let kind = match declined.kind {
         DeclinedKind::StagingFailed => wire::DeclinedKind::StagingFailed,
         DeclinedKind::BadTarget => wire::DeclinedKind::BadTarget,
+        DeclinedKind::NotAllowed => wire::DeclinedKind::NotAllowed,
     };
     wire::Declined {
         target: Some(target_to_wire(&declined.target)),

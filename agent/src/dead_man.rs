@@ -7,9 +7,11 @@ use agent_core::{Mode, state::DeadManOrder};
 use common::LeaseId;
 
 use crate::{
+    ballast::{self, Ballast},
     config::Config,
     executor,
     host::{Family, Host, HostError, UNIT_PREFIX},
+    links::CURRENT,
     state_file::{StateFile, StateFileError, StateStore as _},
     verdict::{Judge, Verdicts},
 };
@@ -17,6 +19,9 @@ use crate::{
 /// How often it tries, since a switch of somebody else may hold the lock, and the pause between.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_secs(15);
+
+/// Exit status when there is nothing that the program could still do. Not to be started again.
+pub const EXIT_NOT_BACK: u8 = 3;
 
 /// How the dead-man program is started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +73,8 @@ pub enum Verdict {
     NothingToDo,
     /// The machine is back, or rebooting into where it came from.
     WentBack,
+    /// It was rebooted for that before, and runs something else again.
+    NotBack,
 }
 
 /// Brings the machine back, if the attempt under this lease still needs it. Without a lease: if
@@ -90,19 +97,67 @@ pub async fn run<H: Host>(
         return Ok(Verdict::NothingToDo);
     };
     // A mark of our own from an earlier run of this program is as good as a new one.
-    match Verdicts::new(&config.state_dir).claim(lease, Judge::DeadMan)? {
+    let verdicts = Verdicts::new(&config.state_dir);
+    let ballast = Ballast::within(&config.state_dir);
+    let judge = ballast.spare(|| verdicts.claim(lease, Judge::DeadMan), no_space)?;
+    match judge {
         Judge::Agent => Ok(Verdict::NothingToDo),
-        Judge::DeadMan => go_back(host, config, lease, &order).await,
+        Judge::DeadMan => {
+            tracing::warn!(lease = lease.0, to = %order.previous.running, "nobody called it off: going back");
+            go_back(host, config, lease, &order).await?;
+            if order.reboot && !is_back(host, &order) {
+                boot_back(host, &verdicts, lease).await
+            } else {
+                Ok(Verdict::WentBack)
+            }
+        }
     }
 }
 
+fn no_space(error: &HostError) -> bool {
+    match error {
+        HostError::Io { cause, .. } => ballast::is_full(cause),
+        HostError::Bus { .. }
+        | HostError::Program { .. }
+        | HostError::Missing(_)
+        | HostError::TimedOut(_)
+        | HostError::Lost(_)
+        | HostError::NotBegun { .. }
+        | HostError::NotAllowed(_) => false,
+    }
+}
+
+/// Whether a reboot would lead nowhere else: the machine runs what it ran before the attempt, or
+/// what a boot would have started then.
+fn is_back<H: Host>(host: &H, order: &DeadManOrder) -> bool {
+    let running = host.links().resolve(CURRENT);
+    [&order.previous.running, &order.previous.boot_default]
+        .into_iter()
+        .any(|path| running.as_ref() == Some(path))
+}
+
+/// Boots into what the boot default names again. Once for a lease: were the way back to end
+/// elsewhere, this program, which is asked after each boot, would boot the machine for ever.
+async fn boot_back<H: Host>(
+    host: &H,
+    verdicts: &Verdicts,
+    lease: LeaseId,
+) -> Result<Verdict, DeadManError> {
+    if !verdicts.may_boot_back(lease, &host.boot_id()?)? {
+        return Ok(Verdict::NotBack);
+    }
+    host.reboot().await?;
+    Ok(Verdict::WentBack)
+}
+
+/// Puts the boot default back, and where the machine was not booted for the attempt, the system
+/// that runs.
 async fn go_back<H: Host>(
     host: &H,
     config: &Config,
     lease: LeaseId,
     order: &DeadManOrder,
-) -> Result<Verdict, DeadManError> {
-    tracing::warn!(lease = lease.0, to = %order.previous.running, "nobody called it off: going back");
+) -> Result<(), DeadManError> {
     let mode = if order.reboot {
         Mode::Boot
     } else {
@@ -117,18 +172,16 @@ async fn go_back<H: Host>(
             tracing::warn!("what is at work cannot be stopped: {error}");
         }
         let tag = format!("dead-man-{lease}-{attempt}");
-        let within = config.limits.switch_timeout;
-        match executor::restore(host, &order.previous, mode, &tag, within).await {
-            Ok(ran) if executor::went_through(&ran.end) => {
-                if order.reboot {
-                    host.reboot().await?;
-                }
-                return Ok(Verdict::WentBack);
-            }
+        let limits = &config.limits;
+        let limits = (limits.switch_timeout, limits.switch_tasks_max);
+        match executor::restore(host, &order.previous, mode, &tag, limits).await {
+            Ok(ran) if executor::went_through(&ran.end) => return Ok(()),
             Ok(ran) => said = ran.end.to_string(),
             Err(error) => said = common::error_chain::Chain(&error).to_string(),
         }
         tracing::error!(lease = lease.0, attempt, "not back yet: {said}");
+        // A full disk may be all that stands in the way.
+        Ballast::within(&config.state_dir).release();
     }
     Err(DeadManError::Failed(said))
 }

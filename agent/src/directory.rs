@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_core::{MayBegin, StepId};
+use agent_core::{MayBegin, Reach, StepId};
 use common::{BootId, Generation, LeaseId, StorePath, Target, text};
 use nix::{
     sys::signal::{Signal, killpg},
@@ -28,7 +28,7 @@ use crate::{
     dead_man::DeadManProgram,
     host::{
         End, FailedUnit, Family, Host, HostError, Ran, Reboot, Since, UNIT_PREFIX, Unit,
-        check_begin,
+        belongs_to, check_begin,
     },
     links::{BOOTED, CURRENT, Links, PROFILE, PROFILES, below},
     systemd::ServiceMake,
@@ -55,6 +55,9 @@ const FAILED: &str = "/run/systemd/failed";
 
 /// Journal entries of the machine, one `<priority> <text>` a line.
 const JOURNAL: &str = "/run/lab-updater/journal";
+
+/// Who answers over the network, one word a line; nobody is known without it.
+const NETWORK: &str = "/run/lab-updater/network";
 
 /// Runs a program and leaves its end in a file, whether or not the agent still lives. The program
 /// and its arguments come as arguments: nothing of them is read as shell.
@@ -310,6 +313,12 @@ impl Host for Directory {
         units.iter().try_for_each(|unit| self.drop_unit(unit))
     }
 
+    async fn sweep(&self, open: Option<StepId>) -> Result<(), HostError> {
+        let ended = self.unit_directories(|name| !open.is_some_and(|step| belongs_to(name, step)));
+        let ended = ended.iter().filter(|unit| end_in(unit).is_some());
+        ended.into_iter().try_for_each(|unit| self.drop_unit(unit))
+    }
+
     async fn stop(&self, families: &[Family]) -> Result<(), HostError> {
         let units = self.unit_directories(|name| {
             let ours =
@@ -381,6 +390,15 @@ impl Host for Directory {
         self.drop_unit(&self.dead_man_file(lease))
     }
 
+    async fn await_dead_man(&self, lease: LeaseId, within: Duration) -> Result<(), HostError> {
+        let unit = self.dead_man_file(lease);
+        let deadline = Instant::now() + self.clock.patience(within);
+        while living(&unit).is_some() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_MAX).await;
+        }
+        self.drop_unit(&unit)
+    }
+
     async fn reboot(&self) -> Result<Reboot, HostError> {
         // Everything of this boot ends with it, timers too; only who asks lives a moment longer.
         let own = |name: &str| self.is_dead_man && name.contains("-dead-man-");
@@ -391,12 +409,20 @@ impl Host for Directory {
         Ok(Reboot::Happened)
     }
 
+    async fn reaches(&self, who: Reach) -> bool {
+        fs::read_to_string(self.links.at(NETWORK))
+            .is_ok_and(|text| text.lines().any(|line| line == who.word()))
+    }
+
     async fn failed_units(&self) -> Result<Vec<FailedUnit>, HostError> {
-        let entries = fs::read_dir(self.links.at(FAILED))
-            .into_iter()
+        let entries = match fs::read_dir(self.links.at(FAILED)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(HostError::io("list failed units", error)),
+        };
+        let names = entries
             .flatten()
-            .flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+            .filter_map(|entry| entry.file_name().into_string().ok());
         Ok(names
             .map(|name| FailedUnit {
                 name,

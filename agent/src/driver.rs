@@ -135,7 +135,9 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
             .attempt
             .as_ref()
             .map_or(LeaseId::default(), |attempt| attempt.lease);
-        let found = self.executor.find(durable.open_step(), lease).await?;
+        let open = durable.open_step();
+        let found = self.executor.find(open, lease).await?;
+        self.executor.sweep(open).await;
         let boot_id = found.facts.boot_id.clone();
         self.made_of = self.executor.host().service().await;
         let output = self.agent.start(self.now(), found);
@@ -179,10 +181,24 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
 
     fn take(&mut self, event: Event) -> Result<Option<Exit>, DriverError> {
         match event {
-            Event::Input(input) => self.handle(*input)?,
+            Event::Input(input) => {
+                let is_answer = matches!(
+                    *input,
+                    Input::Directive { .. }
+                        | Input::Renewed { .. }
+                        | Input::ReportAcknowledged { .. }
+                        | Input::Signal { .. }
+                );
+                if is_answer {
+                    self.executor.has_heard();
+                }
+                self.handle(*input)?;
+            }
             Event::JobEnded(_, CarriedOut::Booted) => return Ok(Some(Exit::Booted)),
             Event::JobEnded(step, CarriedOut::Answer(answer)) => {
                 let answer = *answer;
+                // It may have ended because the dead-man program stopped it.
+                self.look_for_dead_man()?;
                 self.handle(Input::StepDone { step, answer })?;
                 // The result is written down now, so its unit is not needed any more.
                 let executor = Rc::clone(&self.executor);
@@ -363,13 +379,9 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
         if self.executor.host().boot_id()? != *boot_id {
             return Ok(Some(Exit::Booted));
         }
+        self.look_for_dead_man()?;
         let durable = self.agent.durable();
-        if let Some(attempt) = &durable.attempt {
-            let lease = attempt.lease;
-            if self.dead_man_told != Some(lease) && self.executor.dead_man_acts(lease) {
-                self.dead_man_told = Some(lease);
-                self.handle(Input::DeadManFired { lease })?;
-            }
+        if durable.attempt.is_some() {
             return Ok(None);
         }
         let idle = durable.staging.is_none() && durable.unreported.is_none();
@@ -380,6 +392,19 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
             return Ok(changed.then_some(Exit::Outdated));
         }
         Ok(None)
+    }
+
+    /// Tells the core, once, when the dead-man program acts on the attempt.
+    fn look_for_dead_man(&mut self) -> Result<(), DriverError> {
+        let lease = self.agent.durable().attempt.as_ref().map(|a| a.lease);
+        let acts = |lease: &LeaseId| {
+            self.dead_man_told != Some(*lease) && self.executor.dead_man_acts(*lease)
+        };
+        let Some(lease) = lease.filter(acts) else {
+            return Ok(());
+        };
+        self.dead_man_told = Some(lease);
+        self.handle(Input::DeadManFired { lease })
     }
 
     /// A task whose input goes to the loop.

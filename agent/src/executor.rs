@@ -1,16 +1,20 @@
 //! What each kind of work means, in terms of the machine's edge ([`Host`]). The same for a real
 //! machine and for a directory.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{
+    cell::Cell, collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, time::Duration,
+};
 
 use agent_core::{
     ActivationEnd, Answer, Baseline, Comparison, Done, Facts, Failure, Found, Hook, HookContext,
-    HookEnd, Job, MayBegin, Mode, Previous, StepId, UnitState, Work,
+    HookEnd, Job, MayBegin, Mode, Previous, Reach, StepId, UnitState, Work,
 };
 use common::{Health, LeaseId, Staged, StorePath, Target};
+use futures_util::future::join_all;
 use platform::clock::Clock;
 
 use crate::{
+    ballast::Ballast,
     config::{Config, Probe},
     health,
     host::{End, Family, Host, HostError, Ran, Reboot, Resources, Since, Unit, moment},
@@ -28,6 +32,8 @@ pub struct Executor<H> {
     config: Config,
     clock: Clock,
     verdicts: Verdicts,
+    /// The coordinator has answered since this process last changed the system that runs.
+    heard: Cell<bool>,
 }
 
 /// What became of a job.
@@ -47,12 +53,18 @@ impl<H: Host> Executor<H> {
             config,
             clock,
             verdicts,
+            heard: Cell::new(false),
         }
     }
 
     /// The machine.
     pub fn host(&self) -> &H {
         &self.host
+    }
+
+    /// The coordinator has answered: the machine has a network.
+    pub fn has_heard(&self) {
+        self.heard.set(true);
     }
 
     /// Measures the machine.
@@ -93,6 +105,14 @@ impl<H: Host> Executor<H> {
         self.host.clear(&step.to_string()).await
     }
 
+    /// Forgets what an agent before this one had written down and could not clear any more: a unit
+    /// that failed would make the machine count as degraded.
+    pub async fn sweep(&self, open: Option<StepId>) {
+        if let Err(error) = self.host.sweep(open).await {
+            tracing::warn!("ended units may be left behind: {error}");
+        }
+    }
+
     /// Carries out a job, or waits for one that is at work.
     pub async fn carry_out(&self, job: &Job) -> CarriedOut {
         let ended = |answer| CarriedOut::Answer(Box::new(answer));
@@ -115,6 +135,10 @@ impl<H: Host> Executor<H> {
             Work::Stage { target, .. } => self.stage(job, target).await,
             Work::Snapshot { target } => self.snapshot(job, target).await,
             Work::ArmDeadMan { lease, after, .. } => {
+                // From here on a full disk must not stop anybody on the way back.
+                self.verdicts.prepare(*lease)?;
+                let kept = Ballast::within(&self.config.state_dir).keep();
+                kept.map_err(|error| HostError::io("keep room for the way back", error))?;
                 self.host.arm(*lease, *after).await?;
                 Ok(answer(Ok(Done::Armed)))
             }
@@ -124,12 +148,23 @@ impl<H: Host> Executor<H> {
             // Handled by the caller: after it there may be nobody to answer.
             Work::Reboot { .. } => Ok(answer(Err(Failure::Unfitting))),
             Work::Judge { baseline, timeout } => self.judge(job, baseline, *timeout).await,
-            Work::Restore { previous, mode } => {
+            Work::Restore {
+                lease,
+                previous,
+                mode,
+            } => {
                 let tag = job.step.to_string();
+                let mut within = job.within;
                 if !self.host.has_unit(job.step).await? {
+                    if self.dead_man_acts(*lease) {
+                        // Two that go back at once only stop one another.
+                        within /= 2;
+                        self.host.await_dead_man(*lease, within).await?;
+                    }
                     self.host.stop(&Family::DISRUPTIVE).await?;
                 }
-                let ran = restore(&self.host, previous, *mode, &tag, job.within).await?;
+                let limits = (within, self.config.limits.switch_tasks_max);
+                let ran = restore(&self.host, previous, *mode, &tag, limits).await?;
                 let facts = self.measure()?;
                 let done = activation_end(&ran.end).map(|end| Done::Restored { end, facts });
                 Ok(Answer {
@@ -151,6 +186,7 @@ impl<H: Host> Executor<H> {
     }
 
     async fn stage(&self, job: &Job, target: &Target) -> Result<Answer, HostError> {
+        self.config.targets.check(target)?;
         if !self.host.has_unit(job.step).await? {
             self.host
                 .stop(&[Family::Stage, Family::BackupCheck])
@@ -236,7 +272,7 @@ impl<H: Host> Executor<H> {
             command: vec![script.to_string_lossy().into_owned()],
             environment: Vec::new(),
             within: self.config.hooks.timeout,
-            resources: Resources::default(),
+            resources: Resources::tasks(self.config.limits.hook_tasks_max),
             may_begin: MayBegin::Always,
         };
         let ran = self.host.run(&unit).await?;
@@ -272,8 +308,15 @@ impl<H: Host> Executor<H> {
         let baseline = Baseline {
             failed_units: failed_units.into_iter().map(|unit| unit.name).collect(),
             failed_checks: self.failing_checks(job).await,
+            reached: self.reached(&Reach::ALL).await,
         };
-        Ok(answer(Ok(Done::Snapshot { facts, baseline })))
+        // The running system may be another one than when the target was staged.
+        let needs_reboot = !self.host.links().reboot_reasons(target).is_empty();
+        Ok(answer(Ok(Done::Snapshot {
+            facts,
+            baseline,
+            needs_reboot,
+        })))
     }
 
     /// The mark first: from then on the dead-man program does nothing, wherever its timer stands.
@@ -317,7 +360,7 @@ impl<H: Host> Executor<H> {
             command: vec![script.to_string_lossy().into_owned()],
             environment: hook_environment(name, context),
             within: job.within,
-            resources: Resources::default(),
+            resources: Resources::tasks(self.config.limits.hook_tasks_max),
             may_begin: job.may_begin,
         };
         let ran = self.host.run(&unit).await?;
@@ -338,6 +381,7 @@ impl<H: Host> Executor<H> {
 
     async fn activate(&self, job: &Job, path: &StorePath, mode: Mode) -> Result<Answer, HostError> {
         let tag = job.step.to_string();
+        let limits = (job.within, self.config.limits.switch_tasks_max);
         // The profile first: boot loader installers read the generations from it.
         let set = self.host.set_profile(&tag, path, job.may_begin).await;
         set.map_err(|error| match error {
@@ -351,21 +395,21 @@ impl<H: Host> Executor<H> {
             | HostError::Program { .. }
             | HostError::Missing(_)
             | HostError::Lost(_)
+            | HostError::NotAllowed(_)
             | HostError::NotBegun { .. }) => other,
         })?;
-        let unit = Unit {
+        let begin = |tag: &str, mode| Unit {
             may_begin: job.may_begin,
             ..switch(
                 &self.host,
                 Family::Activate,
-                &tag,
+                tag,
                 path,
                 action(mode),
-                job.within,
+                limits,
             )
         };
-        let ran = self.host.run(&unit).await?;
-        let facts = self.measure()?;
+        let mut ran = self.host.run(&begin(&tag, mode)).await?;
         let inhibited = || {
             let reasons = self.host.links().reboot_reasons(path);
             mode == Mode::Switch
@@ -374,11 +418,21 @@ impl<H: Host> Executor<H> {
                     .any(|reason| reason.starts_with("inhibitor:"))
         };
         // Status 1 says only "refused"; that an inhibitor did it is read from the systems.
-        let end = if matches!(ran.end, End::Exited(1)) && inhibited() {
-            Ok(ActivationEnd::RebootNeeded)
-        } else {
-            activation_end(&ran.end)
+        let refused = matches!(ran.end, End::Exited(1)) && inhibited();
+        if refused {
+            // It was refused before the boot loader was installed: the next boot would still start
+            // the old system.
+            let boot = begin(&format!("boot-{tag}"), Mode::Boot);
+            ran = self.host.run(&boot).await?;
+        }
+        let end = match activation_end(&ran.end) {
+            Ok(ActivationEnd::Done | ActivationEnd::Degraded) if refused => {
+                Ok(ActivationEnd::RebootNeeded)
+            }
+            end => end,
         };
+        self.heard.set(false);
+        let facts = self.measure()?;
         Ok(Answer {
             result: end.map(|end| Done::Activated { end, facts }),
             output: ran.output,
@@ -404,11 +458,21 @@ impl<H: Host> Executor<H> {
                 Ok(health) => health,
                 Err(_) => return Ok(answer(Err(Failure::TimedOut))),
             };
-            let units = self.host.failed_units().await?;
-            let look = Comparison::of(baseline, &units, &health);
+            let (units, unseen) = match self.host.failed_units().await {
+                Ok(units) => (units, None),
+                // A bus that is just being started again is no verdict: another look will tell.
+                Err(error) => (Vec::new(), Some(error)),
+            };
+            let mut look = Comparison::of(baseline, &units, &health);
+            look.worse.extend(self.cut_off(baseline).await);
+            let late = self.clock.uptime() >= deadline;
+            let is_seen = unseen.is_none();
+            if let Some(error) = unseen.filter(|_| late && look.worse.is_empty()) {
+                return Err(error);
+            }
             // Failed twice in a row, and nobody starts it again: waiting does not help.
             let hopeless = !look.failed_units.is_disjoint(&failed_before);
-            if look.is_settled() || hopeless || self.clock.uptime() >= deadline {
+            if (is_seen && look.is_settled()) || hopeless || late {
                 let facts = self.measure()?;
                 return Ok(answer(Ok(Done::Judged(look.judgement(health, facts)))));
             }
@@ -437,13 +501,35 @@ impl<H: Host> Executor<H> {
         both.filter(excuses).map(str::to_owned).collect()
     }
 
+    /// Those of them that answer over the network.
+    async fn reached(&self, all: &[Reach]) -> Vec<Reach> {
+        let asked = all.iter().map(|who| async {
+            let answers = self.host.reaches(*who).await;
+            answers.then_some(*who)
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// Whether the target has cut the machine off: the coordinator has been silent since, and of
+    /// those that answered before nobody does. A coordinator that may itself be gone proves nothing.
+    async fn cut_off(&self, baseline: &Baseline) -> Option<String> {
+        let before = &baseline.reached;
+        let proves = before.iter().any(|who| *who != Reach::Coordinator);
+        if self.heard.get() || !proves || !self.reached(before).await.is_empty() {
+            return None;
+        }
+        let names: Vec<&str> = before.iter().map(|who| who.word()).collect();
+        let names = names.join(", ");
+        Some(format!("cut off from the network: {names} answered before"))
+    }
+
     async fn checks(&self, job: &Job, since: Since) -> Health {
         let tag = job.step.to_string();
         health::run_all(&self.host, &self.clock, &self.config.checks, &tag, since).await
     }
 }
 
-/// Goes back: profile and boot default to the recorded ones, and with [`Mode::Switch`] the running
+/// Goes back, each unit within a time and a number of tasks: profile and boot default to the recorded ones, and with [`Mode::Switch`] the running
 /// system too. Safe to repeat. What is at work for the attempt has been stopped: it might hold the
 /// lock of `switch-to-configuration`.
 pub async fn restore<H: Host>(
@@ -451,7 +537,7 @@ pub async fn restore<H: Host>(
     previous: &Previous,
     mode: Mode,
     tag: &str,
-    within: Duration,
+    limits: (Duration, u64),
 ) -> Result<Ran, HostError> {
     host.set_profile(tag, &previous.boot_default, MayBegin::Always)
         .await?;
@@ -463,7 +549,7 @@ pub async fn restore<H: Host>(
             tag,
             &previous.running,
             "switch",
-            within,
+            limits,
         );
         return host.run(&unit).await;
     }
@@ -474,7 +560,7 @@ pub async fn restore<H: Host>(
         &boot_tag,
         &previous.boot_default,
         "boot",
-        within,
+        limits,
     );
     let ran = host.run(&unit).await?;
     if mode == Mode::Boot || !ran.end.succeeded() {
@@ -487,7 +573,7 @@ pub async fn restore<H: Host>(
         tag,
         &previous.running,
         "test",
-        within,
+        limits,
     );
     host.run(&unit).await
 }
@@ -530,7 +616,7 @@ fn switch<H: Host>(
     tag: &str,
     system: &StorePath,
     action: &str,
-    within: Duration,
+    (within, tasks_max): (Duration, u64),
 ) -> Unit {
     let program = host.switcher(system);
     Unit {
@@ -540,7 +626,7 @@ fn switch<H: Host>(
         command: vec![program.to_string_lossy().into_owned(), action.to_owned()],
         environment: Vec::new(),
         within,
-        resources: Resources::default(),
+        resources: Resources::tasks(tasks_max),
         may_begin: MayBegin::Always,
     }
 }

@@ -10,6 +10,7 @@ use platform::clock::Clock;
 use tokio::net::TcpStream;
 
 use crate::{
+    apart::QUESTIONS,
     config::{Check, Probe},
     host::{Family, Host, Resources, Since, Unit},
 };
@@ -83,7 +84,9 @@ async fn probe<H: Host>(
             path,
             free_bytes_min,
         } => {
-            let free = host.links().free_bytes(path);
+            let (links, asked) = (host.links().clone(), path.clone());
+            let free = QUESTIONS.ask(move || links.free_bytes(asked)).await;
+            let free = free.map_err(said)?;
             let free = free.ok_or_else(|| format!("{} cannot be looked at", path.display()))?;
             at_least(free, *free_bytes_min)
         }
@@ -91,7 +94,7 @@ async fn probe<H: Host>(
             available_bytes_min,
         } => {
             let text = fs::read_to_string("/proc/meminfo").map_err(said)?;
-            let available = available_memory(&text).ok_or("/proc/meminfo does not tell")?;
+            let available = memory(&text, "MemAvailable").ok_or("/proc/meminfo does not tell")?;
             at_least(available, *available_bytes_min)
         }
         Probe::Load { per_cpu_max } => {
@@ -218,11 +221,10 @@ fn few_enough(entries: &[String], max: u32) -> Result<String, String> {
     }
 }
 
-/// `MemAvailable`, in bytes.
-fn available_memory(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// An amount of `/proc/meminfo`, in bytes.
+pub(crate) fn memory(meminfo: &str, name: &str) -> Option<u64> {
+    let named = |line: &'_ str| Some(line.strip_prefix(name)?.strip_prefix(':')?.to_owned());
+    let line = meminfo.lines().find_map(named)?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }

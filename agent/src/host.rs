@@ -7,12 +7,11 @@
 use std::{fmt, io, path::PathBuf, time::Duration};
 
 pub use agent_core::FailedUnit;
-use agent_core::{Failure, MayBegin, Moment, StepId};
+use agent_core::{Failure, MayBegin, Moment, Reach, StepId};
 use common::{BootId, LeaseId, StorePath, Target};
-
 use platform::clock::Clock;
 
-use crate::{links::Links, systemd::ServiceMake};
+use crate::{links::Links, systemd::ServiceMake, targets::NotAllowed};
 
 /// What every unit of ours is called, so that the agent finds them after a restart.
 pub const UNIT_PREFIX: &str = "lab-updater-";
@@ -41,6 +40,19 @@ pub enum Family {
 }
 
 impl Family {
+    /// Every family.
+    pub const ALL: [Self; 9] = [
+        Self::Stage,
+        Self::BackupCheck,
+        Self::Profile,
+        Self::Activate,
+        Self::Restore,
+        Self::PreHook,
+        Self::PostHook,
+        Self::RollbackHook,
+        Self::Check,
+    ];
+
     /// Everything that may change the machine: what has to stop before it goes back.
     pub const DISRUPTIVE: [Self; 5] = [
         Self::Profile,
@@ -97,6 +109,16 @@ pub struct Resources {
     pub tasks_max: Option<u64>,
 }
 
+impl Resources {
+    /// So many processes and threads, and no other limit.
+    pub fn tasks(max: u64) -> Self {
+        Self {
+            memory_max: None,
+            tasks_max: Some(max),
+        }
+    }
+}
+
 impl Unit {
     /// Whether it may be started now.
     pub fn check_begin(&self, clock: &Clock) -> Result<(), HostError> {
@@ -122,6 +144,11 @@ pub fn check_begin(name: &str, may_begin: MayBegin, clock: &Clock) -> Result<(),
             unit: name.to_owned(),
             why,
         })
+}
+
+/// Whether a unit of this name belongs to the step.
+pub(crate) fn belongs_to(unit: &str, step: StepId) -> bool {
+    unit.ends_with(&format!("-{step}.service"))
 }
 
 /// How a unit ended.
@@ -229,6 +256,9 @@ pub enum HostError {
         #[source]
         why: Failure,
     },
+    /// The machine's own configuration forbids it.
+    #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
 }
 
 impl HostError {
@@ -247,6 +277,7 @@ impl From<HostError> for Failure {
             HostError::TimedOut(_) => Self::TimedOut,
             HostError::Lost(_) => Self::Lost,
             HostError::NotBegun { why, .. } => why,
+            HostError::NotAllowed(why) => Self::NotAllowed(why.to_string()),
             other @ (HostError::Bus { .. }
             | HostError::Io { .. }
             | HostError::Program { .. }
@@ -280,6 +311,9 @@ pub trait Host {
     /// Forgets the ended units with this tag, or stops them.
     async fn clear(&self, tag: &str) -> Result<(), HostError>;
 
+    /// Forgets every ended unit but those of this step, whose end nobody has written down yet.
+    async fn sweep(&self, open: Option<StepId>) -> Result<(), HostError>;
+
     /// Stops every unit of these families.
     async fn stop(&self, families: &[Family]) -> Result<(), HostError>;
 
@@ -309,11 +343,17 @@ pub trait Host {
     /// Starts, or starts anew, the timer that rolls back unless it is disarmed.
     async fn arm(&self, lease: LeaseId, after: Duration) -> Result<(), HostError>;
 
-    /// Stops that timer and what it started; no error when there is none.
+    /// Stops that timer; no error when there is none. What it has started goes on.
     async fn disarm(&self, lease: LeaseId) -> Result<(), HostError>;
+
+    /// Waits for the end of what that timer has started, at most this long; then ends it.
+    async fn await_dead_man(&self, lease: LeaseId, within: Duration) -> Result<(), HostError>;
 
     /// Reboots, in order.
     async fn reboot(&self) -> Result<Reboot, HostError>;
+
+    /// Whether somebody answers over the network.
+    async fn reaches(&self, who: Reach) -> bool;
 
     /// Units that have failed, ours left out.
     async fn failed_units(&self) -> Result<Vec<FailedUnit>, HostError>;

@@ -3,6 +3,9 @@
 //! `agent-core` decides; here are the driver that owns it and the rooms around it. The two edges
 //! are [`host::Host`] (the machine) and [`link::Link`] (the coordinator).
 
+mod apart;
+pub mod ballast;
+mod child;
 pub mod config;
 mod convert;
 pub mod coordinator_client;
@@ -15,6 +18,7 @@ pub mod host;
 mod jitter;
 pub mod link;
 pub mod links;
+mod network;
 pub mod nix;
 mod roots;
 pub mod run;
@@ -22,4 +26,5 @@ mod service;
 pub mod state_file;
 pub mod system;
 pub mod systemd;
+pub mod targets;
 pub mod verdict;

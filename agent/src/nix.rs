@@ -59,7 +59,7 @@ pub enum TargetError {
     #[error("{0:?} is no attribute name")]
     Attribute(String),
     /// Not a URL that a channel can have.
-    #[error("{0:?} is no channel: https, http or file is needed")]
+    #[error("{0:?} is no channel: https or file is needed")]
     Channel(String),
 }
 
@@ -151,7 +151,7 @@ impl Nix {
                 ])
             }
             Target::Channel { url } => {
-                let known = ["https://", "http://", "file://"];
+                let known = ["https://", "file://"];
                 if !known.iter().any(|scheme| url.starts_with(scheme)) {
                     return Err(TargetError::Channel(shown(url)));
                 }
@@ -262,6 +262,9 @@ mod tests {
             },
             Target::Channel {
                 url: "/etc".to_owned(),
+            },
+            Target::Channel {
+                url: "http://example.org/nixos-26.05".to_owned(),
             },
         ] {
             assert!(

@@ -20,9 +20,10 @@ use tokio::{
 };
 
 use crate::{
+    ballast::Ballast,
     config::{Config, ExecutorConfig},
     coordinator_client::CoordinatorClient,
-    dead_man::{self, DeadManProgram, Verdict},
+    dead_man::{self, DeadManProgram, EXIT_NOT_BACK, Verdict},
     directory::{Directory, EXIT_REBOOTED},
     driver::{Driver, DriverError, Exit},
     executor::{Executor, LOOK_AGAIN},
@@ -162,6 +163,9 @@ async fn drive<H: Host + 'static>(host: H, config: Config) -> Result<Exit, Drive
     make_state_directory(&config.state_dir)?;
     let clock = clock(&config);
     let link = Rc::new(CoordinatorClient::new(&config));
+    if let Err(error) = Ballast::within(&config.state_dir).keep() {
+        tracing::warn!("no room is kept for the day when the disk is full: {error}");
+    }
     let state = StateFile::new(config.state_file());
     let limits = core_limits(&config, &clock);
     tracing::info!(machine = %config.machine, coordinator = %config.coordinator, "starting");
@@ -223,6 +227,12 @@ fn run_dead_man(
         Ok(Verdict::WentBack) => {
             tracing::warn!("the machine is back at the previous system");
             ExitCode::SUCCESS
+        }
+        Ok(Verdict::NotBack) => {
+            tracing::error!(
+                "the machine was rebooted to bring it back, and runs something else: it needs a person"
+            );
+            ExitCode::from(EXIT_NOT_BACK)
         }
         Err(error) => {
             tracing::error!("{}", Chain(&error));

@@ -12,6 +12,8 @@ use std::{
 
 use agent_core::{Durable, state::DurableError};
 
+use crate::ballast::{Ballast, is_full};
+
 /// Why the state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StateFileError {
@@ -103,7 +105,10 @@ impl StateStore for StateFile {
 
     fn save(&self, state: &Durable) -> Result<(), StateFileError> {
         let bytes = serde_json::to_vec_pretty(state).map_err(StateFileError::Encode)?;
-        replace(&self.path, &bytes).map_err(|error| self.failed("write", error))
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        Ballast::within(directory)
+            .spare(|| replace(&self.path, &bytes), is_full)
+            .map_err(|error| self.failed("write", error))
     }
 }
 

@@ -4,23 +4,26 @@
 use std::{
     cell::Cell,
     fs, io,
-    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use agent_core::{MayBegin, StepId};
+use agent_core::{MayBegin, Reach, StepId};
 use common::{BootId, LeaseId, StorePath, Target, text};
 use platform::clock::Clock;
 use tokio::process::Command;
 
 use crate::{
+    child,
     config::{Config, Limits},
     dead_man::DeadManProgram,
+    health::memory,
     host::{
         End, FailedUnit, Family, Host, HostError, Ran, Reboot, Resources, Since, UNIT_PREFIX, Unit,
+        belongs_to,
     },
     links::{Links, ROOTS, below},
+    network,
     nix::Nix,
     roots,
     systemd::{ServiceMake, Systemd},
@@ -31,6 +34,9 @@ const LOOK: Duration = Duration::from_secs(30);
 
 /// Longest for setting the profile: `nix-env` waits for the profile's lock.
 const PROFILE_WITHIN: Duration = Duration::from_secs(120);
+
+/// The dead-man program's service that a timer of the machine starts some time after each boot.
+const BOOT_DEAD_MAN: &str = "lab-updater-dead-man.service";
 
 /// How much of what Nix said goes into an error, in bytes.
 const SAID_MAX: usize = 400;
@@ -43,6 +49,7 @@ pub struct System {
     nix: Nix,
     limits: Limits,
     clock: Clock,
+    coordinator: String,
     dead_man: DeadManProgram,
     journal_mark: PathBuf,
     reboots_asked: Cell<u32>,
@@ -59,6 +66,7 @@ impl System {
             nix: Nix::find(),
             limits: config.limits.clone(),
             clock: config.clock.clone().unwrap_or_else(Clock::system),
+            coordinator: config.coordinator.clone(),
             dead_man,
             journal_mark: config.state_dir.join("journal-mark"),
             reboots_asked: Cell::new(0),
@@ -112,31 +120,6 @@ impl System {
         }
     }
 
-    /// Runs a unit's program as our child. Its output goes where ours goes: to the journal.
-    async fn run_directly(&self, unit: &Unit) -> Result<Ran, HostError> {
-        let doing = || unit.description.clone();
-        let (program, arguments) = unit
-            .command
-            .split_first()
-            .ok_or_else(|| HostError::Missing("an empty command".to_owned()))?;
-        let mut child = Command::new(program)
-            .args(arguments)
-            .envs(self.nix.environment())
-            .envs(unit.environment.iter().cloned())
-            .stdin(std::process::Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| HostError::io(doing(), error))?;
-        let end = match tokio::time::timeout(unit.within, child.wait()).await {
-            Ok(status) => end_of(status.map_err(|error| HostError::io(doing(), error))?),
-            Err(_) => End::TimedOut,
-        };
-        Ok(Ran {
-            end,
-            output: String::new(),
-        })
-    }
-
     /// Runs a unit of Nix and makes anything but success an error.
     async fn run_nix(&self, unit: &Unit) -> Result<String, HostError> {
         let ran = self.run(unit).await?;
@@ -168,7 +151,7 @@ impl Host for System {
 
     async fn run(&self, unit: &Unit) -> Result<Ran, HostError> {
         if self.direct {
-            return self.run_directly(unit).await;
+            return child::run(unit, &self.nix.environment()).await;
         }
         let name = unit.name();
         if self.systemd.look(&name).await?.is_none() {
@@ -189,6 +172,19 @@ impl Host for System {
         let pattern = format!("{UNIT_PREFIX}*-{tag}.service");
         for unit in self.systemd.list(vec![pattern]).await? {
             self.systemd.clear(&unit).await?;
+        }
+        Ok(())
+    }
+
+    async fn sweep(&self, open: Option<StepId>) -> Result<(), HostError> {
+        let ours: Vec<String> = Family::ALL
+            .iter()
+            .map(|family| format!("{UNIT_PREFIX}{}-*.service", family.word()))
+            .collect();
+        for unit in self.systemd.list_ended(ours).await? {
+            if !open.is_some_and(|step| belongs_to(&unit, step)) {
+                self.systemd.clear(&unit).await?;
+            }
         }
         Ok(())
     }
@@ -232,10 +228,7 @@ impl Host for System {
             command,
             environment: Vec::new(),
             within,
-            resources: Resources {
-                memory_max: self.limits.memory_max,
-                tasks_max: self.limits.tasks_max,
-            },
+            resources: fetching(&self.limits),
             may_begin: MayBegin::Always,
         };
         let output = self.run_nix(&unit).await?;
@@ -277,7 +270,7 @@ impl Host for System {
             command: self.nix.set_profile(path),
             environment: Vec::new(),
             within: PROFILE_WITHIN,
-            resources: Resources::default(),
+            resources: Resources::tasks(self.limits.tasks_max),
             may_begin,
         };
         self.run_nix(&unit).await.map(drop)
@@ -294,13 +287,18 @@ impl Host for System {
         let command = self.dead_man.command(lease);
         let environment = self.nix.environment();
         self.systemd
-            .start_timer(&name, &description, after, &command, &environment)
+            .start_dead_man(&name, &description, after, &command, &environment)
             .await
     }
 
     async fn disarm(&self, lease: LeaseId) -> Result<(), HostError> {
         let name = self.dead_man.unit(lease);
         self.systemd.clear(&format!("{name}.timer")).await
+    }
+
+    async fn await_dead_man(&self, lease: LeaseId, within: Duration) -> Result<(), HostError> {
+        let own = format!("{}.service", self.dead_man.unit(lease));
+        self.systemd.end(&[&own, BOOT_DEAD_MAN], within).await
     }
 
     async fn reboot(&self) -> Result<Reboot, HostError> {
@@ -311,11 +309,28 @@ impl Host for System {
                 Err(error) => tracing::warn!("logind did not reboot, asking systemd: {error}"),
             }
         }
-        // systemctl reaches PID 1 without the bus, and --force does not wait for units to stop.
+        // systemctl reaches PID 1 without the bus.
+        if asked == 0 {
+            let job = "--job-mode=replace-irreversibly";
+            let orderly = ["start", "--no-block", job, "reboot.target"];
+            match self.look("systemctl", &orderly).await {
+                Ok(_) => return Ok(Reboot::UnderWay),
+                Err(error) => tracing::warn!("no reboot in order, so by force: {error}"),
+            }
+        }
+        // It does not wait for units to stop.
         let force = ["--force", "--no-block", "reboot"];
         self.look("systemctl", &force)
             .await
             .map(|_| Reboot::UnderWay)
+    }
+
+    async fn reaches(&self, who: Reach) -> bool {
+        match who {
+            Reach::Coordinator => network::accepts(&self.coordinator).await,
+            Reach::Gateway => network::gateway().await,
+            Reach::Substituter => network::substituter().await,
+        }
     }
 
     async fn failed_units(&self) -> Result<Vec<FailedUnit>, HostError> {
@@ -372,11 +387,14 @@ impl Host for System {
     }
 }
 
-fn end_of(status: std::process::ExitStatus) -> End {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => End::Exited(code),
-        (None, Some(signal)) => End::Signal(signal),
-        (None, None) => End::NotStarted(status.to_string()),
+/// What fetching and building may take. Left to itself an evaluation can take all the memory of a
+/// small machine, and its database's with it.
+fn fetching(limits: &Limits) -> Resources {
+    let whole = fs::read_to_string("/proc/meminfo").ok();
+    let whole = whole.and_then(|text| memory(&text, "MemTotal"));
+    Resources {
+        memory_max: limits.memory_max.or(whole.map(|bytes| bytes / 4 * 3)),
+        tasks_max: Some(limits.tasks_max),
     }
 }
 
@@ -393,6 +411,27 @@ fn entry_line(json: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fetching_never_takes_all_the_memory() {
+        let file = "machine = \"a\"\ncoordinator = \"hub:7443\"\n[limits]\n";
+        let dir = tempfile::tempdir().expect("a directory");
+        let limits = |more: &str| {
+            let path = dir.path().join("agent.toml");
+            fs::write(&path, format!("{file}{more}")).expect("written");
+            Config::load(&path).expect("good").limits
+        };
+        let usual = fetching(&limits(""));
+        let whole = fs::read_to_string("/proc/meminfo").expect("readable");
+        let whole = memory(&whole, "MemTotal").expect("known");
+        assert_eq!(usual.memory_max, Some(whole / 4 * 3));
+        assert_eq!(usual.tasks_max, Some(4096));
+        let own = fetching(&limits("memory_max = 104857600\ntasks_max = 64"));
+        assert_eq!(
+            (own.memory_max, own.tasks_max),
+            (Some(104_857_600), Some(64))
+        );
+    }
 
     #[test]
     fn a_journal_entry_becomes_one_harmless_line() {

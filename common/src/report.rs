@@ -66,6 +66,8 @@ pub enum DeclinedKind {
     StagingFailed,
     /// It failed on this machine before.
     BadTarget,
+    /// The machine's own configuration does not allow it.
+    NotAllowed,
 }
 
 /// An entry of the system profile.

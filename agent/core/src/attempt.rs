@@ -360,6 +360,7 @@ impl Agent {
                 }
                 Err(
                     failure @ (Failure::Failed(_)
+                    | Failure::NotAllowed(_)
                     | Failure::Lost
                     | Failure::TooLate
                     | Failure::Unfitting),
@@ -399,8 +400,12 @@ impl Agent {
     }
 
     fn snapshot_done(&mut self, now: Moment, result: Result<Done, Failure>, out: &mut Output) {
-        let (facts, baseline) = match result {
-            Ok(Done::Snapshot { facts, baseline }) => (facts, baseline),
+        let (facts, baseline, needs_reboot) = match result {
+            Ok(Done::Snapshot {
+                facts,
+                baseline,
+                needs_reboot,
+            }) => (facts, baseline, needs_reboot),
             Ok(_) => {
                 let cause = Cause::Snapshot(words(&Failure::Unfitting));
                 return self.turn_back(now, cause, out);
@@ -423,6 +428,9 @@ impl Agent {
             boot_default: profile,
         });
         attempt.baseline = bounded(baseline);
+        if needs_reboot {
+            attempt.mode = Mode::Boot;
+        }
         // Setting the boot default disturbs nobody: no timer, no hooks.
         let quiet = attempt.mode == Mode::Boot && !attempt.allow_reboot;
         let next = if quiet {
@@ -449,7 +457,7 @@ impl Agent {
             Err(failure @ Failure::TimedOut) => {
                 return self.turn_back(now, Cause::Activation(words(&failure)), out);
             }
-            Err(failure @ (Failure::Failed(_) | Failure::Unfitting)) => {
+            Err(failure @ (Failure::Failed(_) | Failure::NotAllowed(_) | Failure::Unfitting)) => {
                 return self.turn_back(now, Cause::NotActivated(words(&failure)), out);
             }
         };

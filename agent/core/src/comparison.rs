@@ -111,6 +111,7 @@ mod tests {
         Baseline {
             failed_units: vec!["old.service".to_owned()],
             failed_checks: vec!["web".to_owned()],
+            reached: Vec::new(),
         }
     }
 
@@ -169,6 +170,7 @@ mod tests {
         let mut baseline = Baseline {
             failed_units: vec![strange.to_owned()],
             failed_checks: Vec::new(),
+            reached: Vec::new(),
         };
         baseline = crate::reading::bounded(baseline);
         let look = Comparison::of(&baseline, &[unit(strange, false)], &health(&[]));

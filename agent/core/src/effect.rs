@@ -189,9 +189,12 @@ pub enum Work {
         timeout: Duration,
     },
     /// Go back: profile and boot default to `previous.boot_default`, and with [`Mode::Switch`]
-    /// activate `previous.running`. Stops the attempt's own units that are still at work first.
-    /// Nothing to do when all is so already. Answer: [`crate::input::Done::Restored`].
+    /// activate `previous.running`. Waits first for the lease's dead-man program, where that is at
+    /// work, for at most half of the time; then stops the attempt's own units that are still at
+    /// work. Nothing to do when all is so already. Answer: [`crate::input::Done::Restored`].
     Restore {
+        /// Whose attempt.
+        lease: LeaseId,
         /// Where to.
         previous: Previous,
         /// `Boot` when the machine is going to be rebooted into it, or never left it.

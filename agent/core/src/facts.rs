@@ -25,6 +25,32 @@ pub struct Facts {
     pub store_free_bytes: u64,
 }
 
+/// Somebody who may answer over the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reach {
+    /// The coordinator.
+    Coordinator,
+    /// The gateway of a default route.
+    Gateway,
+    /// Where Nix fetches from.
+    Substituter,
+}
+
+impl Reach {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Coordinator, Self::Gateway, Self::Substituter];
+
+    /// Its name.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Coordinator => "coordinator",
+            Self::Gateway => "gateway",
+            Self::Substituter => "substituter",
+        }
+    }
+}
+
 /// What the agent finds when its process starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {

@@ -203,6 +203,8 @@ pub enum Done {
         facts: Facts,
         /// For the judgement later.
         baseline: Baseline,
+        /// Going to the target takes a reboot.
+        needs_reboot: bool,
     },
     /// The dead-man timer runs.
     Armed,
@@ -249,6 +251,9 @@ pub enum Failure {
     /// It could not be done.
     #[error("{0}")]
     Failed(String),
+    /// The machine's own configuration does not allow it. To be tried again only when asked anew.
+    #[error("{0}")]
+    NotAllowed(String),
     /// Nobody knows how it ended: the machine or the agent died in the middle.
     #[error("its result was lost in a crash or a power cut")]
     Lost,

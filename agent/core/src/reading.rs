@@ -28,7 +28,11 @@ pub(crate) fn hook_end(result: Result<Done, Failure>) -> (HookState, String) {
         Ok(_) => (HookState::Unknown, words(&Failure::Unfitting)),
         Err(failure @ Failure::TooLate) => (HookState::NotBegun, words(&failure)),
         Err(
-            failure @ (Failure::TimedOut | Failure::Failed(_) | Failure::Lost | Failure::Unfitting),
+            failure @ (Failure::TimedOut
+            | Failure::Failed(_)
+            | Failure::NotAllowed(_)
+            | Failure::Lost
+            | Failure::Unfitting),
         ) => (HookState::Unknown, words(&failure)),
     }
 }

@@ -153,12 +153,19 @@ impl Agent {
         let Some(staging) = self.durable.staging.clone() else {
             return;
         };
-        if staging.tries < self.limits.stage_tries {
+        let kind = match failure {
+            Failure::NotAllowed(_) => DeclinedKind::NotAllowed,
+            Failure::TimedOut
+            | Failure::Failed(_)
+            | Failure::TooLate
+            | Failure::Lost
+            | Failure::Unfitting => DeclinedKind::StagingFailed,
+        };
+        if staging.tries < self.limits.stage_tries && kind == DeclinedKind::StagingFailed {
             self.wait = Some(now + self.limits.stage_pause);
             return;
         }
         let reason = line(&failure.to_string());
-        let kind = DeclinedKind::StagingFailed;
         self.refuse(now, Wanted::of(staging), kind, reason, out);
     }
 
@@ -187,7 +194,7 @@ impl Agent {
             },
         });
         let cause = match kind {
-            DeclinedKind::StagingFailed => Cause::Staging(reason),
+            DeclinedKind::StagingFailed | DeclinedKind::NotAllowed => Cause::Staging(reason),
             DeclinedKind::BadTarget => Cause::BadTarget(reason),
         };
         let outcome = Outcome {

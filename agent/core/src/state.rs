@@ -19,7 +19,7 @@ use std::fmt;
 use common::{BootId, Epoch, LeaseId, Outcome, RolloutId, Staged, StorePath, Target};
 use serde::{Deserialize, Serialize};
 
-use crate::{foreign, moment::Moment};
+use crate::{facts::Reach, foreign, moment::Moment};
 
 mod attempt;
 
@@ -249,6 +249,9 @@ pub struct Baseline {
     pub failed_units: Vec<String>,
     /// Names of health checks that failed already.
     pub failed_checks: Vec<String>,
+    /// Who answered over the network.
+    #[serde(default)]
+    pub reached: Vec<Reach>,
 }
 
 /// A target that failed on this machine.

@@ -71,10 +71,16 @@ impl Agent {
             Step::Judging | Step::JudgingRollback => Some(judge()),
             Step::RollingBack => {
                 let work = Work::Restore {
+                    lease,
                     previous: self.previous(attempt)?,
                     mode: self.restore_mode(attempt),
                 };
-                Some((limits.switch_timeout, work))
+                // Under the dead-man timer its program has its turn first, and as long.
+                let turns = match &attempt.cause {
+                    Some(Cause::DeadMan) => 2,
+                    Some(_) | None => 1,
+                };
+                Some((limits.switch_timeout * turns, work))
             }
             Step::RollbackHook => hook(Hook::Rollback),
             Step::Closing { .. } if !attempt.armed => None,

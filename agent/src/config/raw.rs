@@ -18,6 +18,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) executor: RawExecutor,
     #[serde(default)]
+    pub(super) targets: RawTargets,
+    #[serde(default)]
     pub(super) hooks: RawHooks,
     #[serde(default)]
     pub(super) limits: RawLimits,
@@ -44,6 +46,15 @@ pub(super) enum RawExecutorKind {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawTargets {
+    #[serde(default)]
+    pub(super) flakes: Vec<String>,
+    #[serde(default)]
+    pub(super) channels: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawHooks {
     pub(super) pre_update: Option<PathBuf>,
     pub(super) post_update: Option<PathBuf>,
@@ -63,6 +74,8 @@ pub(super) struct RawLimits {
     pub(super) settle: Option<RawDuration>,
     pub(super) memory_max: Option<u64>,
     pub(super) tasks_max: Option<u64>,
+    pub(super) switch_tasks_max: Option<u64>,
+    pub(super) hook_tasks_max: Option<u64>,
     pub(super) store_reserve_bytes: Option<u64>,
     pub(super) boot_reserve_bytes: Option<u64>,
 }

@@ -10,6 +10,7 @@ use super::{
     checks::checks,
     raw::{self, RawConfig, RawDuration, RawExecutorKind},
 };
+use crate::targets::Allowed;
 
 /// Port of the enrolment service, beside the coordinator's.
 const ENROL_PORT: u16 = 7444;
@@ -40,6 +41,7 @@ impl Config {
             DAY,
         );
         let executor = executor(&mut faults, raw.executor);
+        let targets = targets(&mut faults, raw.targets);
         let hooks = hooks(&mut faults, raw.hooks);
         let limits = limits(&mut faults, &raw.limits);
         let checks = checks(&mut faults, raw.checks);
@@ -62,6 +64,7 @@ impl Config {
                 poll_hold,
                 check_interval,
                 executor,
+                targets,
                 hooks,
                 limits,
                 checks,
@@ -115,6 +118,35 @@ fn executor(faults: &mut Faults, raw: raw::RawExecutor) -> ExecutorConfig {
     }
 }
 
+/// Prefixes that say at least which scheme and, where the scheme has one, which host.
+fn targets(faults: &mut Faults, raw: raw::RawTargets) -> Allowed {
+    let whole = |prefix: &str| {
+        let rest = match prefix.split_once("://") {
+            Some(("file" | "git+file", path)) => path.strip_prefix('/'),
+            Some((_, rest)) => Some(rest).filter(|rest| !rest.starts_with('/')),
+            None => prefix.split_once(':').map(|(_, rest)| rest),
+        };
+        rest.is_some_and(|rest| !rest.is_empty())
+    };
+    for prefix in raw.flakes.iter().filter(|prefix| !whole(prefix)) {
+        let fault = format_args!("{prefix:?} does not say what a reference may begin with");
+        faults.add("targets.flakes", fault);
+    }
+    for prefix in &raw.channels {
+        let scheme = ["https://", "file://"]
+            .iter()
+            .any(|s| prefix.starts_with(s));
+        if !scheme || !whole(prefix) {
+            let fault = format_args!("{prefix:?} does not begin with https:// and a host");
+            faults.add("targets.channels", fault);
+        }
+    }
+    Allowed {
+        flakes: raw.flakes,
+        channels: raw.channels,
+    }
+}
+
 fn hooks(faults: &mut Faults, raw: raw::RawHooks) -> Hooks {
     let timeout = faults.duration("hooks.timeout", raw.timeout.as_ref(), 5 * MINUTE, DAY);
     let mut path = |key: &str, path: Option<PathBuf>| {
@@ -153,7 +185,9 @@ fn limits(faults: &mut Faults, raw: &raw::RawLimits) -> Limits {
         }),
         settle: duration("limits.settle", &raw.settle, MINUTE / 2, HOUR),
         memory_max: raw.memory_max,
-        tasks_max: raw.tasks_max,
+        tasks_max: raw.tasks_max.unwrap_or(4096),
+        switch_tasks_max: raw.switch_tasks_max.unwrap_or(8192),
+        hook_tasks_max: raw.hook_tasks_max.unwrap_or(4096),
         store_reserve_bytes: raw.store_reserve_bytes.unwrap_or(1024 * MIB),
         boot_reserve_bytes: raw.boot_reserve_bytes.unwrap_or(16 * MIB),
     };
@@ -163,8 +197,17 @@ fn limits(faults: &mut Faults, raw: &raw::RawLimits) -> Limits {
             "less than 64 MiB: not even a download fits",
         );
     }
-    if limits.tasks_max.is_some_and(|tasks| tasks < 16) {
-        faults.add("limits.tasks_max", "fewer than 16: Nix itself needs more");
+    for (key, tasks, needs) in [
+        ("limits.tasks_max", limits.tasks_max, 16),
+        ("limits.switch_tasks_max", limits.switch_tasks_max, 256),
+        ("limits.hook_tasks_max", limits.hook_tasks_max, 16),
+    ] {
+        if tasks < needs {
+            faults.add(
+                key,
+                format_args!("fewer than {needs}: its own work needs more"),
+            );
+        }
     }
     limits
 }

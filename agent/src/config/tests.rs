@@ -132,6 +132,33 @@ fn unknown_keys_are_refused_with_their_line() {
     }
 }
 
+#[test]
+fn a_place_for_targets_says_more_than_a_scheme() {
+    let with = |targets: &str| {
+        load(&format!(
+            "machine = \"a\"\ncoordinator = \"hub:7443\"\n[targets]\n{targets}"
+        ))
+    };
+    let good = "flakes = [\"github:acme/\", \"git+https://git.example.org\"]
+        channels = [\"https://channels.nixos.org/\", \"file:///srv/channel\"]";
+    assert_eq!(with(good).expect("good").targets.flakes.len(), 2);
+    for bad in [
+        "flakes = [\"\"]",
+        "flakes = [\"github:\"]",
+        "flakes = [\"https://\"]",
+        "flakes = [\"nixpkgs\"]",
+        "channels = [\"http://channels.nixos.org/\"]",
+        "channels = [\"https:///\"]",
+        "channels = [\"file:///\"]",
+    ] {
+        let error = with(bad).expect_err(bad);
+        assert!(
+            matches!(error, ConfigError::Faults { .. }),
+            "{bad}: {error}"
+        );
+    }
+}
+
 /// The file that the handbook shows.
 const EXAMPLE: &str = include_str!("../../../docs/examples/agent.toml");
 
@@ -156,9 +183,9 @@ fn keys_of(table: &str) -> Vec<String> {
 #[test]
 fn the_example_has_every_key_and_shows_the_defaults() {
     let example = load(EXAMPLE).expect("without a fault");
-    for table in ["", "executor", "hooks", "limits", "clock"] {
+    for table in ["", "executor", "targets", "hooks", "limits", "clock"] {
         let keys = keys_of(table);
-        assert!(keys.len() >= 3, "{table}: {keys:?}");
+        assert!(keys.len() >= 2, "{table}: {keys:?}");
         for key in keys {
             let said = EXAMPLE.lines().any(|line| {
                 let line = line.trim_start_matches("# ");
@@ -173,6 +200,7 @@ fn the_example_has_every_key_and_shows_the_defaults() {
     assert_eq!(example.checks.len(), 9, "one of each kind");
     let shown = Config {
         token_file: None,
+        targets: Allowed::default(),
         hooks: Hooks {
             timeout: example.hooks.timeout,
             ..small.hooks.clone()
@@ -180,7 +208,6 @@ fn the_example_has_every_key_and_shows_the_defaults() {
         limits: Limits {
             attempt_timeout: None,
             memory_max: None,
-            tasks_max: None,
             ..example.limits
         },
         checks: Vec::new(),

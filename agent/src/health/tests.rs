@@ -201,8 +201,8 @@ async fn only_new_and_serious_journal_entries_count() {
 #[test]
 fn the_kernel_is_read_as_it_writes() {
     let meminfo = "MemTotal: 16 kB\nMemAvailable:    2048 kB\n";
-    assert_eq!(available_memory(meminfo), Some(2048 * 1024));
-    assert_eq!(available_memory("MemAvailable: lots"), None);
+    assert_eq!(memory(meminfo, "MemAvailable"), Some(2048 * 1024));
+    assert_eq!(memory("MemAvailable: lots", "MemAvailable"), None);
     assert_eq!(first_load("0.50 0.60 0.70 1/100 1"), Some(0.5));
     assert_eq!(first_load(""), None);
     assert!(load_within(4.0, 4, 1.0).is_ok() && load_within(4.1, 4, 1.0).is_err());

@@ -320,7 +320,9 @@ async fn failure(client: &mut Client, machine: &str) -> Result<Option<Stage>, La
     };
     let reason = ask(client.why(request)).await?.wait_reason;
     Ok(reason
-        .filter(|reason| ["staging-failed", "bad-target"].contains(&reason.kind.as_str()))
+        .filter(|reason| {
+            ["staging-failed", "bad-target", "target-not-allowed"].contains(&reason.kind.as_str())
+        })
         .map(|reason| {
             Stage::Failed(Failure {
                 why: reason.text,

@@ -278,6 +278,7 @@ fn says_nothing(reason: &WaitReason) -> bool {
         | WaitReason::Staging
         | WaitReason::StagingFailed { .. }
         | WaitReason::BadTarget { .. }
+        | WaitReason::TargetNotAllowed { .. }
         | WaitReason::MachineUnhealthy { .. }
         | WaitReason::GroupLimit { .. }
         | WaitReason::FleetLimit { .. } => false,

@@ -126,6 +126,7 @@ impl Machine {
         Some(match declined.kind {
             DeclinedKind::StagingFailed => WaitReason::StagingFailed { reason },
             DeclinedKind::BadTarget => WaitReason::BadTarget { reason },
+            DeclinedKind::NotAllowed => WaitReason::TargetNotAllowed { reason },
         })
     }
 

@@ -38,6 +38,11 @@ pub enum WaitReason {
         /// What went wrong then.
         reason: String,
     },
+    /// The machine's own configuration does not allow the target.
+    TargetNotAllowed {
+        /// What it says.
+        reason: String,
+    },
     /// The machine has ended its part of the rollout.
     Final {
         /// How, as in the status.
@@ -137,6 +142,7 @@ impl WaitReason {
             Self::NoTarget => "no-target",
             Self::UnknownMachine => "unknown-machine",
             Self::BadTarget { .. } => "bad-target",
+            Self::TargetNotAllowed { .. } => "target-not-allowed",
             Self::Final { .. } => "final",
             Self::Offline { .. } => "offline",
             Self::Staging => "staging",
@@ -168,6 +174,7 @@ impl WaitReason {
             | Self::NoTarget
             | Self::UnknownMachine
             | Self::BadTarget { .. }
+            | Self::TargetNotAllowed { .. }
             | Self::Final { .. }
             | Self::Offline { .. }
             | Self::Staging
@@ -199,6 +206,7 @@ impl WaitReason {
             | Self::NoTarget
             | Self::UnknownMachine
             | Self::BadTarget { .. }
+            | Self::TargetNotAllowed { .. }
             | Self::Final { .. }
             | Self::Offline { .. }
             | Self::Staging
@@ -221,6 +229,9 @@ impl WaitReason {
                 Some("lab update prepare, once that is mended: it tries again at once".to_owned())
             }
             Self::BadTarget { .. } => Some("lab update execute --retry-failed".to_owned()),
+            Self::TargetNotAllowed { .. } => Some(
+                "`targets` in the machine's own configuration, then lab update prepare".to_owned(),
+            ),
             Self::UnknownMachine => Some("lab update-config show".to_owned()),
             Self::Approval { group, rollout } => {
                 Some(format!("lab update approve {rollout} --group={group}"))
@@ -290,6 +301,7 @@ impl fmt::Display for WaitReason {
             Self::NoTarget => f.write_str("nobody has said yet what this machine is to run"),
             Self::UnknownMachine => f.write_str("in no group of the fleet configuration"),
             Self::BadTarget { reason } => write!(f, "this target failed here before: {reason}"),
+            Self::TargetNotAllowed { reason } => write!(f, "its target is not allowed: {reason}"),
             Self::Final { state } => write!(f, "has ended its part of the rollout: {state}"),
             Self::Offline { since: Some(since) } => {
                 write!(f, "not heard of since {}", instant(*since))

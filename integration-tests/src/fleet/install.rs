@@ -149,11 +149,15 @@ impl SystemSpec {
             "[Unit]\n\
              Description=Way back from a boot without lab-updater agent\n\
              X-StopOnRemoval=false\n\
+             StartLimitIntervalSec=0\n\
              \n\
              [Service]\n\
              X-RestartIfChanged=false\n\
              Type=oneshot\n\
              ExecStart={BIN}/lab-agent dead-man --config @file:lab-agent.toml@\n\
+             Restart=on-failure\n\
+             RestartSec=60\n\
+             RestartPreventExitStatus=3\n\
              {ENVIRONMENT}"
         );
         let timer = "[Unit]\n\

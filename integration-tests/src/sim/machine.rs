@@ -319,7 +319,9 @@ impl Machine {
                     baseline: Baseline {
                         failed_units: Vec::new(),
                         failed_checks: failed.map(|check| check.name).collect(),
+                        reached: Vec::new(),
                     },
+                    needs_reboot: false,
                 }
             }
             Work::ArmDeadMan { lease, .. } => {
@@ -345,7 +347,7 @@ impl Machine {
                 Done::RebootAsked
             }
             Work::Judge { baseline, .. } => Done::Judged(self.judge(baseline)),
-            Work::Restore { previous, mode } => {
+            Work::Restore { previous, mode, .. } => {
                 self.restore(previous, *mode);
                 Done::Restored {
                     end: ActivationEnd::Done,

@@ -12,6 +12,7 @@ use agent::{
     executor::Executor,
     link::{Link, LinkError},
     state_file::{StateFile, StateFileError, StateStore},
+    targets::Allowed,
 };
 use agent_core::{Directive, Durable, Limits, Renewal, Signal, state::Unreported};
 use common::{AttemptStatus, Epoch, LeaseId, MachineReport};
@@ -162,6 +163,7 @@ fn config(world: &super::world::World, machine: usize, hook: &std::path::Path) -
         poll_hold: world.setup.poll_hold,
         check_interval: world.setup.health_every,
         executor: ExecutorConfig::System,
+        targets: Allowed::default(),
         hooks: Hooks {
             pre_update: Some(hook.to_owned()),
             post_update: Some(hook.to_owned()),
@@ -177,7 +179,9 @@ fn config(world: &super::world::World, machine: usize, hook: &std::path::Path) -
             attempt_timeout: None,
             settle: Duration::from_secs(30),
             memory_max: None,
-            tasks_max: None,
+            tasks_max: 4096,
+            switch_tasks_max: 8192,
+            hook_tasks_max: 4096,
             store_reserve_bytes: 0,
             boot_reserve_bytes: 0,
         },

@@ -11,7 +11,7 @@ use agent::{
     links::{Links, PROFILE},
     systemd::ServiceMake,
 };
-use agent_core::{MayBegin, StepId};
+use agent_core::{MayBegin, Reach, StepId};
 use common::{BootId, LeaseId, StorePath, Target};
 use platform::clock::Clock;
 
@@ -100,6 +100,22 @@ impl Host for SimHost {
         Ok(())
     }
 
+    async fn sweep(&self, open: Option<StepId>) -> Result<(), HostError> {
+        let suffix = open.map(|step| format!("-{step}.service"));
+        let mut world = self.world.lock();
+        world.settle(self.machine, elapsed());
+        let machine = &mut world.machines[self.machine];
+        let swept = |name: &&String| {
+            let is_open = suffix
+                .as_ref()
+                .is_some_and(|suffix| name.ends_with(suffix.as_str()));
+            !is_open && matches!(machine.look(name), Some(Ok(_)))
+        };
+        let swept: Vec<String> = machine.units.keys().filter(swept).cloned().collect();
+        machine.units.retain(|name, _| !swept.contains(name));
+        Ok(())
+    }
+
     async fn stop(&self, families: &[Family]) -> Result<(), HostError> {
         let ours = |name: &str| {
             let of =
@@ -181,6 +197,24 @@ impl Host for SimHost {
         Ok(())
     }
 
+    async fn await_dead_man(&self, lease: LeaseId, within: Duration) -> Result<(), HostError> {
+        let deadline = elapsed() + u64::try_from(within.as_millis()).unwrap_or(u64::MAX / 2);
+        let its = format!("-dead-man-{lease}-");
+        loop {
+            let ends = {
+                let mut world = self.world.lock();
+                world.settle(self.machine, elapsed());
+                let machine = &world.machines[self.machine];
+                let mut units = machine.units.keys().filter(|name| name.contains(&its));
+                units.find_map(|name| machine.look(name)?.err())
+            };
+            match ends {
+                Some(at) if elapsed() < deadline => Self::until(at.min(deadline)).await,
+                Some(_) | None => return Ok(()),
+            }
+        }
+    }
+
     async fn reboot(&self) -> Result<Reboot, HostError> {
         let mut world = self.world.lock();
         world.check_reboot(self.machine);
@@ -188,6 +222,11 @@ impl Host for SimHost {
         world.machines[self.machine].power = Power::GoingDown(at);
         world.tell(|w| format!("{} goes down", w.machines[self.machine].name));
         Ok(Reboot::UnderWay)
+    }
+
+    async fn reaches(&self, _who: Reach) -> bool {
+        // The network's faults lie between the machine and the coordinator.
+        true
     }
 
     async fn failed_units(&self) -> Result<Vec<FailedUnit>, HostError> {

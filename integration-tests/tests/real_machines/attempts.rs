@@ -1,6 +1,6 @@
 //! What a single attempt may need: a way back that PID 1 owns, and the machine's own hooks.
 
-use integration_tests::fleet::{AGENT_UNIT, Failure};
+use integration_tests::fleet::{AGENT_UNIT, Failure, SystemSpec};
 
 use super::stage::{OVERRIDE, Stage, ok, stage};
 
@@ -48,6 +48,31 @@ fn with_the_agent_dead_and_the_network_cut_the_dead_man_timer_takes_the_machine_
         "{}",
         stage.scene()
     );
+}
+
+#[test]
+fn a_target_that_cuts_the_network_is_left_again_though_no_check_would_see_it() {
+    let Some(stage) = stage() else { return };
+    let node = &stage.nodes()[3];
+    let blind = |mut system: SystemSpec| {
+        let config = system.files.get_mut("lab-agent.toml").expect("an agent");
+        let (rest, check) = config
+            .split_once("[[checks]]\nname = \"network\"")
+            .expect("a check");
+        assert!(!check.contains("[[checks]]"), "it is the last one");
+        *config = rest.to_owned();
+        system
+    };
+    stage.install(&blind(stage.system_with(node, "\n")));
+    let before = stage.settled(node);
+    let cutting = blind(stage.system_with(node, "\n")).failing(Failure::Network);
+    stage.prepare(&[cutting]);
+    let executed = stage.execute(&[node], &[]);
+    assert_eq!(executed.code(), 9, "{executed:?}\n{}", stage.scene());
+    let part = stage.in_rollout(node);
+    assert_eq!(part["verdict"], "rolled-back", "{part:#}");
+    assert!(part["reason"].to_string().contains("cut off"), "{part:#}");
+    assert_eq!(stage.settled(node), before);
 }
 
 /// Where the hooks lie, and what they write down.

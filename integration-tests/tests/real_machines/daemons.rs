@@ -66,7 +66,7 @@ impl<'a> SmallDisk<'a> {
         let disk = Self { fleet, node };
         disk.shell(&format!(
             "systemctl stop {AGENT_UNIT}
-             mkdir -p /mnt/small && mount -t tmpfs -o size=256k,mode=700 small /mnt/small
+             mkdir -p /mnt/small && mount -t tmpfs -o size=4m,mode=700 small /mnt/small
              cp -a /var/lib/lab-updater/. /mnt/small/
              mount --bind /mnt/small /var/lib/lab-updater
              systemctl start {AGENT_UNIT}"
@@ -76,7 +76,7 @@ impl<'a> SmallDisk<'a> {
 
     fn fill(&self) {
         // It ends with \"no space left\".
-        self.shell("dd if=/dev/zero of=/mnt/small/filler bs=1k || true");
+        self.shell("rm -f /mnt/small/ballast; dd if=/dev/zero of=/mnt/small/filler bs=1k || true");
     }
 
     fn empty(&self) {

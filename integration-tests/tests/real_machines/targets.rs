@@ -1,6 +1,7 @@
 //! How targets come to a machine: signed closures, and what is said when they cannot; systems that
 //! the machine builds for itself, from a flake or a channel.
 
+use common::MachineName;
 use integration_tests::fleet::{Finished, SystemSpec};
 
 use super::stage::{Stage, ok, stage};
@@ -48,6 +49,12 @@ fn serve_tarball(stage: &Stage, name: &str, system: &SystemSpec) -> String {
     format!("http://control:8088/{name}.tar.gz")
 }
 
+/// The machine's next system, and one to install before it: both allow these targets.
+fn allowing(stage: &Stage, node: &MachineName, places: &str) -> SystemSpec {
+    stage.install(&stage.system_with(node, places));
+    stage.system_with(node, places)
+}
+
 /// Prepares from this source, and updates the machine to what it has built.
 #[track_caller]
 fn builds_for_itself(stage: &Stage, system: &SystemSpec, source: &[&str]) {
@@ -74,7 +81,8 @@ fn builds_for_itself(stage: &Stage, system: &SystemSpec, source: &[&str]) {
 #[test]
 fn a_flake_is_pinned_to_its_revision_and_built_on_the_machine() {
     let Some(stage) = stage() else { return };
-    let system = stage.system(&stage.nodes()[1]);
+    let node = &stage.nodes()[1];
+    let system = allowing(&stage, node, "targets.flakes = [\"http://control:8088/\"]");
     let flake = format!("--flake={}", serve_tarball(&stage, "flake", &system));
     builds_for_itself(&stage, &system, &[&flake, "--build-on-machine"]);
     let target = stage.machine(&system.host)["target"].clone();
@@ -85,7 +93,31 @@ fn a_flake_is_pinned_to_its_revision_and_built_on_the_machine() {
 #[test]
 fn a_channel_is_built_on_the_machine() {
     let Some(stage) = stage() else { return };
-    let system = stage.system(&stage.nodes()[2]);
-    let channel = format!("--channel={}", serve_tarball(&stage, "channel", &system));
-    builds_for_itself(&stage, &system, &[&channel]);
+    let node = &stage.nodes()[2];
+    let system = allowing(
+        &stage,
+        node,
+        "targets.channels = [\"file:///var/lib/channel\"]",
+    );
+    // Channels come over https, which nobody serves here, or from a file.
+    let url = serve_tarball(&stage, "channel", &system);
+    let fetch = format!("mkdir -p /var/lib/channel && cd /var/lib/channel && curl -fsSO {url}");
+    ok(stage.fleet().run(node, &["sh", "-ec", &fetch]));
+    let channel = "--channel=file:///var/lib/channel/channel.tar.gz";
+    builds_for_itself(&stage, &system, &[channel]);
+}
+
+#[test]
+fn a_flake_that_the_machine_does_not_allow_is_declined_by_name() {
+    let Some(stage) = stage() else { return };
+    let system = stage.system(&stage.nodes()[1]);
+    let node = &system.host;
+    let flake = format!("--flake={}", serve_tarball(&stage, "foreign", &system));
+    let select = format!("--machine={node}");
+    let words = ["update", "prepare", "--timeout=60", &select, &flake];
+    let refused = stage.lab(&[&words[..], &["--build-on-machine"]].concat());
+    assert_eq!(refused.code(), 1, "{refused:?}\n{}", stage.scene());
+    assert!(refused.stdout.contains("takes no flakes"), "{refused:?}");
+    let why = stage.lab(&["why", node.as_str(), "--output=json"]);
+    assert!(why.stdout.contains("target-not-allowed"), "{why:?}");
 }

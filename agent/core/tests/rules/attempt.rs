@@ -67,6 +67,15 @@ fn an_update_with_a_reboot_is_confirmed_after_the_boot() {
 }
 
 #[test]
+fn what_takes_a_reboot_by_now_is_booted_though_it_did_not_when_it_was_staged() {
+    let mut world = World::staged(Script::default());
+    world.script.needs_reboot = true;
+    world.say(Directive::Proceed(proceed(7)));
+    assert_eq!(world.finish().outcome.kind, Confirmed);
+    assert_eq!(world.boot, 2);
+}
+
+#[test]
 fn one_thing_goes_wrong() {
     let ok = Script::default;
     let late = Failure::TimedOut;

@@ -102,6 +102,20 @@ fn ahead_of_a_rollout_the_reports_say_it_for_as_long_as_it_is_not_tried_again() 
 }
 
 #[test]
+fn what_the_machine_does_not_allow_is_tried_once() {
+    let mut world = World::new(Script {
+        stage: Err(Failure::NotAllowed("no flakes here".to_owned())),
+        ..Script::default()
+    });
+    world.say(prepare(7));
+    assert!(at_work(&world));
+    world.work_one();
+    let said = declined(&world).expect("said after the first try");
+    assert_eq!(said.kind, DeclinedKind::NotAllowed);
+    assert_eq!(said.reason, "no flakes here");
+}
+
+#[test]
 fn a_new_wish_is_tried_at_once() {
     let mut world = unable();
     world.say(prepare(7));

@@ -360,6 +360,7 @@ impl World {
                 Ok(()) => Ok(Done::Snapshot {
                     facts: self.facts(),
                     baseline: Baseline::default(),
+                    needs_reboot: self.script.needs_reboot,
                 }),
                 Err(failure) => failed(failure),
             },
@@ -402,7 +403,7 @@ impl World {
                     facts: self.facts(),
                 }))
             }
-            Work::Restore { previous, mode } => {
+            Work::Restore { previous, mode, .. } => {
                 let end = self.script.restore.clone();
                 if matches!(end, Ok(ActivationEnd::Done | ActivationEnd::Degraded)) {
                     self.profile = previous.boot_default.clone();

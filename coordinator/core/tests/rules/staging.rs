@@ -87,6 +87,11 @@ fn what_a_machine_cannot_stage_is_known_and_is_no_fact() {
     decline(&mut world, wish, DeclinedKind::BadTarget);
     told_to_stage(&mut world);
     assert_eq!(why(&world).map(|reason| reason.kind()), Some("bad-target"));
+
+    decline(&mut world, wish, DeclinedKind::NotAllowed);
+    told_to_stage(&mut world);
+    let kind = why(&world).map(|reason| reason.kind());
+    assert_eq!(kind, Some("target-not-allowed"));
 }
 
 #[test]

@@ -64,6 +64,7 @@ fn declined(declined: wire::Declined) -> Result<Option<Declined>, Malformed> {
         wire::DeclinedKind::Unspecified => return Ok(None),
         wire::DeclinedKind::StagingFailed => DeclinedKind::StagingFailed,
         wire::DeclinedKind::BadTarget => DeclinedKind::BadTarget,
+        wire::DeclinedKind::NotAllowed => DeclinedKind::NotAllowed,
     };
     let target = declined.target.and_then(|target| target.kind);
     let target = target.ok_or_else(|| Malformed::new("report.declined.target", "is missing"))?;

@@ -218,7 +218,9 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             shown.group = group.to_string();
             shown.rollout = rollout.to_string();
         }
-        WaitReason::StagingFailed { reason } | WaitReason::BadTarget { reason } => {
+        WaitReason::StagingFailed { reason }
+        | WaitReason::BadTarget { reason }
+        | WaitReason::TargetNotAllowed { reason } => {
             shown.reason.clone_from(reason);
         }
         WaitReason::Final { state } => shown.reason.clone_from(state),

@@ -4,10 +4,7 @@ use std::fs;
 
 use common::OutcomeKind;
 
-use crate::{
-    SAME_KERNEL,
-    world::{Like, World, path},
-};
+use crate::world::{Like, SAME_KERNEL, World, path};
 
 const FAILED: &str = "/run/systemd/failed";
 

@@ -12,10 +12,7 @@ use agent_core::{
 };
 use common::{LeaseId, StorePath};
 
-use crate::{
-    SAME_KERNEL,
-    world::{Like, World, path},
-};
+use crate::world::{Like, SAME_KERNEL, World, path};
 
 /// The lease has run out long ago.
 const PAST: MayBegin = MayBegin::Before(Moment(0));

@@ -1,7 +1,7 @@
 //! A machine in a directory, a coordinator that follows a script, and the real driver between them.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
@@ -31,11 +31,12 @@ const SPEED: f64 = 20.0;
 /// Real time after which a test has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A small `switch-to-configuration`: sets the links, notes what it did, and then does what the
-/// system's file `extra` says.
+/// A small `switch-to-configuration`: notes what it is to do, does what the system's file `check`
+/// says, sets the links, and then does what its file `extra` says.
 const SWITCH: &str = r#"#!/bin/sh
 here=$(dirname "$(dirname "$0")"); path=/nix/store/$(basename "$here")
 echo "$1 $(basename "$here" | cut -c34-)" >>"$LAB_ROOT/switches"
+. "$here/check"
 case $1 in switch|boot) ln -sfn "$path" "$LAB_ROOT/boot/default";; esac
 case $1 in switch|test) ln -sfn "$path" "$LAB_ROOT/run/current-system";; esac
 . "$here/extra"
@@ -48,15 +49,28 @@ pub(crate) struct World {
     cache: Links,
     config_file: PathBuf,
     pub(crate) coordinator: Rc<Coordinator>,
+    /// When systemd takes the machine back at the latest.
+    pub(crate) attempt_timeout: Option<Duration>,
 }
 
 /// What a system is like.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Like {
     pub(crate) kernel: &'static str,
+    /// Shell at the end of a switch.
     pub(crate) extra: &'static str,
+    /// Shell for the check before a switch.
+    pub(crate) check: &'static str,
     pub(crate) sick: bool,
 }
+
+/// Like the system that the machine comes with.
+pub(crate) const SAME_KERNEL: Like = Like {
+    kernel: "6.12",
+    extra: "",
+    check: "",
+    sick: false,
+};
 
 pub(crate) fn path(name: &str) -> StorePath {
     format!("/nix/store/0c5y5y5y5y5y5y5y5y5y5y5y5y5y5y5y-{name}")
@@ -74,6 +88,7 @@ impl World {
             cache: Links::new(&cache),
             config_file: dir.path().join("agent.toml"),
             coordinator: Rc::default(),
+            attempt_timeout: None,
             _dir: dir,
         };
         world.write_config("");
@@ -135,7 +150,11 @@ impl World {
         let system = path(name);
         let there = self.cache.at(system.as_str());
         fs::create_dir_all(there.join("bin")).expect("made");
-        for (file, text) in [("nixos-version", "26.05"), ("extra", like.extra)] {
+        for (file, text) in [
+            ("nixos-version", "26.05"),
+            ("check", like.check),
+            ("extra", like.extra),
+        ] {
             fs::write(there.join(file), text).expect("written");
         }
         if like.sick {
@@ -146,6 +165,18 @@ impl World {
         fs::create_dir_all(self.cache.at(kernel.as_str())).expect("made");
         symlink(kernel.as_str(), there.join("kernel")).expect("linked");
         system
+    }
+
+    /// Puts a file into a system that is in the cache.
+    pub(crate) fn write_in_cache(&self, system: &StorePath, file: &str, text: &str) {
+        let file = self.cache.at(system.as_str()).join(file);
+        fs::write(file, text).expect("written");
+    }
+
+    /// Gives a system that is on the machine another end of its switch.
+    pub(crate) fn write_extra(&self, system: &StorePath, extra: &str) {
+        let file = self.links().at(system.as_str()).join("extra");
+        fs::write(file, extra).expect("written");
     }
 
     /// Puts the systems of the cache onto the machine.
@@ -258,18 +289,23 @@ impl World {
         }
     }
 
-    /// What carries out jobs on this machine, without an agent that asks for them.
-    pub(crate) async fn executor(&self) -> Executor<Directory> {
-        let config = self.config();
-        let clock = config.clock.clone().expect("a scaled clock");
+    /// The machine, as the agent and its dead-man program see it.
+    pub(crate) async fn host(&self) -> Directory {
+        let clock = self.config().clock.expect("a scaled clock");
         let program = DeadManProgram {
             program: vec![env!("CARGO_BIN_EXE_lab-agent").to_owned()],
             config: self.config_file.clone(),
         };
-        let host = Directory::open(&self.root, &self.cache.at("/"), clock.clone(), program)
+        Directory::open(&self.root, &self.cache.at("/"), clock, program)
             .await
-            .expect("a machine");
-        Executor::new(host, config, clock)
+            .expect("a machine")
+    }
+
+    /// What carries out jobs on this machine, without an agent that asks for them.
+    pub(crate) async fn executor(&self) -> Executor<Directory> {
+        let config = self.config();
+        let clock = config.clock.clone().expect("a scaled clock");
+        Executor::new(self.host().await, config, clock)
     }
 
     async fn driver(&self) -> Driver<Directory, Coordinator> {
@@ -278,7 +314,11 @@ impl World {
         let state = StateFile::new(config.state_file());
         let executor = self.executor().await;
         let link = Rc::clone(&self.coordinator);
-        Driver::new(limits(&clock), state, executor, link, clock).expect("a driver")
+        let limits = Limits {
+            attempt_timeout: self.attempt_timeout,
+            ..limits(&clock)
+        };
+        Driver::new(limits, state, executor, link, clock).expect("a driver")
     }
 }
 
@@ -311,6 +351,8 @@ pub(crate) struct Coordinator {
     reports: RefCell<Vec<(Unreported, MachineReport)>>,
     /// Polls and results that are yet to be refused because there were too many calls.
     too_many: RefCell<[u32; 2]>,
+    /// No renewal is answered.
+    pub(crate) silent: Cell<bool>,
 }
 
 impl Coordinator {
@@ -409,6 +451,9 @@ impl Link for Coordinator {
         _status: &AttemptStatus,
         _silence: Duration,
     ) -> Result<(Epoch, Renewal), LinkError> {
+        if self.silent.get() {
+            return std::future::pending().await;
+        }
         let valid_for = Duration::from_secs(3600);
         Ok((Epoch(1), Renewal::Valid { valid_for }))
     }

@@ -1,26 +1,11 @@
 //! Whole attempts through the real driver and core, on a machine in a directory.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a panic is a test's report"
-)]
-
-mod before;
-mod jobs;
-mod world;
-
 use std::time::Duration;
 
 use agent::{dead_man, driver::Exit, links::PROFILES};
 use common::{LeaseId, OutcomeKind};
-use world::{Like, World, path};
 
-const SAME_KERNEL: Like = Like {
-    kernel: "6.12",
-    extra: "",
-    sick: false,
-};
+use crate::world::{Like, SAME_KERNEL, World, path};
 
 #[tokio::test]
 async fn an_update_is_confirmed_and_makes_one_generation() {
@@ -99,6 +84,65 @@ async fn another_kernel_takes_a_reboot() {
         (Some(new.clone()), Some(new))
     );
     assert_ne!(report.boot_id.as_str(), "first-boot");
+}
+
+/// The check before a switch comes before the boot loader is installed.
+#[tokio::test]
+async fn a_switch_that_is_inhibited_ends_in_a_boot_of_the_target() {
+    let world = World::new();
+    let inhibit = world.script(
+        "inhibit",
+        "echo '{\"dbus\": \"one\"}' >\"$LAB_ROOT$(readlink \"$LAB_ROOT/run/current-system\")/switch-inhibitors\"",
+    );
+    // Not known before the switch: the hook does it.
+    world.write_config(&format!("pre_update = \"{inhibit}\""));
+    let new = world.system(
+        "new",
+        Like {
+            check: "[ \"$1\" = switch ] && exit 1",
+            ..SAME_KERNEL
+        },
+    );
+    world.write_in_cache(&new, "switch-inhibitors", "{\"dbus\": \"two\"}");
+    world.coordinator.wants(1, &new);
+    let outcome = world.live_until_reported(1).await;
+    assert_eq!(outcome.kind, OutcomeKind::Confirmed, "{outcome:?}");
+    assert_eq!(
+        world.lines("switches"),
+        ["switch new", "boot new", "test new"]
+    );
+    let report = world.coordinator.last_report();
+    assert_eq!(report.booted, Some(new));
+}
+
+/// A look at the failed units that fails says nothing of the machine.
+#[tokio::test]
+async fn a_bus_that_is_away_for_a_moment_is_no_verdict() {
+    let world = World::new();
+    let extra = "failed=$LAB_ROOT/run/systemd/failed; mkdir -p \"${failed%/*}\"; : >\"$failed\"
+        (sleep 0.3; rm \"$failed\") &";
+    let new = world.system(
+        "new",
+        Like {
+            extra,
+            ..SAME_KERNEL
+        },
+    );
+    world.coordinator.wants(1, &new);
+    let outcome = world.live_until_reported(1).await;
+    assert_eq!(outcome.kind, OutcomeKind::Confirmed, "{outcome:?}");
+}
+
+#[tokio::test]
+async fn what_an_agent_before_left_behind_is_swept() {
+    let world = World::new();
+    let left = world
+        .links()
+        .at("/run/lab-updater/units/lab-updater-activate-7-7.service");
+    std::fs::create_dir_all(&left).expect("made");
+    std::fs::write(left.join("status"), "1").expect("written");
+    let swept = |_: &World| !left.exists();
+    assert_eq!(world.live_until(swept).await, None);
 }
 
 #[tokio::test]
@@ -241,6 +285,23 @@ async fn a_target_that_cannot_be_obtained_is_refused() {
     let outcome = world.live_until_reported(1).await;
     assert_eq!(outcome.kind, OutcomeKind::Refused, "{outcome:?}");
     assert!(outcome.reason.contains("not in the cache"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_target_that_the_machine_does_not_allow_is_refused() {
+    let world = World::new();
+    world.coordinator.wants(1, &path("any"));
+    let reference = "git+https://git.example.org/fleet".to_owned();
+    let attribute = "web-01".to_owned();
+    world.coordinator.but(|wish| {
+        wish.target = Some(common::Target::Flake {
+            reference,
+            attribute,
+        });
+    });
+    let outcome = world.live_until_reported(1).await;
+    assert_eq!(outcome.kind, OutcomeKind::Refused, "{outcome:?}");
+    assert!(outcome.reason.contains("takes no flakes"), "{outcome:?}");
 }
 
 /// Killed as soon as a step is on disk, and started again: no hook runs twice, and the
