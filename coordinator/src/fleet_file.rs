@@ -49,11 +49,11 @@ impl fmt::Display for Lines<'_> {
 
 /// Says what is wrong with a fleet configuration in JSON.
 pub fn check(path: &Path) -> Result<(), FleetFileError> {
-    let text = fs::read(path).map_err(|source| FleetFileError::Read {
+    let text = fs::read_to_string(path).map_err(|source| FleetFileError::Read {
         path: path.to_owned(),
         source,
     })?;
-    let document = serde_json::from_slice(&text).map_err(|source| FleetFileError::Json {
+    let document = platform::json::document(&text).map_err(|source| FleetFileError::Json {
         path: path.to_owned(),
         source,
     })?;

@@ -1,8 +1,10 @@
-//! What the daemons and `lab` share at their edges: identity files, mTLS channels, the clock, logs.
+//! What the daemons and `lab` share at their edges: identity files, mTLS channels, the clock, logs,
+//! documents.
 
 pub mod channel;
 pub mod clock;
 pub mod enrol;
 pub mod identity;
+pub mod json;
 pub mod telemetry;
 mod tls;

@@ -233,7 +233,7 @@ async fn read(file: &Path) -> Result<Value, LabError> {
     let fault = |what: String| LabError::usage(what).at(file.display());
     let text =
         fs::read_to_string(file).map_err(|error| fault(format!("failed to read: {error}")))?;
-    serde_json::from_str(&text).map_err(|error| {
+    platform::json::document(&text).map_err(|error| {
         fault(format!("it is not JSON: {error}")).hint("a Nix file's name ends in .nix")
     })
 }

@@ -132,6 +132,36 @@ impl fmt::Display for Window {
     }
 }
 
+/// A day of the week.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Day(i8);
+
+/// The day of this name: all of it, or its first three letters.
+pub fn day(text: &str) -> Result<Day, WindowError> {
+    let word = text.trim().to_lowercase();
+    let is = |day: &str| word == day || word == day[..3];
+    let index = FULL_DAYS.iter().position(|day| is(day));
+    let day = index.and_then(|index| i8::try_from(index + 1).ok());
+    day.map(Day)
+        .ok_or_else(|| WindowError::Day(text.to_owned()))
+}
+
+/// As documents were read once, by the first three letters whatever followed.
+pub(crate) fn day_by_its_beginning(text: &str) -> Option<Day> {
+    let start: String = text.trim().chars().take(3).collect();
+    day(&start).ok()
+}
+
+const FULL_DAYS: [&str; 7] = [
+    "monday",
+    "tuesday",
+    "wednesday",
+    "thursday",
+    "friday",
+    "saturday",
+    "sunday",
+];
+
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 
 fn day_name(day: i8) -> &'static str {
@@ -143,19 +173,11 @@ fn day_name(day: i8) -> &'static str {
 }
 
 impl Window {
-    /// The same window, beginning only on these days (`Mon`, `monday`, …).
-    pub fn on_days<'a>(
-        mut self,
-        days: impl IntoIterator<Item = &'a str>,
-    ) -> Result<Self, WindowError> {
-        for text in days {
-            let short: String = text.trim().to_lowercase().chars().take(3).collect();
-            let index = DAYS.iter().position(|day| day.to_lowercase() == short);
-            let day = index.and_then(|index| i8::try_from(index + 1).ok());
-            self.days
-                .insert(day.ok_or_else(|| WindowError::Day(text.to_owned()))?);
-        }
-        Ok(self)
+    /// The same window, beginning only on these days; of none at all: every day.
+    #[must_use]
+    pub fn on_days(mut self, days: impl IntoIterator<Item = Day>) -> Self {
+        self.days.extend(days.into_iter().map(|Day(day)| day));
+        self
     }
 
     /// Length on a day without a change of the clocks.
@@ -330,7 +352,7 @@ mod tests {
     #[track_caller]
     fn check(window: &str, days: &[&str], zone_name: &str, now: &str, expected: &str) {
         let window: Window = window.parse().expect(window);
-        let window = window.on_days(days.iter().copied()).expect("days");
+        let window = window.on_days(days.iter().map(|text| day(text).expect("a day")));
         let zone = zone(zone_name).expect(zone_name);
         assert_eq!(show(window.state(at(now), &zone)), expected);
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use common::{GroupName, MachineName};
 
-use super::{Fault, FleetConfig, GroupConfig};
+use super::{Fault, FleetConfig, GroupConfig, section::nearest};
 use crate::plan::in_dependency_order;
 
 /// Shortest lease that leaves room for a lost heartbeat and a busy machine.
@@ -13,7 +13,8 @@ const LEASE_MIN: Duration = Duration::from_secs(30);
 /// Adds every contradiction to the faults.
 pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
     if config.groups.is_empty() && faults.is_empty() {
-        push(faults, "updateGroups".to_owned(), "names no group", "");
+        let hint = "name at least one group with its machines";
+        push(faults, "updateGroups".to_owned(), "names no group", hint);
     }
     let mut seen: BTreeMap<&MachineName, &GroupName> = BTreeMap::new();
     for (name, group) in &config.groups {
@@ -27,7 +28,8 @@ pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
             "{} s must have passed before a lease may end",
             LEASE_MIN.as_secs()
         );
-        push(faults, "updateSettings.leaseTime".to_owned(), message, "");
+        let hint = "make it longer, or leave it out";
+        push(faults, "updateSettings.leaseTime".to_owned(), message, hint);
     }
 }
 
@@ -72,9 +74,16 @@ fn dependencies(
     for (index, dependency) in group.policy.dependencies.iter().enumerate() {
         let path = format!("updateGroups.{name}.dependencies[{index}]");
         if dependency == name {
-            push(faults, path, "a group cannot depend on itself", "");
+            push(faults, path, "a group cannot depend on itself", "remove it");
         } else if !config.groups.contains_key(dependency) {
-            push(faults, path, format!("there is no group {dependency}"), "");
+            let groups = config.groups.keys().map(GroupName::as_str);
+            let hint = nearest(dependency.as_str(), groups, "groups");
+            push(
+                faults,
+                path,
+                format!("there is no group {dependency}"),
+                &hint,
+            );
         }
     }
 }
@@ -89,7 +98,8 @@ fn limits(name: &GroupName, group: &GroupConfig, faults: &mut Vec<Fault>) {
             "a canary of {} is bigger than its group of {size}",
             policy.canary
         );
-        push(faults, path("canary"), message, "");
+        let hint = "make it smaller, or 0 for none";
+        push(faults, path("canary"), message, hint);
     }
     for window in &policy.windows {
         if window.nominal_length() < policy.expected_duration {

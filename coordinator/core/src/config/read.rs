@@ -1,209 +1,33 @@
-//! JSON → configuration: shapes, names, numbers. Whatever is wrong becomes a fault with its path,
-//! and reading goes on.
+//! JSON → configuration: shapes, names, numbers. Whatever is wrong becomes a fault with its path and
+//! what to write instead, and reading goes on.
+//!
+//! A value that is understood is taken even where a fault says that it may not be: documents that
+//! are in force already are read by the same code, and mean what they meant.
 
-use std::{collections::BTreeMap, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
 use common::{GroupName, MachineName};
 use serde_json::{Map, Value};
 
-use super::{Fault, FleetConfig, GroupConfig};
+use super::{
+    FleetConfig, GroupConfig,
+    section::{Faults, Section, fault},
+};
 use crate::{
-    policy::{PARALLEL_MAX, Policy, Preset, Times},
-    window::{self, Window},
+    policy::{Policy, Preset, Times},
+    window::{self, Window, WindowError},
 };
 
-/// Longest duration that means something here: a year.
-const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// A machine counts as offline no sooner: agents ask once a minute, and one answer may be lost.
+const OFFLINE_MIN: Duration = Duration::from_secs(120);
 
-/// One object, its path, and the keys that nobody has asked for yet.
-struct Section<'a> {
-    path: String,
-    map: &'a Map<String, Value>,
-    asked: Vec<&'static str>,
-}
+/// Anything but nothing.
+const SOME: Duration = Duration::from_secs(1);
 
-/// Where faults are gathered.
-type Faults = Vec<Fault>;
+const TIMES: &str = "write times such as \"02:00-06:00\"; midnight is 00:00";
+const DAY: &str = "write each day by itself, such as \"mon\" or \"monday\"";
 
-fn fault(faults: &mut Faults, path: &str, message: impl Into<String>, hint: impl Into<String>) {
-    faults.push(Fault {
-        path: path.to_owned(),
-        message: message.into(),
-        hint: hint.into(),
-    });
-}
-
-impl<'a> Section<'a> {
-    fn new(value: &'a Value, path: &str, faults: &mut Faults) -> Option<Self> {
-        match value {
-            Value::Object(map) => Some(Self {
-                path: path.to_owned(),
-                map,
-                asked: Vec::new(),
-            }),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Number(_)
-            | Value::String(_)
-            | Value::Array(_) => {
-                fault(faults, path, "an object is expected here", "");
-                None
-            }
-        }
-    }
-
-    fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
-    }
-
-    /// The value of a key, which from now on is a known one.
-    fn get(&mut self, key: &'static str) -> Option<&'a Value> {
-        self.asked.push(key);
-        self.map.get(key).filter(|value| !value.is_null())
-    }
-
-    /// Names every key that nobody asked for.
-    fn finish(self, faults: &mut Faults) {
-        for key in self
-            .map
-            .keys()
-            .filter(|key| !self.asked.contains(&key.as_str()))
-        {
-            let near = self.asked.iter().min_by_key(|known| distance(known, key));
-            let hint = match near {
-                Some(near) if distance(near, key) <= 3 => format!("did you mean {near:?}?"),
-                Some(_) | None => format!("known keys: {}", self.asked.join(", ")),
-            };
-            fault(
-                faults,
-                &self.path_of(key),
-                "is not a key of the configuration",
-                hint,
-            );
-        }
-    }
-
-    fn parsed<T>(
-        &mut self,
-        key: &'static str,
-        faults: &mut Faults,
-        read: impl FnOnce(&Value) -> Result<T, String>,
-    ) -> Option<T> {
-        let value = self.get(key)?;
-        match read(value) {
-            Ok(value) => Some(value),
-            Err(message) => {
-                fault(faults, &self.path_of(key), message, "");
-                None
-            }
-        }
-    }
-
-    fn bool(&mut self, key: &'static str, faults: &mut Faults) -> Option<bool> {
-        self.parsed(key, faults, |value| {
-            value
-                .as_bool()
-                .ok_or_else(|| format!("{value} must be true or false"))
-        })
-    }
-
-    fn count(&mut self, key: &'static str, min: u32, faults: &mut Faults) -> Option<u32> {
-        self.parsed(key, faults, |value| {
-            let number = value
-                .as_u64()
-                .ok_or_else(|| format!("{value} is not a whole number"))?;
-            u32::try_from(number)
-                .ok()
-                .filter(|number| (min..=PARALLEL_MAX).contains(number))
-                .ok_or_else(|| format!("{number} is not between {min} and {PARALLEL_MAX}"))
-        })
-    }
-
-    fn duration(&mut self, key: &'static str, faults: &mut Faults) -> Option<Duration> {
-        self.parsed(key, faults, duration)
-    }
-
-    fn text(&mut self, key: &'static str, faults: &mut Faults) -> Option<String> {
-        self.parsed(key, faults, |value| {
-            value
-                .as_str()
-                .map(str::to_owned)
-                .ok_or_else(|| format!("{value} must be a string"))
-        })
-    }
-
-    /// A list of names; each bad one is a fault of its own.
-    fn names<T: FromStr>(&mut self, key: &'static str, faults: &mut Faults) -> Option<Vec<T>>
-    where
-        T::Err: std::fmt::Display,
-    {
-        let value = self.get(key)?;
-        let path = self.path_of(key);
-        let Some(items) = value.as_array() else {
-            fault(faults, &path, "a list is expected here", "");
-            return None;
-        };
-        let mut names = Vec::with_capacity(items.len());
-        for (index, item) in items.iter().enumerate() {
-            let parsed = match item.as_str() {
-                Some(text) => text.parse().map_err(|error: T::Err| error.to_string()),
-                None => Err(format!("{item} must be a string")),
-            };
-            match parsed {
-                Ok(name) => names.push(name),
-                Err(message) => fault(faults, &format!("{path}[{index}]"), message, ""),
-            }
-        }
-        Some(names)
-    }
-}
-
-/// A duration as people write it: whole seconds, or `"30m"`, `"1h30m"`; a year at most.
-///
-/// # Errors
-/// What is wrong with it, as a sentence.
-pub fn duration(value: &Value) -> Result<Duration, String> {
-    let bad = || format!("{value} is not a duration (whole seconds, or like \"30m\", \"1h30m\")");
-    let duration = match value {
-        Value::Number(number) => Duration::from_secs(number.as_u64().ok_or_else(bad)?),
-        Value::String(text) => {
-            // A bare number in quotes would be a guess about its unit.
-            if text.chars().all(|c| c.is_ascii_digit()) {
-                return Err(bad());
-            }
-            let parsed: jiff::SignedDuration = text.parse().map_err(|_| bad())?;
-            Duration::try_from(parsed).map_err(|_| bad())?
-        }
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return Err(bad()),
-    };
-    if duration > DURATION_MAX {
-        return Err(format!("{value} is longer than a year"));
-    }
-    Ok(duration)
-}
-
-/// How many single-character edits lie between two keys (Levenshtein), ignoring case.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (
-        a.to_lowercase().chars().collect(),
-        b.to_lowercase().chars().collect(),
-    );
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = corner + usize::from(x != y);
-            corner = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(corner + 1);
-        }
-    }
-    row[b.len()]
-}
+static NO_KEYS: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
 
 /// Defaults that groups take from `updateSettings`.
 struct Settings {
@@ -224,7 +48,11 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
     let mut top = Section::new(document, "", faults)?;
     let empty = Value::Object(Map::new());
     let settings = top.get("updateSettings").unwrap_or(&empty);
-    let settings = settings_of(settings, faults)?;
+    let settings = match Section::new(settings, "updateSettings", faults) {
+        Some(section) => settings_of(section, faults),
+        // Said already; what else is wrong is to be said as well.
+        None => settings_of(Section::of(&NO_KEYS, "updateSettings"), &mut Vec::new()),
+    };
     let Some(groups_value) = top.get("updateGroups") else {
         fault(
             faults,
@@ -245,7 +73,12 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
                         groups.insert(name, group);
                     }
                 }
-                Err(error) => fault(faults, &path, error.to_string(), ""),
+                Err(error) => fault(
+                    faults,
+                    &path,
+                    error.to_string(),
+                    "give the group another name",
+                ),
             }
         }
     }
@@ -271,19 +104,20 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
     })
 }
 
-fn settings_of(value: &Value, faults: &mut Faults) -> Option<Settings> {
-    let mut s = Section::new(value, "updateSettings", faults)?;
+fn settings_of(mut s: Section<'_>, faults: &mut Faults) -> Settings {
     let defaults = Times::default();
     let times = Times {
         lease: s.duration("leaseTime", faults).unwrap_or(defaults.lease),
         grace: s.duration("graceTime", faults).unwrap_or(defaults.grace),
         offline_after: s
-            .duration("offlineAfter", faults)
+            .duration_from("offlineAfter", OFFLINE_MIN, faults)
             .unwrap_or(defaults.offline_after),
         catch_up: s.duration("catchUp", faults).unwrap_or(defaults.catch_up),
-        stage: s.duration("stageTimeout", faults).unwrap_or(defaults.stage),
+        stage: s
+            .duration_from("stageTimeout", SOME, faults)
+            .unwrap_or(defaults.stage),
         no_progress: s
-            .duration("noProgressAfter", faults)
+            .duration_from("noProgressAfter", SOME, faults)
             .unwrap_or(defaults.no_progress),
     };
     let minutes = |n: u64| Duration::from_secs(n * 60);
@@ -291,12 +125,12 @@ fn settings_of(value: &Value, faults: &mut Faults) -> Option<Settings> {
         max_parallel: s.count("maxParallel", 1, faults).unwrap_or(1),
         timezone: timezone(&mut s, faults).unwrap_or_else(|| "UTC".to_owned()),
         health_timeout: s
-            .duration("healthCheckTimeout", faults)
+            .duration_from("healthCheckTimeout", SOME, faults)
             .unwrap_or(minutes(5)),
         rollback_on_failure: s.bool("rollbackOnFailure", faults).unwrap_or(true),
         stagger: s.duration("staggerDelay", faults).unwrap_or(minutes(30)),
         approval_expiry: s
-            .duration("approvalExpiry", faults)
+            .duration_from("approvalExpiry", SOME, faults)
             .unwrap_or(minutes(7 * 24 * 60)),
         expected_duration: s
             .duration("expectedDuration", faults)
@@ -309,13 +143,19 @@ fn settings_of(value: &Value, faults: &mut Faults) -> Option<Settings> {
     };
     source(&mut s, faults);
     s.finish(faults);
-    Some(settings)
+    settings
 }
 
 fn timezone(section: &mut Section<'_>, faults: &mut Faults) -> Option<String> {
     let name = section.text("timezone", faults)?;
     if let Err(error) = window::zone(&name) {
-        fault(faults, &section.path_of("timezone"), error.to_string(), "");
+        let hint = "write an IANA name such as \"Europe/Berlin\" or \"UTC\"";
+        fault(
+            faults,
+            &section.path_of("timezone"),
+            error.to_string(),
+            hint,
+        );
         return None;
     }
     Some(name)
@@ -343,7 +183,7 @@ fn webhooks(settings: &mut Section<'_>, faults: &mut Faults) -> BTreeMap<String,
                     faults,
                     &path,
                     format!("{url:?} is not an http or https address"),
-                    "",
+                    "write all of it, https:// included",
                 );
             }
         }
@@ -366,7 +206,8 @@ fn source(settings: &mut Section<'_>, faults: &mut Faults) {
         .count();
     if given != 1 {
         let message = "exactly one of targets, flake and channel must be given";
-        fault(faults, &source.path.clone(), message, "");
+        let hint = "keep the one that `lab update prepare` is to use";
+        fault(faults, &source.path.clone(), message, hint);
     }
     source.text("signKey", faults);
     source.text("pushTo", faults);
@@ -382,7 +223,7 @@ fn group(
 ) -> Option<GroupConfig> {
     let mut s = Section::new(value, path, faults)?;
     let preset = s
-        .parsed("updatePolicy", faults, preset)
+        .parsed("updatePolicy", &policies(), faults, preset)
         .unwrap_or(Preset::Conservative);
     let machines = match s.names::<MachineName>("machines", faults) {
         Some(machines) => machines,
@@ -423,7 +264,7 @@ fn group(
         approval_expiry: settings.approval_expiry,
         dependencies: s.names("dependencies", faults).unwrap_or_default(),
         health_timeout: s
-            .duration("healthCheckTimeout", faults)
+            .duration_from("healthCheckTimeout", SOME, faults)
             .unwrap_or(settings.health_timeout),
         rollback_on_failure: s
             .bool("rollbackOnFailure", faults)
@@ -436,12 +277,15 @@ fn group(
     Some(GroupConfig { machines, policy })
 }
 
+fn policies() -> String {
+    format!("write one of {}", Preset::ALL.map(Preset::word).join(", "))
+}
+
 fn preset(value: &Value) -> Result<Preset, String> {
-    let known = || Preset::ALL.map(Preset::word).join(", ");
     let found = Preset::ALL
         .into_iter()
         .find(|preset| Some(preset.word()) == value.as_str());
-    found.ok_or_else(|| format!("{value} is not a policy; there are {}", known()))
+    found.ok_or_else(|| format!("{value} is not a policy"))
 }
 
 /// One window, or a list of them; each a text, or `{ times, days }`.
@@ -465,25 +309,40 @@ fn windows(group: &mut Section<'_>, faults: &mut Faults) -> Vec<Window> {
 }
 
 fn window(value: &Value, path: &str, faults: &mut Faults) -> Option<Window> {
-    let parsed = match value {
-        Value::String(text) => text.parse(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-            let mut section = Section::new(value, path, faults)?;
-            let times = section.text("times", faults);
-            let days = section.names::<String>("days", faults).unwrap_or_default();
-            section.finish(faults);
-            let days = days.iter().map(String::as_str);
-            times
-                .unwrap_or_default()
-                .parse::<Window>()
-                .and_then(|window| window.on_days(days))
-        }
-    };
-    match parsed {
-        Ok(window) => Some(window),
-        Err(error) => {
-            fault(faults, path, error.to_string(), "");
+    if let Value::String(text) = value {
+        return times(text, path, faults);
+    }
+    let mut section = Section::new(value, path, faults)?;
+    let path_of_times = section.path_of("times");
+    let window = match section.text("times", faults) {
+        Some(text) => times(&text, &path_of_times, faults),
+        None => {
+            if !section.map.contains_key("times") {
+                fault(faults, &path_of_times, "is missing", TIMES);
+            }
             None
         }
+    };
+    let path_of_days = section.path_of("days");
+    let days = section.names::<String>("days", faults).unwrap_or_default();
+    section.finish(faults);
+    let mut on = Vec::with_capacity(days.len());
+    for (index, text) in days.iter().enumerate() {
+        let path = format!("{path_of_days}[{index}]");
+        match window::day(text) {
+            Ok(day) => on.push(day),
+            Err(error) => {
+                fault(faults, &path, error.to_string(), DAY);
+                // Documents of before were read by its first letters.
+                on.extend(window::day_by_its_beginning(text));
+            }
+        }
     }
+    window.map(|window| window.on_days(on))
+}
+
+fn times(text: &str, path: &str, faults: &mut Faults) -> Option<Window> {
+    text.parse()
+        .map_err(|error: WindowError| fault(faults, path, error.to_string(), TIMES))
+        .ok()
 }

@@ -202,8 +202,8 @@ pub(crate) fn forget(message: &wire::ForgetMachineRequest) -> Result<OperatorReq
 
 /// A document, read and checked.
 pub(crate) fn document(document: &str) -> Result<FleetConfig, BadDocument> {
-    let value: serde_json::Value =
-        serde_json::from_str(document).map_err(|error| BadDocument::NotJson(error.to_string()))?;
+    let value = platform::json::document(document);
+    let value = value.map_err(|error| BadDocument::NotJson(error.to_string()))?;
     FleetConfig::parse(&value).map_err(|Faults(faults)| BadDocument::Faults(faults))
 }
 
