@@ -126,6 +126,10 @@ impl Agent {
             Some(ActivationEnd::Busy | ActivationEnd::Failed { .. }) | None => {
                 if attempt.restores < self.limits.switch_tries {
                     self.wait = Some(now + self.limits.busy_pause);
+                } else if end.is_none() && attempt.armed && attempt.cause != Some(Cause::DeadMan) {
+                    // Nothing of it could even be run. The dead-man program needs nothing that the
+                    // target may have broken: it is not called off, but waited for.
+                    self.wait = Some(now + self.longest_attempt(attempt));
                 } else {
                     self.after_undo(now, out);
                 }
@@ -311,8 +315,11 @@ impl Agent {
     /// The dead-man timer acts: it goes back by itself. The agent goes back as well, which finds
     /// everything done or does the rest, and judges.
     pub(crate) fn on_dead_man(&mut self, now: Moment, lease: common::LeaseId, out: &mut Output) {
-        let fits =
-            |attempt: &Attempt| attempt.lease == lease && attempt.touched && attempt.restores == 0;
+        let fits = |attempt: &Attempt| {
+            // Between two tries, or after the last, nothing of the agent's own is under way.
+            let waits = attempt.step == Step::RollingBack && attempt.job.is_none();
+            attempt.lease == lease && attempt.touched && (attempt.restores == 0 || waits)
+        };
         if self.durable.attempt.as_ref().is_some_and(fits) {
             self.turn_back(now, Cause::DeadMan, out);
         }

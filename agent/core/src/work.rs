@@ -162,7 +162,7 @@ impl Agent {
 
     /// Longer than everything that can still happen in this boot, going back included: the
     /// dead-man timer is for an agent that is dead, not for one that is slow.
-    fn longest_attempt(&self, attempt: &Attempt) -> Duration {
+    pub(crate) fn longest_attempt(&self, attempt: &Attempt) -> Duration {
         let limits = &self.limits;
         let health = attempt.health_timeout() + limits.short_step + limits.grace;
         let hook = limits.hook_timeout + limits.grace;

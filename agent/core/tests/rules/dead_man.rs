@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agent_core::{Directive, Failure, Input, Step, UnitState, Work};
+use agent_core::{ActivationEnd, Directive, Failure, Input, Step, UnitState, Work};
 use common::{LeaseId, OutcomeKind};
 
 use crate::world::{Script, World, path, proceed};
@@ -135,6 +135,44 @@ fn where_the_way_is_a_boot_the_dead_man_never_switches_live() {
     world.say(Directive::Proceed(lease));
     assert!(world.work_until(&Step::Activating));
     assert_eq!(world.disk.dead_man_order(LeaseId(7)), None);
+}
+
+/// A target that has broken what the agent needs to start anything.
+#[test]
+fn a_way_back_that_cannot_be_run_is_left_to_the_dead_man() {
+    let unable = || {
+        let mut world = World::staged(Script {
+            healthy: vec![false],
+            restore: Err(Failure::Failed("no bus".to_owned())),
+            ..Script::default()
+        });
+        world.say(Directive::Proceed(proceed(7)));
+        assert!(world.work_until(&Step::RollingBack));
+        let tries = world.limits.switch_tries;
+        let restores = |world: &World| world.disk.attempt.as_ref().map(|a| a.restores);
+        for _ in 0..100 {
+            let worked = world.work_one();
+            if !worked && restores(&world) == Some(tries) {
+                return world;
+            }
+            if !worked {
+                world.pass_time();
+            }
+        }
+        panic!("it does not try {tries} times");
+    };
+    let mut world = unable();
+    assert!(
+        world.disk.dead_man_order(LeaseId(7)).is_some(),
+        "it may act"
+    );
+    world.script.restore = Ok(ActivationEnd::Done);
+    world.feed(Input::DeadManFired { lease: LeaseId(7) });
+    assert_eq!(world.finish().outcome.kind, RolledBack);
+
+    // It does not come either.
+    let result = unable().finish();
+    assert_eq!(result.outcome.kind, OutcomeKind::Stuck);
 }
 
 #[test]
