@@ -14,7 +14,7 @@ macro_rules! fixtures {
     };
 }
 
-const FIXTURES: [(&str, &str); 22] = fixtures![
+const FIXTURES: [(&str, &str); 24] = fixtures![
     "staging",
     "pre-hook",
     "activating",
@@ -33,7 +33,9 @@ const FIXTURES: [(&str, &str); 22] = fixtures![
     "future-step",
     "future-step-after-a-boot",
     "future-cause",
+    "future-hook",
     "future-mode",
+    "future-mode-at-the-end",
     "future-verdict",
     "future-result",
     "future-staging",
@@ -150,6 +152,25 @@ fn a_mode_of_a_newer_agent_leads_back() {
     let result = machine("future-mode", "old", 1).finish();
     assert_eq!(result.outcome.kind, OutcomeKind::RolledBack);
     assert!(result.outcome.reason.contains("activating"), "{result:?}");
+}
+
+#[test]
+fn how_a_hook_ended_for_a_newer_agent_leads_back_and_is_made_up_for() {
+    let state = fixture("future-hook");
+    let attempt = state.attempt.clone().expect("an attempt");
+    assert_eq!(attempt.hooks.pre, HookState::Unknown);
+    let mut world = machine("future-hook", "new", 1);
+    assert_eq!(world.finish().outcome.kind, OutcomeKind::RolledBack);
+    assert!(world.ran(Hook::Rollback));
+}
+
+#[test]
+fn a_verdict_that_is_written_stays_whatever_else_is_not_understood() {
+    let state = fixture("future-mode-at-the-end");
+    assert_eq!(state.dead_man_order(LeaseId(7)), None);
+    let mut world = machine("future-mode-at-the-end", "new", 1);
+    assert_eq!(world.finish().outcome.kind, OutcomeKind::Confirmed);
+    assert_eq!(world.running, path("new"));
 }
 
 #[test]
