@@ -12,8 +12,8 @@ use platform::{
     identity::{Identity, SERVER_NAME, provider},
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, SanType,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
 use tempfile::TempDir;
@@ -130,6 +130,11 @@ async fn a_certificate_of_the_fleet_is_required() {
         vec![],
         vec!["spiffe://elsewhere/x"],
         vec!["spiffe://lab-updater/root/x"],
+        vec!["spiffe://lab-updater/machine/*"],
+        vec![
+            "spiffe://lab-updater/operator/admin",
+            "spiffe://lab-updater/machine/web-01",
+        ],
     ] {
         let odd = forged(&bed, |params| {
             let uri = |text: &str| SanType::URI(text.try_into().expect("ASCII"));
@@ -140,6 +145,24 @@ async fn a_certificate_of_the_fleet_is_required() {
             "{names:?}"
         );
     }
+    // A common name is no name here, whatever it says.
+    let common = forged(&bed, |params| {
+        params.subject_alt_names.clear();
+        let name = "spiffe://lab-updater/operator/admin";
+        params.distinguished_name.push(DnType::CommonName, name);
+    });
+    assert!(handshake(&bed, Some(common), TLS13).await.is_err());
+    // Neither a leaf that calls itself a CA, nor the CA itself.
+    let ca = forged(&bed, |params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    });
+    assert!(handshake(&bed, Some(ca), TLS13).await.is_err());
+    let read = |name: &str| std::fs::read_to_string(bed.directory.path().join(name));
+    let itself = (read("ca.key").expect("a key"), read("ca.pem").expect("PEM"));
+    assert!(handshake(&bed, Some(itself), TLS13).await.is_err());
+    let mut admin = bed.admin.clone();
+    let status = admin.get_status(StatusRequest::default()).await;
+    status.expect("it answers others");
 }
 
 /// The leaf certificate that the coordinator shows.
