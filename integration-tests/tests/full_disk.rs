@@ -1,6 +1,6 @@
 //! A coordinator whose disk fills up: it ends before it tells anybody what it could not keep, says
-//! what to do, gives up its ballast to start once more, and has forgotten nothing. On a real, small
-//! file system; needs root.
+//! what to do, gives up its ballast to start once more, and has forgotten nothing. An agent whose
+//! disk is full: what its way back takes lies ready. On a real, small file system; needs root.
 
 use std::{
     env,
@@ -10,7 +10,13 @@ use std::{
     path::Path,
 };
 
-use common::{Timestamp, error_chain::Chain};
+use agent::{
+    ballast::Ballast,
+    state_file::{StateFile, StateStore as _},
+    verdict::{Judge, Verdicts},
+};
+use agent_core::Durable;
+use common::{LeaseId, Timestamp, error_chain::Chain};
 use coordinator::{Config, Server, ServerError, driver::Handle};
 use coordinator_core::{
     Reply, Request,
@@ -83,21 +89,58 @@ fn known(handle: &Handle, tokens: &[String]) -> bool {
     tokens.iter().all(|id| registry.tokens.contains_key(id))
 }
 
-#[test]
-fn a_coordinator_on_a_full_disk_forgets_nothing_and_says_what_to_do() {
-    let place = tempfile::tempdir().expect("a directory");
+/// A small disk; none where the host cannot, which is then said.
+fn small_disk(place: &Path) -> Option<Drive> {
     let drive =
-        Drive::keep_mounts_private().and_then(|()| Drive::new(place.path(), 96 * MIB, Cache::None));
-    let drive = match drive {
-        Ok(drive) => drive,
+        Drive::keep_mounts_private().and_then(|()| Drive::new(place, 96 * MIB, Cache::None));
+    match drive {
+        Ok(drive) => Some(drive),
         Err(error) => {
             let why = Chain(&error);
             assert!(env::var_os(REQUIRE).is_none(), "{REQUIRE} is set: {why}");
             eprintln!(
                 "skipped: no file system can be mounted here, it takes root and e2fsprogs: {why}"
             );
-            return;
+            None
         }
+    }
+}
+
+#[test]
+fn an_agent_on_a_full_disk_has_what_its_way_back_takes() {
+    let place = tempfile::tempdir().expect("a directory");
+    let Some(drive) = small_disk(place.path()) else {
+        return;
+    };
+    let directory = drive.path().join("agent");
+    fs::create_dir(&directory).expect("made");
+    let (verdicts, ballast) = (Verdicts::new(&directory), Ballast::within(&directory));
+    let state = StateFile::new(directory.join("agent.json"));
+    let mut durable = Durable::new();
+    state.save(&durable).expect("saved");
+    verdicts.prepare(LeaseId(7)).expect("laid ready");
+    ballast.keep().expect("kept");
+    fill(&drive.path().join("filler"));
+    fs::write(directory.join("more"), [7; 4096]).expect_err("it is full");
+
+    let judge = verdicts.claim(LeaseId(7), Judge::DeadMan);
+    assert_eq!(judge.expect("it takes no space"), Judge::DeadMan);
+    let boot = "a-boot".parse().expect("a boot id");
+    let may = verdicts.may_boot_back(LeaseId(7), &boot);
+    assert!(may.expect("it takes no space"));
+    assert!(directory.join("ballast").exists(), "not even the ballast");
+
+    durable.lease = LeaseId(7);
+    state.save(&durable).expect("saved on the ballast");
+    assert!(!directory.join("ballast").exists());
+    assert_eq!(state.load().expect("readable"), Some(durable));
+}
+
+#[test]
+fn a_coordinator_on_a_full_disk_forgets_nothing_and_says_what_to_do() {
+    let place = tempfile::tempdir().expect("a directory");
+    let Some(drive) = small_disk(place.path()) else {
+        return;
     };
     let state = drive.path().join("state");
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -176,6 +176,7 @@ in
       tokenFile = "/run/secrets/lab-updater-token";
       postUpdateScript = "true";
       backupCheckScript = "true";
+      targets.flakes = [ "git+https://git.example.org/fleet" ];
       checks = [
         {
           name = "database";

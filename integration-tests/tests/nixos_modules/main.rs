@@ -82,6 +82,8 @@ mod tests {
         assert_eq!(config.hooks.timeout.as_secs(), 600);
         assert_eq!(config.limits.switch_timeout.as_secs(), 1200);
         assert_eq!(config.checks.len(), 3);
+        assert_eq!(config.targets.flakes, ["git+https://git.example.org/fleet"]);
+        assert_eq!(config.targets.channels, Vec::<String>::new());
     }
 
     #[test]
@@ -130,7 +132,13 @@ mod tests {
         assert_eq!(machine["timers"][DEAD_MAN]["OnBootSec"], "15m");
         assert_eq!(machine["agentSettings"]["limits"]["boot_timeout"], "15m");
         let unit = unit(machine, DEAD_MAN);
-        for line in ["X-RestartIfChanged=false", "X-StopOnRemoval=false"] {
+        for line in [
+            "X-RestartIfChanged=false",
+            "X-StopOnRemoval=false",
+            "Restart=on-failure",
+            "RestartSec=60",
+            "RestartPreventExitStatus=3",
+        ] {
             assert!(has_line(unit, line), "no {line} in:\n{unit}");
         }
         assert_eq!(cases["fullMachine"]["timers"][DEAD_MAN]["OnBootSec"], 600);

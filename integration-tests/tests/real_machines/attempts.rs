@@ -75,6 +75,30 @@ fn a_target_that_cuts_the_network_is_left_again_though_no_check_would_see_it() {
     assert_eq!(stage.settled(node), before);
 }
 
+#[test]
+fn a_machine_whose_bus_is_gone_is_updated_and_taken_back_all_the_same() {
+    let Some(stage) = stage() else { return };
+    let (fleet, node) = (stage.fleet(), &stage.nodes()[2]);
+    let bus = |verb: &str| {
+        let units = ["systemctl", verb, "dbus.socket", "dbus.service"];
+        ok(fleet.run(node, &units));
+    };
+    bus("stop");
+    let paths = stage.prepare(&[stage.system(node)]);
+    let executed = stage.execute(&[node], &[]);
+    assert_eq!(executed.code(), 0, "{executed:?}\n{}", stage.scene());
+    assert_eq!(stage.settled(node), paths[0].as_str());
+
+    stage.prepare(&[stage.system(node).failing(Failure::Health)]);
+    let executed = stage.execute(&[node], &[]);
+    assert_eq!(executed.code(), 9, "{executed:?}\n{}", stage.scene());
+    assert_eq!(stage.in_rollout(node)["verdict"], "rolled-back");
+    assert_eq!(stage.settled(node), paths[0].as_str());
+    let journal = fleet.journal(node, AGENT_UNIT);
+    assert!(journal.contains("by another way"), "{journal}");
+    bus("start");
+}
+
 /// Where the hooks lie, and what they write down.
 const HOOKS: &str = "/var/lib/hooks";
 
