@@ -1,7 +1,7 @@
 //! What the log says of durable facts, with the fields by which somebody looks for it at night:
 //! `rollout`, `machine`, `group`, `lease` and `epoch`. In the journal of systemd they are fields as
-//! well, so that `journalctl LEASE=12` finds a turn from its beginning to its end; the agent's have
-//! the same names.
+//! well, so that `journalctl LEASE=12` finds a turn from its beginning to its end; the agent calls
+//! its own the same.
 
 use std::collections::BTreeMap;
 

@@ -77,11 +77,15 @@ impl Agent for AgentService {
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
         let (machine, _) = auth::machine(&request)?;
-        let question = convert_agent::renewal_request(request.into_inner())?;
-        let Answer { reply, epoch } = self.ask(machine, question).await?;
+        let message = request.into_inner();
+        let lease = message.lease;
+        let question = convert_agent::renewal_request(message)?;
+        let Answer { reply, epoch } = self.ask(machine.clone(), question).await?;
         let Reply::Renewal(renewal) = reply else {
             return Err(convert::other(&reply));
         };
+        // A heartbeat is no fact, and there are many.
+        tracing::debug!(%machine, lease, epoch = epoch.0, "renewal: {renewal:?}");
         Ok(Response::new(convert_agent::renewal(epoch, renewal)))
     }
 
