@@ -171,7 +171,7 @@ pub struct Source {
     /// Pin the locked flake, and let every machine build its own system.
     #[arg(long, requires = "flake")]
     pub build_on_machine: bool,
-    /// Channel from which every machine builds its own system.
+    /// Channel from which every machine builds its own system, as the channel is by then.
     #[arg(long, value_name = "URL")]
     pub channel: Option<String>,
 }
