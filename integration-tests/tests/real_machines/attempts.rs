@@ -122,19 +122,110 @@ fn told(stage: &Stage, node: &common::MachineName) -> Vec<String> {
     told.lines().map(str::to_owned).collect()
 }
 
+/// Writes the hooks: each its name into the log, and then what `more` gives it to do.
+fn write_hooks(stage: &Stage, node: &common::MachineName, more: impl Fn(&str) -> String) {
+    let fleet = stage.fleet();
+    ok(fleet.run(node, &["rm", "-rf", HOOKS]));
+    for hook in ["pre", "post", "rollback", "backup"] {
+        let text = format!("#!/bin/sh\necho {hook} >>{HOOKS}/log\n{}\n", more(hook));
+        let file = format!("{HOOKS}/{hook}");
+        ok(fleet.write_file(node, &file, &text));
+        ok(fleet.run(node, &["chmod", "+x", &file]));
+    }
+    ok(fleet.write_file(node, &format!("{HOOKS}/log"), ""));
+}
+
+#[test]
+fn garbage_collected_in_an_attempt_leaves_the_way_back_complete() {
+    let Some(stage) = stage() else { return };
+    let (fleet, node) = (stage.fleet(), &stage.nodes()[1]);
+    write_hooks(&stage, node, |_| String::new());
+    stage.install(&stage.system_with(node, WITH_HOOKS));
+    // A system that is not the booted one, and so held by nothing but its generation and us.
+    let paths = stage.prepare(&[stage.system_with(node, WITH_HOOKS)]);
+    assert_eq!(stage.execute(&[node], &[]).code(), 0, "{}", stage.scene());
+    let before = stage.settled(node);
+    assert_eq!(before, paths[0].as_str());
+    assert_ne!(before, stage.link(node, "/run/booted-system"));
+
+    // The check fails once the garbage is gone, and until the rollback hook.
+    stage.prepare(&[stage.system_with(node, WITH_HOOKS)]);
+    write_hooks(&stage, node, |hook| match hook {
+        "post" => format!(
+            "nix-collect-garbage -d || exit 1
+             readlink -f /nix/var/nix/profiles/system-*-link >{HOOKS}/generations
+             touch {HOOKS}/ill"
+        ),
+        "rollback" => format!("rm {HOOKS}/ill"),
+        _ => String::new(),
+    });
+    let loose = ok(fleet.run(node, &["nix-store", "--add", HOOKS]));
+    let executed = stage.execute(&[node], &[]);
+    assert_eq!(executed.code(), 9, "{executed:?}\n{}", stage.scene());
+    assert_eq!(told(&stage, node), ["pre", "post", "rollback"]);
+    let left = ok(fleet.exec(node, &["test", "-e", loose.trim()]));
+    assert_ne!(left.code(), 0, "what nobody holds was collected");
+    let generations = ok(fleet.read_file(node, &format!("{HOOKS}/generations")));
+    assert!(!generations.contains(&before), "{generations}");
+
+    assert_eq!(stage.settled(node), before);
+    let whole = format!("nix-store --query --requisites {before} | xargs nix-store --verify-path");
+    ok(fleet.run(node, &["sh", "-ec", &whole]));
+}
+
+/// Stops the fleet in this mode while a machine is past its switch, in its post-update hook. Returns
+/// where it came from, where it was going, and how its part of the rollout ended.
+fn stopped_after_the_switch(stage: &Stage, mode: &str) -> (String, String, String) {
+    let node = &stage.nodes()[1];
+    write_hooks(stage, node, |_| String::new());
+    stage.install(&stage.system_with(node, WITH_HOOKS));
+    let before = stage.settled(node);
+    let paths = stage.prepare(&[stage.system_with(node, WITH_HOOKS)]);
+    write_hooks(stage, node, |hook| match hook {
+        "post" => "sleep 10".to_owned(),
+        _ => String::new(),
+    });
+    stage.execute_detached(&[node]);
+    let log = format!("{HOOKS}/log");
+    stage.eventually("the machine is past its switch", || {
+        ok(stage.fleet().read_file(node, &log)).contains("post")
+    });
+    let mode = format!("--mode={mode}");
+    stage.lab_yes(&["emergency-stop", "--reason=a test", "--yes", &mode]);
+    stage.eventually("its attempt is over", || {
+        !stage.in_rollout(node)["verdict"]
+            .as_str()
+            .is_none_or(str::is_empty)
+    });
+    assert_eq!(stage.status()["stopped"], true);
+    let verdict = stage.in_rollout(node)["verdict"].clone();
+    let verdict = verdict.as_str().unwrap_or_default().to_owned();
+    (before, paths[0].as_str().to_owned(), verdict)
+}
+
+#[test]
+fn an_emergency_stop_lets_a_machine_past_its_switch_finish() {
+    let Some(stage) = stage() else { return };
+    let (_, target, verdict) = stopped_after_the_switch(&stage, "finish");
+    assert_eq!(verdict, "confirmed", "{}", stage.scene());
+    assert_eq!(stage.settled(&stage.nodes()[1]), target);
+}
+
+#[test]
+fn an_emergency_stop_that_takes_back_makes_a_machine_past_its_switch_go_back() {
+    let Some(stage) = stage() else { return };
+    let (before, _, verdict) = stopped_after_the_switch(&stage, "rollback");
+    assert_eq!(verdict, "rolled-back", "{}", stage.scene());
+    assert_eq!(stage.settled(&stage.nodes()[1]), before);
+}
+
 #[test]
 fn hooks_and_command_checks_are_run_by_systemd_and_decide() {
     let Some(stage) = stage() else { return };
     let (fleet, node) = (stage.fleet(), &stage.nodes()[1]);
-    ok(fleet.run(node, &["rm", "-rf", HOOKS]));
-    for hook in ["pre", "post", "rollback", "backup"] {
-        let fails = format!("test ! -e {HOOKS}/{hook}-fails");
-        let text = format!("#!/bin/sh\necho {hook} >>{HOOKS}/log\n{fails}\n");
-        ok(fleet.write_file(node, &format!("{HOOKS}/{hook}"), &text));
-        let hook = format!("{HOOKS}/{hook}");
-        ok(fleet.run(node, &["chmod", "+x", &hook]));
-    }
-    ok(fleet.write_file(node, &format!("{HOOKS}/log"), ""));
+    write_hooks(&stage, node, |hook| {
+        format!("test ! -e {HOOKS}/{hook}-fails")
+    });
     stage.install(&stage.system_with(node, WITH_HOOKS));
 
     let paths = stage.prepare(&[stage.system_with(node, WITH_HOOKS)]);

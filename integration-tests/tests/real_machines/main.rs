@@ -15,6 +15,7 @@ mod kills;
 mod machines;
 mod rollouts;
 mod stage;
+mod switches;
 mod systems;
 mod targets;
 mod webhooks;

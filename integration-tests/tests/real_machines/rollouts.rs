@@ -119,6 +119,16 @@ fn a_system_with_a_unit_that_fails_goes_back() {
 }
 
 #[test]
+fn a_boot_loader_that_cannot_be_installed_goes_back() {
+    goes_back(Failure::Bootloader);
+}
+
+#[test]
+fn a_pre_switch_check_that_refuses_goes_back() {
+    goes_back(Failure::Precheck);
+}
+
+#[test]
 fn an_activation_that_complains_and_leaves_a_healthy_machine_is_confirmed() {
     let Some(stage) = stage() else { return };
     let node = &stage.nodes()[1];
@@ -201,7 +211,7 @@ fn an_agent_that_its_own_switch_changed_is_the_new_one_afterwards() {
 }
 
 /// Waits until the activation of this system is at work on the machine.
-fn await_activation(stage: &Stage, node: &MachineName, path: &StorePath) {
+pub(crate) fn await_activation(stage: &Stage, node: &MachineName, path: &StorePath) {
     let line = format!("switch {path}");
     stage.eventually("the switch is at work", || {
         let log = stage.fleet().exec(node, &["cat", "/run/nixos/toy.log"]);
@@ -300,10 +310,11 @@ fn an_emergency_stop_in_the_middle_of_a_wave_keeps_the_others_where_they_are() {
         stage.status()["epoch"].as_u64() >= epoch,
         "the epoch never falls"
     );
-    let state = stage.await_end();
-    if state == "finished" {
-        for (node, path) in nodes.iter().zip(&paths) {
-            assert_eq!(stage.settled(node), path.as_str(), "{node}");
-        }
+    // What had begun and undone it goes again like those that never began.
+    assert_eq!(stage.await_end(), "finished", "{}", stage.scene());
+    for (node, path) in nodes.iter().zip(&paths) {
+        assert_eq!(stage.settled(node), path.as_str(), "{node}");
+        let part = stage.in_rollout(node);
+        assert_eq!(part["verdict"], "confirmed", "{part:#}");
     }
 }
