@@ -20,8 +20,9 @@ use super::{
 /// How long after the last fault everything must have ended.
 const PATIENCE: At = 60 * 24 * HOUR;
 
-/// Applied events after which a run is not going anywhere.
-const EVENTS_MAX: u64 = 3_000_000;
+/// Applied events after which a run is not going anywhere: a hundred machines that have an hour a day
+/// for an update of one at a time come to millions.
+const EVENTS_MAX: u64 = 30_000_000;
 
 /// A run, complete: what `--replay` reads.
 #[derive(Clone, Debug, Serialize, Deserialize)]
