@@ -90,6 +90,7 @@ fn known(handle: &Handle, tokens: &[String]) -> bool {
 }
 
 /// A small disk; none where the host cannot, which is then said.
+#[allow(clippy::print_stderr, reason = "says why a test is skipped")]
 fn small_disk(place: &Path) -> Option<Drive> {
     let drive =
         Drive::keep_mounts_private().and_then(|()| Drive::new(place, 96 * MIB, Cache::None));
