@@ -1,6 +1,6 @@
 //! One execution: targets, groups, waves and policy, all frozen when it is created, and the states
 //! of rollout, group, wave and place (a machine's part in it). What may follow what is in
-//! [`crate::transition`].
+//! `transition.rs`.
 
 use std::fmt;
 
