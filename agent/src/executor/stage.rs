@@ -1,0 +1,153 @@
+//! Before anything changes: obtaining the target, what speaks against it, and how the machine was.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use agent_core::{Answer, Baseline, Done, Job, MayBegin, Reach};
+use common::{Staged, StorePath, Target};
+
+use super::{Executor, answer};
+use crate::{
+    host::{Family, Host, HostError, Resources, Unit},
+    links::{CURRENT, PROFILE},
+    roots,
+};
+
+impl<H: Host> Executor<H> {
+    pub(super) async fn stage(&self, job: &Job, target: &Target) -> Result<Answer, HostError> {
+        self.config.targets.check(target)?;
+        if !self.host.has_unit(job.step).await? {
+            self.host
+                .stop(&[Family::Stage, Family::BackupCheck])
+                .await?;
+            self.check_hooks()?;
+            self.check_store_space()?;
+        }
+        let (path, output) = self.host.obtain(job.step, target, job.within).await?;
+        let links = self.host.links();
+        links
+            .check_system(&path)
+            .map_err(|error| HostError::Missing(error.to_string()))?;
+        self.check_store_space()?;
+        self.check_boot_space(&path)?;
+        self.check_backup(job).await?;
+        let reboot_reasons = links.reboot_reasons(&path);
+        let staged = Staged {
+            target: target.clone(),
+            path,
+            needs_reboot: !reboot_reasons.is_empty(),
+            reboot_reasons,
+        };
+        Ok(Answer {
+            result: Ok(Done::Staged(staged)),
+            output,
+        })
+    }
+
+    fn check_hooks(&self) -> Result<(), HostError> {
+        let hooks = &self.config.hooks;
+        let all = [
+            &hooks.pre_update,
+            &hooks.post_update,
+            &hooks.rollback,
+            &hooks.backup_check,
+        ];
+        for hook in all.into_iter().flatten() {
+            let usable = fs::metadata(hook)
+                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
+            if !usable {
+                let hook = hook.display();
+                return Err(HostError::Missing(format!("the hook {hook} cannot be run")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_store_space(&self) -> Result<(), HostError> {
+        let reserve = self.config.limits.store_reserve_bytes;
+        match self.host.links().free_bytes("/nix/store") {
+            Some(free) if free < reserve => Err(HostError::Missing(format!(
+                "the store has {free} bytes free, {reserve} must stay free"
+            ))),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn check_boot_space(&self, path: &StorePath) -> Result<(), HostError> {
+        let links = self.host.links();
+        let needed = links.boot_bytes_needed(path);
+        if needed == 0 {
+            return Ok(());
+        }
+        let reserve = self.config.limits.boot_reserve_bytes;
+        match links.free_bytes("/boot") {
+            Some(free) if free < needed.saturating_add(reserve) => {
+                Err(HostError::Missing(format!(
+                    "/boot has {free} bytes free; the new kernel needs {needed}, and {reserve} must stay free"
+                )))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn check_backup(&self, job: &Job) -> Result<(), HostError> {
+        let Some(script) = &self.config.hooks.backup_check else {
+            return Ok(());
+        };
+        let unit = Unit {
+            family: Family::BackupCheck,
+            tag: job.step.to_string(),
+            description: "lab-updater: backup check".to_owned(),
+            command: vec![script.to_string_lossy().into_owned()],
+            environment: Vec::new(),
+            within: self.config.hooks.timeout,
+            resources: Resources::tasks(self.config.limits.hook_tasks_max),
+            may_begin: MayBegin::Always,
+        };
+        let ran = self.host.run(&unit).await?;
+        if ran.end.succeeded() {
+            return Ok(());
+        }
+        let output = common::text::tame_line(&ran.output, 400);
+        Err(HostError::Program {
+            doing: "see a fresh backup".to_owned(),
+            said: format!("{}: {output}", ran.end),
+        })
+    }
+
+    pub(super) async fn snapshot(
+        &self,
+        job: &Job,
+        target: &StorePath,
+    ) -> Result<Answer, HostError> {
+        if !self.host.is_complete(target).await? {
+            return Err(HostError::Missing(format!(
+                "{target} is not in the store any more"
+            )));
+        }
+        let facts = self.measure()?;
+        let (Some(running), Some(boot_default)) = (&facts.running, &facts.profile) else {
+            return Err(HostError::Missing(format!(
+                "{CURRENT} and {PROFILE} do not both lead to a system: there would be no way back"
+            )));
+        };
+        for path in [running, boot_default] {
+            roots::add(self.host.links(), path)?;
+        }
+        if let Err(error) = self.host.mark_journal().await {
+            tracing::warn!("new journal entries will not be told from old ones: {error}");
+        }
+        let failed_units = self.host.failed_units().await?;
+        let baseline = Baseline {
+            failed_units: failed_units.into_iter().map(|unit| unit.name).collect(),
+            failed_checks: self.failing_checks(job).await,
+            reached: self.reached(&Reach::ALL).await,
+        };
+        // The running system may be another one than when the target was staged.
+        let needs_reboot = !self.host.links().reboot_reasons(target).is_empty();
+        Ok(answer(Ok(Done::Snapshot {
+            facts,
+            baseline,
+            needs_reboot,
+        })))
+    }
+}
