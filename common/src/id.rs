@@ -118,6 +118,10 @@ name! {
 pub struct LeaseId(pub u64);
 
 impl LeaseId {
+    /// The last that anybody is believed to have seen, in microseconds as [`Epoch::LAST`](crate::Epoch::LAST) is in
+    /// milliseconds.
+    pub const LAST: Self = Self(1_000 * crate::Epoch::LAST.0);
+
     /// The lease after this one.
     pub fn next(self) -> Self {
         Self(self.0 + 1)

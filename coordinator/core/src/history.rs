@@ -180,7 +180,9 @@ impl crate::Fleet {
                 ..entry("resume")
             },
             Change::Restored { epoch, .. } => Entry {
-                text: format!("from a backup; epoch {epoch}"),
+                text: format!(
+                    "whatever was issued since this state was saved is void; epoch {epoch}"
+                ),
                 ..entry("restored")
             },
             Change::Forgotten {

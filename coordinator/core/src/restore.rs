@@ -1,9 +1,11 @@
 //! What a restore from a backup changes: everything that was issued since the backup is unknown
 //! here and may be in use out there.
 
-use common::{Epoch, LeaseId, StopMode, Timestamp};
+use common::{Epoch, LeaseId, MachineName, StopMode, Timestamp};
 
-use crate::{change::Change, fleet::Fleet, identity::TokenState};
+use crate::{
+    change::Change, decide::Draft, fleet::Fleet, identity::TokenState, request::AgentRequest,
+};
 
 /// By how much a restore raises the epoch at least: more stops than anybody makes between two
 /// backups. As a time it is a second, and a backup that follows a restore is not longer ahead of the
@@ -14,7 +16,7 @@ const EPOCH_JUMP: u64 = 1_000;
 /// two backups. As a time it is a second as well.
 const LEASE_JUMP: u64 = 1_000_000;
 
-/// Who an emergency stop after a restore is from.
+/// Who an emergency stop is from that nobody asked for.
 const BY: &str = "restore";
 
 impl Fleet {
@@ -28,9 +30,9 @@ impl Fleet {
     /// backup may have been used since, so none of them is taken any more.
     pub fn restored(&self, now: Timestamp) -> Vec<Change> {
         let millis = u64::try_from(now.0).unwrap_or(0);
-        let epoch = Epoch((self.facts().epoch.0 + EPOCH_JUMP).max(millis));
+        let epoch = epoch_past(self.facts().epoch).max(Epoch(millis));
         let micros = millis.saturating_mul(1_000);
-        let next_lease = LeaseId((self.facts().next_lease.0 + LEASE_JUMP).max(micros));
+        let next_lease = lease_past(self.facts().next_lease).max(LeaseId(micros));
         let tokens = self.facts().registry.tokens.iter();
         let open = tokens.filter(|(_, token)| token.state == TokenState::Open);
         let revoked = open.map(|(id, _)| Change::TokenRevoked { id: id.clone() });
@@ -48,6 +50,78 @@ impl Fleet {
             .into_iter()
             .chain(revoked)
             .collect()
+    }
+
+    /// Takes a machine's word for an epoch or a lease that was never given out here: the state here
+    /// is older than the fleet's. It came from a backup while its clock was behind, or with the disk
+    /// of a virtual machine and nobody declared the restore. Everything stands still until an
+    /// operator has looked. A machine that lies achieves that, and no more.
+    pub(crate) fn overtaken(
+        &mut self,
+        now: Timestamp,
+        machine: &MachineName,
+        request: &AgentRequest,
+        draft: &mut Draft,
+    ) {
+        let (epoch, lease) = seen(request);
+        let facts = self.facts();
+        let known = epoch <= facts.epoch && lease < facts.next_lease;
+        let believable = epoch <= Epoch::LAST && lease <= LeaseId::LAST;
+        if known || !believable || self.group_of(machine).is_none() {
+            return;
+        }
+        let what = if epoch > facts.epoch {
+            format!("epoch {epoch}")
+        } else {
+            format!("lease {lease}")
+        };
+        let reason = format!(
+            "{machine} has seen {what}, which was never given out here: this coordinator's state is \
+             older than the fleet's. See that no machine is in the middle of an update, then lift \
+             the stop"
+        );
+        let mode = facts
+            .stop
+            .as_ref()
+            .map_or(StopMode::Finish, |stop| stop.mode);
+        let epoch = epoch_past(epoch.max(facts.epoch));
+        let next_lease = lease_past(lease.max(facts.next_lease));
+        self.commit(draft, Change::Restored { epoch, next_lease });
+        self.commit(
+            draft,
+            Change::Stopped {
+                epoch: epoch.next(),
+                groups: Vec::new(),
+                mode,
+                by: BY.to_owned(),
+                reason,
+                at: now,
+            },
+        );
+        draft.broadcast = true;
+    }
+}
+
+/// An epoch that no stop after this one can have reached.
+fn epoch_past(epoch: Epoch) -> Epoch {
+    Epoch(epoch.0.saturating_add(EPOCH_JUMP))
+}
+
+/// A lease number that no grant after this one can have reached.
+fn lease_past(lease: LeaseId) -> LeaseId {
+    LeaseId(lease.0.saturating_add(LEASE_JUMP))
+}
+
+/// The latest epoch and lease that a machine says it has seen.
+fn seen(request: &AgentRequest) -> (Epoch, LeaseId) {
+    match request {
+        AgentRequest::Poll { report } => {
+            let attempt = report.attempt.as_ref().map(|attempt| attempt.lease);
+            let lease = attempt.unwrap_or_default().max(report.last_lease);
+            (report.epoch, lease)
+        }
+        AgentRequest::Renew { lease, epoch, .. } => (*epoch, *lease),
+        AgentRequest::Result { lease, report, .. } => (report.epoch, report.last_lease.max(*lease)),
     }
 }
 

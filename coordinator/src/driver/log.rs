@@ -208,7 +208,10 @@ impl Log {
             Change::StopLifted { by, reason } => {
                 plain(format!("the emergency stop is lifted by {by}: {reason}"))
             }
-            Change::Restored { .. } => warning(plain("the store came from a backup".to_owned())),
+            Change::Restored { .. } => warning(plain(
+                "this state is older than the fleet's: whatever was issued since is void"
+                    .to_owned(),
+            )),
             Change::Forgotten {
                 machine,
                 by,

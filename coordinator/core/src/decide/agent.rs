@@ -27,6 +27,7 @@ impl Fleet {
         request: AgentRequest,
         draft: &mut Draft,
     ) -> Reply {
+        self.overtaken(now, machine, &request, draft);
         match request {
             AgentRequest::Poll { report } => match self.poll(now, machine, *report, draft) {
                 Ok(directive) => Reply::Directive(directive),

@@ -8,6 +8,7 @@ use common::{
 };
 use coordinator_core::{
     Decision, Fleet, FleetConfig, Reply, Request, WaitReason,
+    fleet::Facts,
     identity::{Actor, Role},
     invariants,
     request::{AgentRequest, Directive, Grant, OperatorRequest, Refusal, Renewal, Selection, Wish},
@@ -36,6 +37,8 @@ pub(crate) struct World {
     pub(crate) fleet: Fleet,
     pub(crate) now: Timestamp,
     pub(crate) reports: BTreeMap<MachineName, MachineReport>,
+    /// What the journal goes on from.
+    began: Fleet,
     journal: Vec<coordinator_core::Change>,
 }
 
@@ -49,6 +52,7 @@ impl World {
             fleet: Fleet::new(MONDAY),
             now: MONDAY,
             reports: BTreeMap::new(),
+            began: Fleet::new(MONDAY),
             journal: Vec::new(),
         };
         let config = Box::new(config);
@@ -90,7 +94,7 @@ impl World {
                 text: "a deadline lies in the past".to_owned(),
             });
         }
-        let mut replayed = Fleet::new(self.now);
+        let mut replayed = self.began.clone();
         self.journal
             .iter()
             .for_each(|change| replayed.apply(change));
@@ -109,6 +113,18 @@ impl World {
         let mut wrong = invariants::check(&self.fleet);
         wrong.extend(invariants::between(&before, &self.fleet));
         assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+
+    /// What a machine will say of itself from now on.
+    pub(crate) fn report(&mut self, machine: &str) -> &mut MachineReport {
+        self.reports.get_mut(&name(machine)).expect(machine)
+    }
+
+    /// The fleet has become another one: what was decided before is not to be replayed.
+    pub(crate) fn goes_on_from(&mut self, facts: Facts) {
+        self.fleet = Fleet::load(facts, self.now);
+        self.began = self.fleet.clone();
+        self.journal.clear();
     }
 
     pub(crate) fn ask(&mut self, request: OperatorRequest) -> Reply {

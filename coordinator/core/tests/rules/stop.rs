@@ -1,6 +1,6 @@
 //! The emergency stop.
 
-use common::{Epoch, OutcomeKind};
+use common::{Epoch, LeaseId, OutcomeKind};
 use coordinator_core::{
     Reply,
     request::{Directive, OperatorRequest, Refusal, Renewal},
@@ -123,4 +123,68 @@ fn after_a_restore_everybody_stands_still_until_somebody_has_looked() {
     let anew = world.go("a");
     assert!(anew.lease.0 > grant.lease.0 + 1_000);
     assert!(anew.epoch.0 > grant.epoch.0 + 100);
+}
+
+#[test]
+fn who_has_seen_what_was_never_given_out_shows_that_this_state_is_an_old_one() {
+    let mut world = two_groups();
+    world.execute();
+    let old = world.fleet.facts().clone();
+    let grant = world.go("a");
+    world.done(stop(&[]));
+    let epoch = world.fleet.facts().epoch;
+
+    // The disk of yesterday. The holder renews what is not known here.
+    world.goes_on_from(old.clone());
+    assert!(matches!(world.renew("a", &grant), Renewal::StandDown(_)));
+    let raised = world.fleet.facts().epoch;
+    assert!(raised > epoch, "{raised} is past what was given out");
+    let stop = world.fleet.facts().stop.as_ref().expect("a stop");
+    assert!(
+        stop.reason.contains("a has seen lease 1"),
+        "{}",
+        stop.reason
+    );
+    world.done(resume("a is not at work"));
+    assert!(world.go("b").lease > grant.lease);
+
+    // The same, told by whoever has seen the stop only.
+    world.goes_on_from(old.clone());
+    world.report("d").epoch = epoch;
+    assert!(matches!(world.poll("d"), Directive::StandDown(_)));
+    assert!(world.fleet.facts().epoch > epoch);
+
+    // And by the last lease that ended.
+    world.goes_on_from(old);
+    world.report("d").epoch = Epoch::FIRST;
+    world.report("b").last_lease = grant.lease;
+    assert!(matches!(world.poll("b"), Directive::StandDown(_)));
+    assert!(matches!(world.poll("b"), Directive::StandDown(_)));
+    assert_eq!(
+        world.fleet.facts().epoch.0,
+        1 + 1_001,
+        "said twice, raised once"
+    );
+}
+
+#[test]
+fn a_lie_about_numbers_stops_the_fleet_once_and_harms_nothing_else() {
+    let mut world = two_groups();
+    world.execute();
+    world.report("a").epoch = Epoch(u64::MAX);
+    world.report("a").last_lease = LeaseId(u64::MAX);
+    assert!(
+        !matches!(world.poll("a"), Directive::StandDown(_)),
+        "nobody believes that"
+    );
+    world.report("a").epoch = Epoch::LAST;
+    world.report("a").last_lease = LeaseId::LAST;
+    assert!(matches!(world.poll("a"), Directive::StandDown(_)));
+    world.done(resume("it lied"));
+    world.poll("a");
+    let grant = world.go("c");
+    assert!(grant.epoch > Epoch::LAST && grant.lease > LeaseId::LAST);
+    world.report("c").epoch = grant.epoch;
+    world.end("c", &grant, OutcomeKind::Confirmed);
+    assert!(world.fleet.facts().stop.is_none());
 }
