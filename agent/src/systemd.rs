@@ -1,10 +1,12 @@
 //! systemd over D-Bus: transient units of PID 1, their ends, timers, failed units, the reboot.
 //!
 //! Every call has a deadline, and a lost connection is made again, where the bus is broken straight
-//! to PID 1: a switch may restart D-Bus itself, or end it. A unit's end is read from its properties until it has one; a signal that is missed in a
-//! restart of the bus or of the agent is therefore not missed at all.
+//! to PID 1: a switch may restart D-Bus itself, or end it. A unit's end is read from its properties
+//! until it has one; a signal that is missed in a restart of the bus or of the agent is therefore not
+//! missed at all.
 
 mod bus;
+mod pid1;
 mod properties;
 mod unit_look;
 

@@ -5,18 +5,20 @@
 
 use std::{
     cell::{Cell, RefCell},
+    path::PathBuf,
     time::Duration,
 };
 
 use zbus::{Connection, connection::Builder, fdo};
 
+use super::pid1::Pid1;
 use crate::host::HostError;
 
 /// Longest that one D-Bus call may take: PID 1 may be busy with a daemon-reload for some seconds.
 pub(super) const CALL: Duration = Duration::from_secs(25);
 
 /// Where PID 1 listens without a bus.
-const PRIVATE: &str = "unix:path=/run/systemd/private";
+const PRIVATE: &str = "/run/systemd/private";
 
 /// A way to systemd.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,20 +43,23 @@ impl Way {
 #[derive(Debug)]
 pub(super) struct Bus {
     connection: RefCell<Option<Connection>>,
-    /// The way of the connection, and the first to be tried for the next.
-    way: Cell<Way>,
+    /// The way to be tried first for the next connection.
+    first: Cell<Way>,
+    /// The way of the last one.
+    last: Cell<Way>,
     /// Another system bus than the usual one.
     bus: Option<String>,
-    private: String,
+    private: PathBuf,
 }
 
 impl Default for Bus {
     fn default() -> Self {
         Self {
             connection: RefCell::default(),
-            way: Cell::default(),
+            first: Cell::default(),
+            last: Cell::default(),
             bus: None,
-            private: PRIVATE.to_owned(),
+            private: PRIVATE.into(),
         }
     }
 }
@@ -65,7 +70,7 @@ impl Bus {
         if let Some(connection) = self.connection.borrow().clone() {
             return Ok(connection);
         }
-        let way = self.way.get();
+        let way = self.first.get();
         let (way, connection) = match self.connect(way).await {
             Ok(connection) => (way, connection),
             Err(error) => match self.connect(way.other()).await {
@@ -73,7 +78,8 @@ impl Bus {
                 Err(_) => return Err(error),
             },
         };
-        if self.way.replace(way) != way {
+        self.first.set(way);
+        if self.last.replace(way) != way {
             tracing::warn!("systemd is reached by another way from now on: {way:?}");
         }
         *self.connection.borrow_mut() = Some(connection.clone());
@@ -86,12 +92,18 @@ impl Bus {
     }
 
     async fn connect(&self, way: Way) -> zbus::Result<Connection> {
-        let builder = match (way, &self.bus) {
-            (Way::Bus, None) => Builder::system(),
-            (Way::Bus, Some(address)) => Builder::address(address.as_str()),
-            (Way::Private, _) => Builder::address(self.private.as_str()).p2p(),
+        let connecting = async {
+            let builder = match (way, &self.bus) {
+                (Way::Bus, None) => Builder::system(),
+                (Way::Bus, Some(address)) => Builder::address(address.as_str()),
+                (Way::Private, _) => {
+                    let pid1 = Pid1::connect(&self.private).await;
+                    let pid1 = pid1.map_err(|error| zbus::Error::InputOutput(error.into()))?;
+                    Builder::socket(pid1).p2p()
+                }
+            };
+            builder.method_timeout(CALL).build().await
         };
-        let connecting = builder.method_timeout(CALL).build();
         tokio::time::timeout(CALL, connecting)
             .await
             .map_err(|_| zbus::Error::Failure("no answer to a connection".to_owned()))?
@@ -116,7 +128,7 @@ impl Bus {
     pub(super) fn failed(&self, doing: impl Into<String>, cause: zbus::Error) -> HostError {
         if is_broken(&cause) {
             *self.connection.borrow_mut() = None;
-            self.way.set(self.way.get().other());
+            self.first.set(self.last.get().other());
         }
         HostError::Bus {
             doing: doing.into(),
@@ -182,7 +194,7 @@ mod tests {
         let at = |name: &str| format!("unix:path={}/{name}", dir.path().display());
         let systemd = Systemd::with(Bus {
             bus: Some(at("no-bus")),
-            private: at("private"),
+            private: dir.path().join("private"),
             ..Bus::default()
         });
         let state = systemd.active_state("a.service").await.expect("an answer");
@@ -191,7 +203,7 @@ mod tests {
 
         let neither = Systemd::with(Bus {
             bus: Some(at("no-bus")),
-            private: at("nothing"),
+            private: dir.path().join("nothing"),
             ..Bus::default()
         });
         let error = neither.active_state("a.service").await;
