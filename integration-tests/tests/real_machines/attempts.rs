@@ -1,6 +1,6 @@
 //! What a single attempt may need: a way back that PID 1 owns, and the machine's own hooks.
 
-use integration_tests::fleet::{AGENT_UNIT, Failure, SystemSpec};
+use integration_tests::fleet::{AGENT_UNIT, Failure, Fleet, SystemSpec};
 
 use super::stage::{OVERRIDE, Stage, ok, stage};
 
@@ -79,11 +79,7 @@ fn a_target_that_cuts_the_network_is_left_again_though_no_check_would_see_it() {
 fn a_machine_whose_bus_is_gone_is_updated_and_taken_back_all_the_same() {
     let Some(stage) = stage() else { return };
     let (fleet, node) = (stage.fleet(), &stage.nodes()[2]);
-    let bus = |verb: &str| {
-        let units = ["systemctl", verb, "dbus.socket", "dbus.service"];
-        ok(fleet.run(node, &units));
-    };
-    bus("stop");
+    let _without = WithoutBus::begin(fleet, node);
     let paths = stage.prepare(&[stage.system(node)]);
     let executed = stage.execute(&[node], &[]);
     assert_eq!(executed.code(), 0, "{executed:?}\n{}", stage.scene());
@@ -96,7 +92,30 @@ fn a_machine_whose_bus_is_gone_is_updated_and_taken_back_all_the_same() {
     assert_eq!(stage.settled(node), paths[0].as_str());
     let journal = fleet.journal(node, AGENT_UNIT);
     assert!(journal.contains("by another way"), "{journal}");
-    bus("start");
+}
+
+/// A machine without a bus, until the test ends in whatever way.
+struct WithoutBus<'a> {
+    fleet: &'a Fleet,
+    node: &'a common::MachineName,
+}
+
+impl<'a> WithoutBus<'a> {
+    const UNITS: [&'static str; 2] = ["dbus.socket", "dbus.service"];
+
+    fn begin(fleet: &'a Fleet, node: &'a common::MachineName) -> Self {
+        ok(fleet.run(node, &[&["systemctl", "stop"][..], &Self::UNITS].concat()));
+        Self { fleet, node }
+    }
+}
+
+impl Drop for WithoutBus<'_> {
+    fn drop(&mut self) {
+        let start = [&["systemctl", "start"][..], &Self::UNITS].concat();
+        if let Err(error) = self.fleet.run(self.node, &start) {
+            eprintln!("{} stays without its bus: {error}", self.node);
+        }
+    }
 }
 
 /// Where the hooks lie, and what they write down.
