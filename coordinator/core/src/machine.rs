@@ -22,7 +22,8 @@ pub struct Machine {
     pub past_boots: VecDeque<BootId>,
     /// What it is to run, from the newest `prepare`.
     pub pin: Option<Pin>,
-    /// Where it came from in its last confirmed update: what a rollback goes to.
+    /// What it ran before the newest update that it was to be part of: what a rollback goes to, and
+    /// nothing older. `None` after a rollback.
     pub previous: Option<StorePath>,
     /// Why it takes a slot although it holds no lease.
     pub failed: Option<Failed>,
@@ -134,6 +135,15 @@ impl Machine {
     pub fn runs(&self, target: &Target) -> bool {
         let path = target.closure().or_else(|| self.staged(target));
         path.is_some() && path == self.running()
+    }
+
+    /// Whether the machine runs this target, and the next boot starts it as well.
+    pub fn is_settled_on(&self, target: &Target) -> bool {
+        let boots = self
+            .report
+            .as_ref()
+            .and_then(|report| report.profile.as_ref());
+        self.runs(target) && boots == self.running()
     }
 
     /// Whether this report is older than what is known: of an earlier boot, or overtaken.

@@ -279,7 +279,11 @@ impl Fleet {
             }
             let machine = self.facts().machines.get(name)?;
             let (id, target, force) = (rollout.id.clone(), place.target.clone(), rollout.force());
-            if machine.runs(&target) && machine.health() != HealthState::Unhealthy {
+            let is_there = match rollout.action {
+                Action::Update | Action::Reboot => machine.runs(&target),
+                Action::Rollback => machine.is_settled_on(&target),
+            };
+            if is_there && machine.health() != HealthState::Unhealthy {
                 self.commit(
                     draft,
                     Change::Arrived {

@@ -97,7 +97,13 @@ impl Fleet {
             }
         };
         let target = target.ok_or(WaitReason::NoTarget)?;
-        if wish.action != Action::Reboot && machine.runs(&target) {
+        let is_there = match wish.action {
+            Action::Update => machine.runs(&target),
+            // What waits for the next boot is taken back as well.
+            Action::Rollback => machine.is_settled_on(&target),
+            Action::Reboot => false,
+        };
+        if is_there {
             return Err(WaitReason::UpToDate);
         }
         let staged = machine

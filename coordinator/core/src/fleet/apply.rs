@@ -215,6 +215,15 @@ impl Fleet {
         self.facts.rollouts.insert(number, rollout.clone());
         self.index.enter(number, rollout);
         self.all_moved(number, rollout.created_at);
+        if rollout.action == Action::Update {
+            // Also of those that never get their turn, or go back by themselves: a rollback must not
+            // take them to where they came from in an update before this one.
+            for place in rollout.places() {
+                if let Some(machine) = self.facts.machines.get_mut(&place.machine) {
+                    machine.previous = machine.running().cloned();
+                }
+            }
+        }
         let ended: Vec<u64> = self
             .facts
             .rollouts

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use common::{HealthState, OutcomeKind};
+use common::{HealthState, OutcomeKind, Target};
 use coordinator_core::{
+    Reply,
     request::{OperatorRequest, Refusal},
     rollout::{PauseReason, RolloutState},
 };
 use serde_json::json;
 
-use crate::fleet::{World, minutes, wish};
+use crate::fleet::{World, minutes, path, wish};
 
 fn chain() -> World {
     let groups = json!({
@@ -294,7 +295,7 @@ fn a_rollback_goes_to_where_each_machine_came_from() {
     });
     for machine in ["d1", "d2"] {
         let grant = world.go(machine);
-        assert_eq!(grant.target.closure(), Some(&crate::fleet::path("1")));
+        assert_eq!(grant.target.closure(), Some(&path("1")));
         world.end(machine, &grant, OutcomeKind::Confirmed);
     }
     // Back is back: a second one has nowhere to go.
@@ -302,8 +303,52 @@ fn a_rollback_goes_to_where_each_machine_came_from() {
         wish: back,
         if_plan: None,
     });
-    assert!(matches!(
-        reply,
-        coordinator_core::Reply::Executed { rollout: None, .. }
-    ));
+    assert!(matches!(reply, Reply::Executed { rollout: None, .. }));
+}
+
+#[test]
+fn a_rollback_undoes_the_newest_update_and_none_before_it() {
+    let groups = json!({ "web": {
+        "machines": ["a", "b", "c", "d", "e"], "updatePolicy": "aggressive", "maxFailures": 1,
+    } });
+    let mut world = World::new(groups, json!({ "maxParallel": 3 }));
+    world.execute();
+    for machine in ["a", "b", "c", "d", "e"] {
+        world.update(machine);
+    }
+    let newest = path("3");
+    let machines = world.reports.keys().cloned();
+    let targets = machines.map(|m| (m, Target::Closure(newest.clone())));
+    world.done(OperatorRequest::PinTargets {
+        targets: targets.collect(),
+        reason: String::new(),
+    });
+    let rollout = world.execute();
+    // One arrives, one goes back by itself, one waits for its next boot, one fails and is left as it
+    // is, and the last one never gets its turn.
+    let grant = world.go("a");
+    world.end("a", &grant, OutcomeKind::Confirmed);
+    let grant = world.go("b");
+    world.end("b", &grant, OutcomeKind::RolledBack);
+    let grant = world.go("c");
+    world.report("c").profile = Some(newest.clone());
+    world.end("c", &grant, OutcomeKind::RebootRequired);
+    let grant = world.go("d");
+    world.report("d").running = Some(newest);
+    world.end("d", &grant, OutcomeKind::Stuck);
+    world.waits_for("e", "paused");
+    assert_eq!(world.place(&rollout, "e"), "pending");
+
+    let mut back = wish(&["web"]);
+    back.action = common::Action::Rollback;
+    let Reply::Plan(plan) = world.ask(OperatorRequest::Plan(back)) else {
+        panic!("no plan");
+    };
+    let waves = plan.groups.iter().flat_map(|group| &group.waves);
+    let goes: Vec<(&str, &Target)> = waves
+        .flat_map(|wave| &wave.machines)
+        .map(|machine| (machine.name.as_str(), &machine.target))
+        .collect();
+    let two = Target::Closure(path("2"));
+    assert_eq!(goes, [("a", &two), ("c", &two), ("d", &two)], "{plan:#?}");
 }
