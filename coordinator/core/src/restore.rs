@@ -8,13 +8,16 @@ use crate::{
 };
 
 /// By how much a restore raises the epoch at least: more stops than anybody makes between two
-/// backups. As a time it is a second, and a backup that follows a restore is not longer ahead of the
-/// clock than that.
+/// backups. As a time it is a second.
 const EPOCH_JUMP: u64 = 1_000;
 
-/// By how much it raises the next lease number at least: more leases than a fleet grants between
-/// two backups. As a time it is a second as well.
-const LEASE_JUMP: u64 = 1_000_000;
+/// By how much more at most, by chance. Two restores of the same backup whose epoch is ahead of the
+/// clock are not to take the same one. As a time it is a minute, and a backup that follows a restore
+/// is not longer ahead of the clock than that.
+const EPOCH_SPREAD: u64 = 1 << 16;
+
+/// How many leases there are for each epoch: more than a fleet grants in a millisecond.
+const LEASES: u64 = 1_000;
 
 /// Who an emergency stop is from that nobody asked for.
 const BY: &str = "restore";
@@ -23,16 +26,14 @@ impl Fleet {
     /// The changes that declare this state, just read from a backup, to be the fleet's again.
     ///
     /// Epoch and lease number go past everything that can have been used, so that leases granted
-    /// since are void. They follow the clock, in milliseconds and microseconds since 1970: the same
-    /// backup may be restored a second time after the fleet ran on from the first, and neither stops
-    /// nor grants come as fast as that. Their holders may still be away and are not known here: an
-    /// emergency stop holds until an operator has looked and lifts it. Tokens that are open in the
-    /// backup may have been used since, so none of them is taken any more.
+    /// since are void. They follow the clock: the same backup may be restored a second time after the
+    /// fleet ran on from the first, and neither stops nor grants come as fast as that. Where the clock
+    /// was wrong, see `overtaken`. Holders of leases may still be away and are not
+    /// known here: an emergency stop holds until an operator has looked and lifts it. Tokens that are
+    /// open in the backup may have been used since, so none of them is taken any more.
     pub fn restored(&self, now: Timestamp) -> Vec<Change> {
-        let millis = u64::try_from(now.0).unwrap_or(0);
-        let epoch = epoch_past(self.facts().epoch).max(Epoch(millis));
-        let micros = millis.saturating_mul(1_000);
-        let next_lease = lease_past(self.facts().next_lease).max(LeaseId(micros));
+        let last = self.facts().next_lease;
+        let (epoch, next_lease) = past(self.facts().epoch, last, now);
         let tokens = self.facts().registry.tokens.iter();
         let open = tokens.filter(|(_, token)| token.state == TokenState::Open);
         let revoked = open.map(|(id, _)| Change::TokenRevoked { id: id.clone() });
@@ -84,8 +85,8 @@ impl Fleet {
             .stop
             .as_ref()
             .map_or(StopMode::Finish, |stop| stop.mode);
-        let epoch = epoch_past(epoch.max(facts.epoch));
-        let next_lease = lease_past(lease.max(facts.next_lease));
+        let (epoch, lease) = (epoch.max(facts.epoch), lease.max(facts.next_lease));
+        let (epoch, next_lease) = past(epoch, lease, now);
         self.commit(draft, Change::Restored { epoch, next_lease });
         self.commit(
             draft,
@@ -102,14 +103,14 @@ impl Fleet {
     }
 }
 
-/// An epoch that no stop after this one can have reached.
-fn epoch_past(epoch: Epoch) -> Epoch {
-    Epoch(epoch.0.saturating_add(EPOCH_JUMP))
-}
-
-/// A lease number that no grant after this one can have reached.
-fn lease_past(lease: LeaseId) -> LeaseId {
-    LeaseId(lease.0.saturating_add(LEASE_JUMP))
+/// An epoch and a first lease that nothing can have reached which went on from these two. Both follow
+/// the clock, in milliseconds and microseconds since 1970; the last digits of the time are chance.
+fn past(epoch: Epoch, lease: LeaseId, now: Timestamp) -> (Epoch, LeaseId) {
+    let millis = u64::try_from(now.0).unwrap_or(0);
+    let jump = EPOCH_JUMP + millis % EPOCH_SPREAD;
+    let ahead = epoch.0.max(lease.0 / LEASES).saturating_add(jump);
+    let epoch = ahead.max(millis);
+    (Epoch(epoch), LeaseId(epoch.saturating_mul(LEASES)))
 }
 
 /// The latest epoch and lease that a machine says it has seen.
@@ -145,14 +146,16 @@ mod tests {
         let mut backup = Fleet::new(now);
         for _ in 0..5 {
             backup = restored(&backup, now);
-            let mut known = (backup.facts().epoch, backup.facts().next_lease);
+            let start = (backup.facts().epoch, backup.facts().next_lease);
+            let mut known = vec![start];
             for _ in 0..3 {
                 now = now + Duration::from_secs(60);
                 let again = restored(&backup, now);
                 let these = (again.facts().epoch, again.facts().next_lease);
-                assert!(known.0 < these.0, "{known:?} {these:?}");
-                assert!(known.1 < these.1, "{known:?} {these:?}");
-                known = these;
+                // An earlier one shows when a machine reports, the same one never would.
+                assert!(!known.contains(&these), "{known:?} {these:?}");
+                assert!(these > start, "{start:?} {these:?}");
+                known.push(these);
             }
             now = now + Duration::from_secs(60);
         }

@@ -60,9 +60,9 @@ impl Truth {
         }
     }
 
-    /// Lease numbers from here on have not been told to anybody.
+    /// Lease numbers from here on have not been told to anybody, except before a restore.
     pub(crate) fn forget_from(&mut self, next: LeaseId) {
-        self.told.retain(|lease, _| *lease < next);
+        self.told.retain(|lease, told| *lease < next || told.lost);
     }
 }
 

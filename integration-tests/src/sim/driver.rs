@@ -374,6 +374,9 @@ impl World {
     /// under it counts for nobody: an operator looks before the stop is lifted.
     pub(crate) fn restore(&mut self) {
         let now = self.coordinator_time();
+        let Ok(lost) = self.coordinator.disk.recover(false) else {
+            return;
+        };
         if !self.coordinator.disk.restore(now) {
             return;
         }
@@ -387,6 +390,7 @@ impl World {
             machine.truth.forgotten |=
                 away.is_some_and(|away| !facts.leases.contains_key(&away.lease));
         }
+        self.truth.forget_from(lost.next_lease);
         self.truth.forget_since(&facts);
     }
 

@@ -270,6 +270,7 @@ impl World {
         report.last_lease = grant.lease;
         if kind == OutcomeKind::Confirmed {
             report.running = grant.target.closure().cloned();
+            report.profile.clone_from(&report.running);
         }
         if kind == OutcomeKind::Stuck {
             report.health.state = HealthState::Unhealthy;
