@@ -248,7 +248,7 @@ impl<H: Host> Executor<H> {
 
 fn hook_environment(name: &str, context: &HookContext) -> Vec<(String, String)> {
     let pairs = [
-        ("LAB_HOOK", name.to_owned()),
+        ("LAB_PHASE", name.to_owned()),
         ("LAB_ROLLOUT", context.rollout.to_string()),
         ("LAB_LEASE", context.lease.to_string()),
         ("LAB_TARGET", context.target.to_string()),

@@ -18,6 +18,9 @@ use crate::{
 /// Bytes of an HTTP body that are looked at.
 pub const BODY_MAX: usize = 64 * 1024;
 
+/// Most processes and threads of a check that is a command.
+const CHECK_TASKS_MAX: u64 = 1024;
+
 /// Runs every check once.
 pub async fn run_all<H: Host>(
     host: &H,
@@ -181,16 +184,7 @@ async fn run_command<H: Host>(
     within: Duration,
     tag: &str,
 ) -> Result<String, String> {
-    let unit = Unit {
-        family: Family::Check,
-        tag: tag.to_owned(),
-        description: "lab-updater: health check".to_owned(),
-        command: command.to_vec(),
-        environment: Vec::new(),
-        within,
-        resources: Resources::default(),
-        may_begin: MayBegin::Always,
-    };
+    let unit = command_unit(command, within, tag);
     // What an agent before us left under this name is another run's result.
     host.clear(tag).await.map_err(said)?;
     let ran = host.run(&unit).await.map_err(said)?;
@@ -201,6 +195,19 @@ async fn run_command<H: Host>(
         Ok(last.to_owned())
     } else {
         Err(format!("{} {last}", ran.end))
+    }
+}
+
+fn command_unit(command: &[String], within: Duration, tag: &str) -> Unit {
+    Unit {
+        family: Family::Check,
+        tag: tag.to_owned(),
+        description: "lab-updater: health check".to_owned(),
+        command: command.to_vec(),
+        environment: Vec::new(),
+        within,
+        resources: Resources::tasks(CHECK_TASKS_MAX),
+        may_begin: MayBegin::Always,
     }
 }
 

@@ -207,3 +207,10 @@ fn the_kernel_is_read_as_it_writes() {
     assert_eq!(first_load(""), None);
     assert!(load_within(4.0, 4, 1.0).is_ok() && load_within(4.1, 4, 1.0).is_err());
 }
+
+#[test]
+fn a_command_cannot_take_the_whole_machine() {
+    let unit = command_unit(&["/bin/true".to_owned()], Duration::from_secs(9), "0-1");
+    assert_eq!(unit.within, Duration::from_secs(9));
+    assert_eq!(unit.resources.tasks_max, Some(CHECK_TASKS_MAX));
+}

@@ -38,7 +38,7 @@ async fn a_system_that_is_not_well_is_left_again() {
     let world = World::new();
     let rolled_back = world.script(
         "rollback",
-        "echo \"$LAB_HOOK $LAB_REASON\" >>$LAB_ROOT/hooks",
+        "echo \"$LAB_PHASE $LAB_REASON\" >>$LAB_ROOT/hooks",
     );
     world.write_config(&format!("rollback = \"{rolled_back}\""));
     let bad = world.system(
@@ -319,7 +319,7 @@ async fn the_agent_may_die_at_any_step() {
     ];
     for step in steps {
         let world = World::new();
-        let hook = world.script("hook", "sleep 0.05; echo $LAB_HOOK >>$LAB_ROOT/hooks");
+        let hook = world.script("hook", "sleep 0.05; echo $LAB_PHASE >>$LAB_ROOT/hooks");
         world.write_config(&format!(
             "pre_update = \"{hook}\"\npost_update = \"{hook}\""
         ));

@@ -63,7 +63,7 @@ fn machine(like: Like) -> (World, StorePath) {
 #[tokio::test]
 async fn nothing_disruptive_is_started_past_its_time() {
     let (world, new) = machine(SAME_KERNEL);
-    let hook = world.script("hook", "echo $LAB_HOOK >>$LAB_ROOT/hooks");
+    let hook = world.script("hook", "echo $LAB_PHASE >>$LAB_ROOT/hooks");
     world.write_config(&format!("pre_update = \"{hook}\""));
     let executor = world.executor().await;
     let boot = fs::read_to_string(world.links().at("/boot_id")).expect("a boot id");
@@ -124,7 +124,7 @@ async fn a_switch_at_work_is_waited_for_whatever_the_time() {
 #[tokio::test]
 async fn a_hook_that_was_begun_and_is_gone_is_lost_and_not_begun_again() {
     let (world, _) = machine(SAME_KERNEL);
-    let hook = world.script("hook", "echo $LAB_HOOK >>$LAB_ROOT/hooks");
+    let hook = world.script("hook", "echo $LAB_PHASE >>$LAB_ROOT/hooks");
     world.write_config(&format!(
         "pre_update = \"{hook}\"\npost_update = \"{hook}\"\nrollback = \"{hook}\""
     ));
