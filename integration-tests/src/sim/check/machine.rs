@@ -202,17 +202,17 @@ impl World {
             m.running == previous.running && m.profile == previous.boot_default
         });
         let ran = |hook| m.truth.hooks.get(&(lease, hook)).copied().unwrap_or(0) > 0;
-        let whole = m.truth.cut != Some(lease) && ran(Hook::Pre);
+        // What a power cut brings up is not the attempt's doing.
+        let cut = m.truth.cut == Some(lease);
+        let whole = !cut && ran(Hook::Pre);
         let (holds, paired) = match kind {
             OutcomeKind::Confirmed => (Some(&m.running) == target, ran(Hook::Post)),
             OutcomeKind::RolledBack => (is_back, ran(Hook::Rollback)),
-            // Nothing was changed by the attempt; what a power cut brings up is not its doing.
-            OutcomeKind::Abandoned | OutcomeKind::Refused => {
-                (is_back || m.truth.cut == Some(lease), true)
-            }
+            // Nothing was changed by the attempt.
+            OutcomeKind::Abandoned | OutcomeKind::Refused => (is_back || cut, true),
             OutcomeKind::RebootRequired => {
                 let stays = before.is_none_or(|(_, previous)| m.running == previous.running);
-                (stays, true)
+                (stays || cut, true)
             }
             OutcomeKind::Stuck => (true, true),
         };
