@@ -163,6 +163,9 @@ impl Agent {
                     out.persist = true;
                     self.sent = 0;
                     self.calls.report.clear();
+                    // Not once more: it may just have been due again.
+                    out.effects
+                        .retain(|effect| !matches!(effect, Effect::Report { .. }));
                     self.poll_now(now);
                 }
             }

@@ -55,6 +55,12 @@ impl Agent {
                 };
                 self.on_stage(now, wanted, force, out);
             }
+            // A newer poll is on its way, or was made: to the coordinator it says that the grant never
+            // came, whenever it arrives.
+            Directive::Proceed(proceed) if !landed => {
+                let given = proceed.lease;
+                self.not_followed(now, NotFollowed::Superseded { given }, out);
+            }
             Directive::Proceed(proceed) => match self.may_accept(now, sent, &proceed) {
                 Ok(()) => self.accept(now, sent, proceed, out),
                 Err(why) => self.not_followed(now, why, out),

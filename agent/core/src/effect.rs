@@ -296,6 +296,12 @@ pub enum NotFollowed {
         /// The lease.
         given: LeaseId,
     },
+    /// It answers a poll that is not waited for any more.
+    #[error("lease {given} answers a poll that was given up")]
+    Superseded {
+        /// The lease.
+        given: LeaseId,
+    },
     /// An attempt is in progress.
     #[error("an attempt is in progress")]
     Busy,

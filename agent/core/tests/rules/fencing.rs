@@ -55,6 +55,52 @@ fn an_old_epoch_is_refused_whoever_says_it() {
 }
 
 #[test]
+fn a_lease_that_answers_a_poll_which_was_given_up_is_not_taken() {
+    let mut world = World::staged(Script::default());
+    let given_up = *world.polls.last().expect("a poll");
+    world.feed(Input::Signal {
+        epoch: world.epoch,
+        signal: Signal::Wake,
+    });
+    let newer = *world.polls.last().expect("a poll");
+    assert!(newer != given_up, "it asks anew");
+    // The newer poll says that nothing has begun. To whoever hears it later, that is still so.
+    let sent = world.now;
+    let grant = |call| Input::Directive {
+        call,
+        sent,
+        epoch: Epoch(1),
+        directive: Directive::Proceed(proceed(7)),
+    };
+    world.feed(grant(given_up));
+    assert!(!started(&world));
+    world.feed(grant(newer));
+    assert!(
+        started(&world),
+        "the same lease by the poll that is waited for"
+    );
+}
+
+#[test]
+fn a_result_that_is_acknowledged_late_is_not_handed_in_once_more() {
+    let mut world = World::staged(Script::default());
+    world.say(Directive::Proceed(proceed(7)));
+    world.script.connected = false;
+    world.finish();
+    let sent = world.reports.len();
+    // The machine stood still: the next try is overdue when the answer to the first is heard.
+    world.now = world.now + Duration::from_secs(3600);
+    world.feed(Input::ReportAcknowledged {
+        call: CallId(0),
+        rollout: proceed(7).rollout,
+        lease: LeaseId(7),
+        epoch: Epoch(1),
+    });
+    assert_eq!(world.disk.unreported, None);
+    assert_eq!(world.reports.len(), sent);
+}
+
+#[test]
 fn a_lease_counts_from_when_the_poll_was_sent() {
     let mut world = World::staged(Script::default());
     let sent = world.now;

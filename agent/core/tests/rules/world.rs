@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 use agent_core::{
     ActivationEnd, Agent, Answer, Baseline, CallId, Directive, Done, Durable, Effect, Facts,
     Failure, Found, Hook, HookEnd, Input, Job, Judgement, Limits, Mode, Moment, Note, Output,
-    Proceed, Renewal, Step, UnitState, Work, invariants, state::Unreported,
+    Proceed, Renewal, Signal, Step, UnitState, Work, invariants, state::Unreported,
 };
 use common::{
     Action, BootId, Epoch, Health, LeaseId, OutcomeKind, RolloutId, Staged, StorePath, Target,
@@ -214,6 +214,12 @@ impl World {
 
     /// The coordinator answers a poll sent just now.
     pub(crate) fn say(&mut self, directive: Directive) {
+        if matches!(directive, Directive::Proceed(_)) {
+            // A lease is only taken from the poll that is waited for: there is one now.
+            let epoch = self.disk.epoch;
+            let signal = Signal::Wake;
+            self.feed(Input::Signal { epoch, signal });
+        }
         let call = self.polls.last().copied().unwrap_or(CallId(0));
         let (sent, epoch) = (self.now, self.epoch);
         self.feed(Input::Directive {
