@@ -51,6 +51,10 @@ pub enum Change {
     RolloutCreated {
         /// The whole of it.
         rollout: Box<Rollout>,
+        /// What its machines run now is what a rollback goes back to. Journals of before this was
+        /// so do not say it.
+        #[serde(default)]
+        undoes_to_now: bool,
     },
     /// A group began to wait for approval.
     ApprovalAsked {

@@ -59,7 +59,7 @@ impl crate::Fleet {
                 text: format!("revision {revision}"),
                 ..entry("config")
             },
-            Change::RolloutCreated { rollout } => Entry {
+            Change::RolloutCreated { rollout, .. } => Entry {
                 rollout: Some(rollout.id.clone()),
                 by: rollout.created_by.clone(),
                 text: format!("{} machines: {}", rollout.places().count(), rollout.reason),

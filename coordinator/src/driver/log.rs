@@ -103,7 +103,7 @@ impl Log {
                 "targets of {} machines, named by {by}",
                 targets.len()
             )),
-            Change::RolloutCreated { rollout } => of_rollout(
+            Change::RolloutCreated { rollout, .. } => of_rollout(
                 &rollout.id,
                 format!(
                     "rollout of {} machines, begun by {}",

@@ -190,7 +190,7 @@ impl Machine {
         let check = |name: &str, passed: bool| CheckResult {
             name: name.to_owned(),
             passed,
-            detail: String::new(),
+            detail: if passed { "" } else { "it is broken" }.to_owned(),
         };
         vec![
             check("service", !self.ill),

@@ -164,6 +164,7 @@ impl Fleet {
             draft,
             Change::RolloutCreated {
                 rollout: Box::new(rollout),
+                undoes_to_now: wish.action == Action::Update,
             },
         );
         // Everybody has something to obtain.

@@ -39,7 +39,10 @@ impl Fleet {
                     self.facts.machines.entry(machine.clone()).or_default().pin = Some(pin);
                 }
             }
-            Change::RolloutCreated { rollout } => self.created(rollout),
+            Change::RolloutCreated {
+                rollout,
+                undoes_to_now,
+            } => self.created(rollout, *undoes_to_now),
             Change::ApprovalAsked { rollout, group, at } => {
                 self.with_group(rollout, group, |g| {
                     g.approval_step(ApprovalStep::Asked(*at))
@@ -209,13 +212,13 @@ impl Fleet {
         }
     }
 
-    fn created(&mut self, rollout: &Rollout) {
+    fn created(&mut self, rollout: &Rollout, undoes_to_now: bool) {
         let number = self.facts.next_rollout;
         self.facts.next_rollout += 1;
         self.facts.rollouts.insert(number, rollout.clone());
         self.index.enter(number, rollout);
         self.all_moved(number, rollout.created_at);
-        if rollout.action == Action::Update {
+        if undoes_to_now {
             // Also of those that never get their turn, or go back by themselves: a rollback must not
             // take them to where they came from in an update before this one.
             for place in rollout.places() {
