@@ -57,7 +57,7 @@ impl Agent {
             }
             // A newer poll is on its way, or was made: to the coordinator it says that the grant never
             // came, whenever it arrives.
-            Directive::Proceed(proceed) if !landed => {
+            Directive::Proceed(proceed) if !landed && !self.bug_old_accepted() => {
                 let given = proceed.lease;
                 self.not_followed(now, NotFollowed::Superseded { given }, out);
             }
