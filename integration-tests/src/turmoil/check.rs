@@ -287,21 +287,32 @@ impl World {
         }
         let m = &self.machines[granted.machine];
         let said = m.truth.verdicts.get(&lease).map(|outcome| outcome.kind);
-        // A lease that was never begun is given back without a verdict.
-        if said != Some(outcome) && outcome != OutcomeKind::Abandoned {
+        let held = mirror.facts().leases.get(&lease);
+        let rollout = held.and_then(|held| mirror.rollout(&held.rollout));
+        let place = rollout.and_then(|rollout| {
+            let mut places = rollout.places();
+            places.find(|place| place.state.lease() == Some(lease))
+        });
+        let expected = place.and_then(|place| place.closure.as_ref().or(place.target.closure()));
+        let is_there = expected.is_none() || m.running().as_ref() == expected;
+        let as_said = match outcome {
+            // A lease that was never begun is given back without a verdict.
+            OutcomeKind::Abandoned => true,
+            // Who says that it was updated, and has been booted into something else since, is not.
+            OutcomeKind::Stuck if said == Some(OutcomeKind::Confirmed) => !is_there,
+            OutcomeKind::Confirmed
+            | OutcomeKind::RolledBack
+            | OutcomeKind::Stuck
+            | OutcomeKind::RebootRequired
+            | OutcomeKind::Refused => said == Some(outcome),
+        };
+        if !as_said {
             let text = format!(
                 "lease {lease} counts as {outcome}, {} said {said:?}",
                 m.name
             );
             return Some(text);
         }
-        let held = mirror.facts().leases.get(&lease)?;
-        let rollout = mirror.rollout(&held.rollout)?;
-        let place = rollout
-            .places()
-            .find(|place| place.state.lease() == Some(lease))?;
-        let expected = place.closure.as_ref().or(place.target.closure());
-        let is_there = expected.is_none() || m.running().as_ref() == expected;
         (outcome == OutcomeKind::Confirmed && !is_there)
             .then(|| format!("{} counts as updated and is not", m.name))
     }
