@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use common::{
-    AttemptStatus, BootId, CheckResult, Declined, DeclinedKind, Epoch, HealthState, LeaseId,
-    MachineReport, StorePath, Target, Timestamp,
+    Action, AttemptStatus, BootId, CheckResult, Declined, DeclinedKind, Epoch, HealthState,
+    LeaseId, MachineReport, StorePath, Target, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -137,13 +137,18 @@ impl Machine {
         path.is_some() && path == self.running()
     }
 
-    /// Whether the machine runs this target, and the next boot starts it as well.
-    pub fn is_settled_on(&self, target: &Target) -> bool {
-        let boots = self
-            .report
-            .as_ref()
-            .and_then(|report| report.profile.as_ref());
-        self.runs(target) && boots == self.running()
+    /// Whether the machine is where such a rollout would take it. What waits for the next boot is
+    /// taken back as well.
+    pub fn is_there(&self, action: Action, target: &Target) -> bool {
+        match action {
+            Action::Update => self.runs(target),
+            Action::Rollback => {
+                let report = self.report.as_ref();
+                let boots = report.and_then(|report| report.profile.as_ref());
+                self.runs(target) && boots == self.running()
+            }
+            Action::Reboot => false,
+        }
     }
 
     /// Whether this report is older than what is known: of an earlier boot, or overtaken.

@@ -281,15 +281,19 @@ fn a_newer_format_is_refused_and_a_newer_minor_one_is_not() {
     assert!(error.to_string().contains("newer version"));
 }
 
+/// A store with five facts, in a batch each.
+fn write_five(directory: &TempDir) {
+    let mut store = open(directory);
+    for number in 0..5 {
+        store.append(&facts(&[fact(number)])).expect("durable");
+    }
+}
+
 #[test]
 fn gaps_and_cut_entries_are_refused() {
     for damage in ["gap", "cut", "text"] {
         let directory = TempDir::new().expect("a directory");
-        let mut store = open(&directory);
-        for number in 0..5 {
-            store.append(&facts(&[fact(number)])).expect("durable");
-        }
-        drop(store);
+        write_five(&directory);
         with_tree(&directory, "journal", |journal| {
             let (key, value) = journal.iter().nth(2).expect("an entry").expect("readable");
             match damage {
@@ -312,11 +316,7 @@ fn gaps_and_cut_entries_are_refused() {
 #[test]
 fn a_lost_tail_is_just_shorter() {
     let directory = TempDir::new().expect("a directory");
-    let mut store = open(&directory);
-    for number in 0..5 {
-        store.append(&facts(&[fact(number)])).expect("durable");
-    }
-    drop(store);
+    write_five(&directory);
     with_tree(&directory, "journal", |journal| {
         let (key, _) = journal.last().expect("readable").expect("an entry");
         journal.remove(key).expect("removed");

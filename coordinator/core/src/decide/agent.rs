@@ -279,11 +279,9 @@ impl Fleet {
             }
             let machine = self.facts().machines.get(name)?;
             let (id, target, force) = (rollout.id.clone(), place.target.clone(), rollout.force());
-            let is_there = match rollout.action {
-                Action::Update | Action::Reboot => machine.runs(&target),
-                Action::Rollback => machine.is_settled_on(&target),
-            };
-            if is_there && machine.health() != HealthState::Unhealthy {
+            if machine.is_there(rollout.action, &target)
+                && machine.health() != HealthState::Unhealthy
+            {
                 self.commit(
                     draft,
                     Change::Arrived {

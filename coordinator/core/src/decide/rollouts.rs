@@ -97,13 +97,7 @@ impl Fleet {
             }
         };
         let target = target.ok_or(WaitReason::NoTarget)?;
-        let is_there = match wish.action {
-            Action::Update => machine.runs(&target),
-            // What waits for the next boot is taken back as well.
-            Action::Rollback => machine.is_settled_on(&target),
-            Action::Reboot => false,
-        };
-        if is_there {
+        if machine.is_there(wish.action, &target) {
             return Err(WaitReason::UpToDate);
         }
         let staged = machine
