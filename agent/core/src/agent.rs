@@ -114,14 +114,17 @@ impl Agent {
         out
     }
 
-    /// One thing happened. Does first what the clock alone makes due. Before [`Agent::start`]
-    /// nothing happens.
+    /// One thing happened. Does first what the clock alone makes due, unless the coordinator said
+    /// something: a machine that was frozen hears a stop before it asks for an overdue reboot.
+    /// Before [`Agent::start`] nothing happens.
     pub fn handle(&mut self, now: Moment, input: Input) -> Output {
         let mut out = Output::default();
         if self.facts.is_none() {
             return out;
         }
-        self.advance(now, &mut out);
+        if !input.is_said_by_the_coordinator() {
+            self.advance(now, &mut out);
+        }
         self.take(now, input, &mut out);
         self.advance(now, &mut out);
         out
@@ -163,9 +166,6 @@ impl Agent {
                     out.persist = true;
                     self.sent = 0;
                     self.calls.report.clear();
-                    // Not once more: it may just have been due again.
-                    out.effects
-                        .retain(|effect| !matches!(effect, Effect::Report { .. }));
                     self.poll_now(now);
                 }
             }

@@ -82,6 +82,23 @@ pub enum Input {
     },
 }
 
+impl Input {
+    /// Whether the coordinator said this. What it says may forbid what the clock makes due.
+    pub(crate) fn is_said_by_the_coordinator(&self) -> bool {
+        match self {
+            Self::Directive { .. }
+            | Self::Signal { .. }
+            | Self::Renewed { .. }
+            | Self::ReportAcknowledged { .. } => true,
+            Self::Tick
+            | Self::CallFailed { .. }
+            | Self::StepDone { .. }
+            | Self::Measured(_)
+            | Self::DeadManFired { .. } => false,
+        }
+    }
+}
+
 /// What the coordinator asks for. The wire's words, as types.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Directive {

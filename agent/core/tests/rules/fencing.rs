@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::world::{LEASE, Script, World, answer, path, proceed};
 use agent_core::{
-    CallId, Directive, Failure, Hook, Input, MayBegin, Proceed, Renewal, Signal, StandDown, Step,
-    UnitState,
+    CallId, Directive, Failure, Hook, Input, Job, MayBegin, Note, Proceed, Renewal, Signal,
+    StandDown, Step, UnitState, Work,
 };
 use common::{Epoch, LeaseId, OutcomeKind, StopMode};
 
@@ -88,6 +88,9 @@ fn a_result_that_is_acknowledged_late_is_not_handed_in_once_more() {
     world.script.connected = false;
     world.finish();
     let sent = world.reports.len();
+    while !world.notes.iter().any(|n| matches!(n, Note::Silent { .. })) {
+        world.pass_time();
+    }
     // The machine stood still: the next try is overdue when the answer to the first is heard.
     world.now = world.now + Duration::from_secs(3600);
     world.feed(Input::ReportAcknowledged {
@@ -258,6 +261,35 @@ fn a_stop_before_the_change_undoes_after_it_does_as_the_mode_says() {
         );
         assert_eq!(world.disk.epoch, Epoch(2));
     }
+}
+
+#[test]
+fn a_stop_is_heard_before_an_overdue_reboot_is_asked_for_once_more() {
+    let mut world = World::staged(Script {
+        needs_reboot: true,
+        reboots: false,
+        ..Script::default()
+    });
+    let hour = Duration::from_secs(3600);
+    world.say(Directive::Proceed(Proceed {
+        valid_for: hour,
+        ..proceed(7)
+    }));
+    world.script.hangs = true;
+    assert!(world.work_until(&Step::Rebooting));
+    assert!(world.work_one(), "it asks, and nothing happens");
+    // The machine stood still until it would ask again, with a lease that still holds.
+    world.now = world.now + hour / 2;
+    world.epoch = Epoch(2);
+    world.feed(Input::Signal {
+        epoch: Epoch(2),
+        signal: Signal::StandDown(stop(2, StopMode::Finish)),
+    });
+    let asks = |job: &Job| matches!(job.work, Work::Reboot { .. });
+    assert!(!world.open.iter().any(asks), "{:?}", world.open);
+    let outcome = world.finish().outcome;
+    assert_eq!((outcome.kind, world.boot), (OutcomeKind::RolledBack, 1));
+    assert_eq!(outcome.reason, "emergency stop");
 }
 
 #[test]
