@@ -56,6 +56,8 @@ let
 
   targets = filterAttrs (_: places: places != [ ]) cfg.targets;
 
+  given = filterAttrs (_: value: value != null);
+
   configFile = toml.generate "lab-agent.toml" cfg.settings;
 
   path = [
@@ -77,6 +79,48 @@ let
       # Where a target that is a channel finds the machine's configuration.
       NIX_PATH = concatStringsSep ":" config.nix.nixPath;
     };
+
+  # Health checks and conditions are written alike.
+  checkList = types.listOf (
+    types.submodule {
+      freeformType = toml.type;
+      options = {
+        name = mkOption {
+          type = types.str;
+          example = "web";
+          description = "Name of the check, as `lab health-check` shows it.";
+        };
+        kind = mkOption {
+          type = types.enum [
+            "command"
+            "disk"
+            "file"
+            "http"
+            "journal"
+            "load"
+            "memory"
+            "network"
+            "tcp"
+            "unit"
+          ];
+          description = ''
+            What is checked. Each kind has its own further keys:
+            `unit`: `unit`; `http`: `url`, `status`, `contains`; `tcp`: `address`;
+            `command`: `command` (a list of words); `disk`: `path`, `free_bytes_min`;
+            `file`: `path`, `age_max`;
+            `memory`: `available_bytes_min`; `load`: `per_cpu_max`;
+            `journal`: `priority`, `entries_max`; `network`: `addresses`.
+          '';
+        };
+        timeout = mkOption {
+          type = types.nullOr (types.either types.ints.positive types.str);
+          default = null;
+          example = "10s";
+          description = "How long the check may take, in seconds or as text such as `10s`.";
+        };
+      };
+    }
+  );
 
   # The agent itself judges its configuration, before a system that carries it exists.
   checkedConfigFile = pkgs.runCommand "lab-agent-checked.toml" { } ''
@@ -203,8 +247,9 @@ in
         restic snapshots --latest 1
       '';
       description = ''
-        Shell commands run while the update is staged, before the machine asks for its turn: a
-        failure says that there is no recent backup, and the update waits.
+        Shell commands run while the update is staged, before the machine asks for its turn, and
+        again just before the update: a failure says that there is no recent backup, and puts the
+        update off. Going back to an older system does not ask for it.
       '';
     };
 
@@ -224,45 +269,25 @@ in
       '';
     };
 
+    conditions = mkOption {
+      type = checkList;
+      default = [ ];
+      example = literalExpression ''
+        [
+          { name = "standby"; kind = "tcp"; address = "db-02.example.org:5432"; }
+          { name = "backup"; kind = "file"; path = "/var/backups"; age_max = "26h"; }
+        ]
+      '';
+      description = ''
+        What must hold on this machine before an update or a reboot, such as a service of another
+        machine or a backup that is not old. Looked at while the update is staged, before the
+        machine asks for its turn, and again when it has it. Going back to an older system waits
+        for none of it.
+      '';
+    };
+
     checks = mkOption {
-      type = types.listOf (
-        types.submodule {
-          freeformType = toml.type;
-          options = {
-            name = mkOption {
-              type = types.str;
-              example = "web";
-              description = "Name of the check, as `lab health-check` shows it.";
-            };
-            kind = mkOption {
-              type = types.enum [
-                "command"
-                "disk"
-                "http"
-                "journal"
-                "load"
-                "memory"
-                "network"
-                "tcp"
-                "unit"
-              ];
-              description = ''
-                What is checked. Each kind has its own further keys:
-                `unit`: `unit`; `http`: `url`, `status`, `contains`; `tcp`: `address`;
-                `command`: `command` (a list of words); `disk`: `path`, `free_bytes_min`;
-                `memory`: `available_bytes_min`; `load`: `per_cpu_max`;
-                `journal`: `priority`, `entries_max`; `network`: `addresses`.
-              '';
-            };
-            timeout = mkOption {
-              type = types.nullOr (types.either types.ints.positive types.str);
-              default = null;
-              example = "10s";
-              description = "How long the check may take, in seconds or as text such as `10s`.";
-            };
-          };
-        }
-      );
+      type = checkList;
       default = [ ];
       example = literalExpression ''
         [
@@ -328,7 +353,8 @@ in
       state_dir = "/var/lib/lab-updater";
       hooks = mkIf (hookSettings != { }) hookSettings;
       targets = mkIf (targets != { }) targets;
-      checks = mkIf (cfg.checks != [ ]) (map (filterAttrs (_: value: value != null)) cfg.checks);
+      conditions = mkIf (cfg.conditions != [ ]) (map given cfg.conditions);
+      checks = mkIf (cfg.checks != [ ]) (map given cfg.checks);
       token_file = mkIf (cfg.tokenFile != null) "/run/credentials/lab-updater.service/token";
     };
 

@@ -47,6 +47,8 @@ pub struct Config {
     pub hooks: Hooks,
     /// Deadlines, reserves and resource limits.
     pub limits: Limits,
+    /// What must hold before an update, in order.
+    pub conditions: Vec<Check>,
     /// Health checks, in order.
     pub checks: Vec<Check>,
     /// The scaled clock of tests and the demo; `None` in the product.
@@ -76,7 +78,7 @@ pub struct Hooks {
     pub post_update: Option<PathBuf>,
     /// Runs after a rollback.
     pub rollback: Option<PathBuf>,
-    /// Runs while staging; a failure (no fresh backup) refuses the attempt.
+    /// Runs while staging and just before the update; a failure (no fresh backup) puts it off.
     pub backup_check: Option<PathBuf>,
     /// Longest time for each of them.
     pub timeout: Duration,

@@ -218,6 +218,8 @@ pub(crate) fn directive(answer: wire::Directive) -> Result<(Epoch, Directive), L
                 "" => None,
                 name => Some(rollout(name)?),
             },
+            // A coordinator that is older than the field stages updates.
+            action: action(stage.action()).unwrap_or(Action::Update),
             target: target(stage.target)?.ok_or_else(|| senseless("nothing to stage"))?,
             force: stage.force,
             wish: stage.wish,
@@ -232,13 +234,18 @@ pub(crate) fn directive(answer: wire::Directive) -> Result<(Epoch, Directive), L
     Ok((Epoch(answer.epoch), directive))
 }
 
+fn action(said: wire::Action) -> Option<Action> {
+    match said {
+        wire::Action::Update => Some(Action::Update),
+        wire::Action::Rollback => Some(Action::Rollback),
+        wire::Action::Reboot => Some(Action::Reboot),
+        wire::Action::Unspecified => None,
+    }
+}
+
 fn proceed(order: wire::Proceed) -> Result<Proceed, LinkError> {
-    let action = match order.action() {
-        wire::Action::Update => Action::Update,
-        wire::Action::Rollback => Action::Rollback,
-        wire::Action::Reboot => Action::Reboot,
-        wire::Action::Unspecified => return Err(senseless("a lease for an unknown action")),
-    };
+    let action =
+        action(order.action()).ok_or_else(|| senseless("a lease for an unknown action"))?;
     let target = target(order.target)?;
     if target.is_none() && action != Action::Reboot {
         return Err(senseless("a lease without a target"));

@@ -120,6 +120,7 @@ fn no_space(error: &HostError) -> bool {
         HostError::Bus { .. }
         | HostError::Program { .. }
         | HostError::Missing(_)
+        | HostError::NotReady(_)
         | HostError::TimedOut(_)
         | HostError::Lost(_)
         | HostError::NotBegun { .. }

@@ -132,8 +132,8 @@ impl<H: Host> Executor<H> {
 
     async fn work(&self, job: &Job) -> Result<Answer, HostError> {
         match &job.work {
-            Work::Stage { target, .. } => self.stage(job, target).await,
-            Work::Snapshot { target } => self.snapshot(job, target).await,
+            Work::Stage { target, action, .. } => self.stage(job, target, *action).await,
+            Work::Snapshot { target, action } => self.snapshot(job, target, *action).await,
             Work::ArmDeadMan { lease, after, .. } => {
                 // From here on a full disk must not stop anybody on the way back.
                 self.verdicts.prepare(*lease)?;

@@ -1,10 +1,14 @@
-//! The machine's own health checks: run side by side, each with its deadline, none able to hang or
-//! to fail the others.
+//! The machine's own health checks, and the conditions of an update: run side by side, each with its
+//! deadline, none able to hang or to fail the others.
 
-use std::{fs, time::Duration};
+use std::{
+    fs, io,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use agent_core::MayBegin;
-use common::{CheckResult, Health, text};
+use common::{CheckResult, Health, text, time};
 use futures_util::future::join_all;
 use platform::clock::Clock;
 use tokio::net::TcpStream;
@@ -21,17 +25,20 @@ pub const BODY_MAX: usize = 64 * 1024;
 /// Most processes and threads of a check that is a command.
 const CHECK_TASKS_MAX: u64 = 1024;
 
-/// Runs every check once.
+/// How far a file server's clock may be ahead of the machine's.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
+
+/// Runs every check once. `family`: what those that are commands count as.
 pub async fn run_all<H: Host>(
     host: &H,
     clock: &Clock,
     checks: &[Check],
-    tag: &str,
+    (family, tag): (Family, &str),
     since: Since,
 ) -> Health {
     let all = checks.iter().enumerate().map(|(index, check)| {
         let tag = format!("{index}-{tag}");
-        async move { run(host, clock, check, &tag, since).await }
+        async move { run(host, clock, check, (family, &tag), since).await }
     });
     Health::of(join_all(all).await)
 }
@@ -40,10 +47,10 @@ async fn run<H: Host>(
     host: &H,
     clock: &Clock,
     check: &Check,
-    tag: &str,
+    unit: (Family, &str),
     since: Since,
 ) -> CheckResult {
-    let probe = probe(host, &check.probe, check.timeout, tag, since);
+    let probe = probe(host, &check.probe, check.timeout, unit, since);
     let found = match clock.timeout(check.timeout, probe).await {
         Ok(found) => found,
         Err(_) => Err(format!("no answer within {:?}", check.timeout)),
@@ -64,7 +71,7 @@ async fn probe<H: Host>(
     host: &H,
     probe: &Probe,
     within: Duration,
-    tag: &str,
+    unit: (Family, &str),
     since: Since,
 ) -> Result<String, String> {
     match probe {
@@ -82,7 +89,7 @@ async fn probe<H: Host>(
             contains,
         } => http(url, *status, contains.as_deref()).await,
         Probe::Tcp { address } => connects(address).await,
-        Probe::Command { command } => run_command(host, command, within, tag).await,
+        Probe::Command { command } => run_command(host, command, within, unit).await,
         Probe::Disk {
             path,
             free_bytes_min,
@@ -92,6 +99,15 @@ async fn probe<H: Host>(
             let free = free.map_err(said)?;
             let free = free.ok_or_else(|| format!("{} cannot be looked at", path.display()))?;
             at_least(free, *free_bytes_min)
+        }
+        Probe::File { path, age_max } => {
+            let asked = path.clone();
+            let found = QUESTIONS.ask(move || last_written(&asked)).await;
+            let written = found.map_err(said)?.map_err(|error| {
+                let path = path.display();
+                format!("{path}: {error}")
+            })?;
+            young_enough(written, SystemTime::now(), *age_max)
         }
         Probe::Memory {
             available_bytes_min,
@@ -182,9 +198,9 @@ async fn run_command<H: Host>(
     host: &H,
     command: &[String],
     within: Duration,
-    tag: &str,
+    (family, tag): (Family, &str),
 ) -> Result<String, String> {
-    let unit = command_unit(command, within, tag);
+    let unit = command_unit(command, within, family, tag);
     // What an agent before us left under this name is another run's result.
     host.clear(tag).await.map_err(said)?;
     let ran = host.run(&unit).await.map_err(said)?;
@@ -198,11 +214,11 @@ async fn run_command<H: Host>(
     }
 }
 
-fn command_unit(command: &[String], within: Duration, tag: &str) -> Unit {
+fn command_unit(command: &[String], within: Duration, family: Family, tag: &str) -> Unit {
     Unit {
-        family: Family::Check,
+        family,
         tag: tag.to_owned(),
-        description: "lab-updater: health check".to_owned(),
+        description: format!("lab-updater: {}", family.word()),
         command: command.to_vec(),
         environment: Vec::new(),
         within,
@@ -217,6 +233,38 @@ fn at_least(found: u64, wanted: u64) -> Result<String, String> {
         Ok(seen)
     } else {
         Err(format!("{seen}, at least {wanted} are wanted"))
+    }
+}
+
+/// When the file was written; of a directory, the newest file in it.
+fn last_written(path: &Path) -> io::Result<SystemTime> {
+    if !fs::metadata(path)?.is_dir() {
+        return fs::metadata(path)?.modified();
+    }
+    let mut newest = None;
+    for entry in fs::read_dir(path)? {
+        // What goes while it is looked at is none of the backups that stay.
+        if let Ok(meta) = fs::metadata(entry?.path())
+            && meta.is_file()
+        {
+            newest = newest.max(Some(meta.modified()?));
+        }
+    }
+    newest.ok_or_else(|| io::Error::other("there is no file in it"))
+}
+
+/// A date in the future proves nothing: either clock may be wrong.
+fn young_enough(written: SystemTime, now: SystemTime, age_max: Duration) -> Result<String, String> {
+    let Ok(age) = (now + CLOCKS_DIFFER).duration_since(written) else {
+        return Err("it is dated in the future".to_owned());
+    };
+    let age = age.saturating_sub(CLOCKS_DIFFER);
+    let seen = format!("written {} ago", time::span(age));
+    if age <= age_max {
+        Ok(seen)
+    } else {
+        let wanted = time::span(age_max);
+        Err(format!("{seen}, at most {wanted} is wanted"))
     }
 }
 

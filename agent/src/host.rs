@@ -35,13 +35,15 @@ pub enum Family {
     PostHook,
     /// `rollbackScript`.
     RollbackHook,
+    /// A condition's command.
+    Condition,
     /// A health check's command.
     Check,
 }
 
 impl Family {
     /// Every family.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Stage,
         Self::BackupCheck,
         Self::Profile,
@@ -50,6 +52,7 @@ impl Family {
         Self::PreHook,
         Self::PostHook,
         Self::RollbackHook,
+        Self::Condition,
         Self::Check,
     ];
 
@@ -73,6 +76,7 @@ impl Family {
             Self::PreHook => "pre-hook",
             Self::PostHook => "post-hook",
             Self::RollbackHook => "rollback-hook",
+            Self::Condition => "condition",
             Self::Check => "check",
         }
     }
@@ -241,6 +245,9 @@ pub enum HostError {
     /// Something that must be there is not, or is not understood.
     #[error("{0}")]
     Missing(String),
+    /// Something that must hold before an update does not.
+    #[error("{0}")]
+    NotReady(String),
     /// It did not end in time.
     #[error("{0}: it did not end in time")]
     TimedOut(String),
@@ -277,6 +284,7 @@ impl From<HostError> for Failure {
             HostError::TimedOut(_) => Self::TimedOut,
             HostError::Lost(_) => Self::Lost,
             HostError::NotBegun { why, .. } => why,
+            HostError::NotReady(why) => Self::NotReady(why),
             HostError::NotAllowed(why) => Self::NotAllowed(why.to_string()),
             other @ (HostError::Bus { .. }
             | HostError::Io { .. }

@@ -74,6 +74,7 @@ mod tests {
             target: common::Target::Channel {
                 url: "https://x".to_owned(),
             },
+            action: common::Action::Update,
             rollout: None,
             wish: 0,
             tries: 1,

@@ -55,9 +55,43 @@ impl Sub<Duration> for Timestamp {
     }
 }
 
+/// A length of time in its two largest units: `1 h 30 min`.
+pub fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
+    let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
+    let pair = |large: u64, unit: &str, small: u64, small_unit: &str| match small {
+        0 => format!("{large} {unit}"),
+        _ => format!("{large} {unit} {small} {small_unit}"),
+    };
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{rest} s"),
+        (0, 0, 1..10) => pair(minutes, "min", rest, "s"),
+        (0, 0, _) => format!("{minutes} min"),
+        (0, _, _) => pair(hours, "h", minutes, "min"),
+        (..) => pair(days, "d", hours, "h"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_have_at_most_two_units() {
+        for (seconds, text) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (90, "1 min 30 s"),
+            (600, "10 min"),
+            (754, "12 min"),
+            (3600, "1 h"),
+            (5400, "1 h 30 min"),
+            (90_000, "1 d 1 h"),
+        ] {
+            assert_eq!(span(Duration::from_secs(seconds)), text);
+        }
+    }
 
     #[test]
     fn time_never_wraps() {

@@ -177,6 +177,14 @@ in
       postUpdateScript = "true";
       backupCheckScript = "true";
       targets.flakes = [ "git+https://git.example.org/fleet" ];
+      conditions = [
+        {
+          name = "backup";
+          kind = "file";
+          path = "/var/backups";
+          age_max = "26h";
+        }
+      ];
       checks = [
         {
           name = "database";

@@ -25,6 +25,9 @@ pub enum Cause {
     /// The target could not be obtained, or a check before the attempt said no.
     #[error("staging failed: {0}")]
     Staging(String),
+    /// The machine has its turn, and something that must hold before an update does not any more.
+    #[error("not ready for an update: {0}")]
+    NotReady(String),
     /// The machine's state before could not be recorded.
     #[error("the machine's state could not be recorded: {0}")]
     Snapshot(String),
@@ -125,6 +128,7 @@ impl Cause {
             | Self::NotHeld(_)
             | Self::BadTarget(_)
             | Self::Staging(_)
+            | Self::NotReady(_)
             | Self::Snapshot(_)
             | Self::Arming(_)
             | Self::PreHook(_)
@@ -161,6 +165,7 @@ impl Cause {
             | Self::NotHeld(_)
             | Self::BadTarget(_)
             | Self::Staging(_)
+            | Self::NotReady(_)
             | Self::Snapshot(_)
             | Self::Arming(_)
             | Self::PreHook(_)

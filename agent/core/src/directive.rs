@@ -45,11 +45,13 @@ impl Agent {
             Directive::Stage {
                 rollout,
                 target,
+                action,
                 force,
                 wish,
             } => {
                 let wanted = Wanted {
                     target,
+                    action,
                     rollout,
                     wish,
                 };

@@ -4,7 +4,8 @@
 use std::{fmt, time::Duration};
 
 use common::{
-    AttemptStatus, Epoch, Health, LeaseId, MachineReport, OutcomeKind, RolloutId, StorePath, Target,
+    Action, AttemptStatus, Epoch, Health, LeaseId, MachineReport, OutcomeKind, RolloutId,
+    StorePath, Target,
 };
 use serde::{Deserialize, Serialize};
 
@@ -129,20 +130,25 @@ impl MayBegin {
 /// the agent never begins twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Work {
-    /// Obtain the target, check it, root it, decide whether it takes a reboot. Stops the unit of an
-    /// earlier `Stage` first. Answer: [`crate::input::Done::Staged`].
+    /// Obtain the target, check it, root it, decide whether it takes a reboot, and see whether the
+    /// machine is ready for it. Stops the unit of an earlier `Stage` first. Answer:
+    /// [`crate::input::Done::Staged`].
     Stage {
         /// What.
         target: Target,
+        /// What for: going back waits for no condition.
+        action: Action,
         /// For which rollout; `None` when prepared ahead of any.
         rollout: Option<RolloutId>,
     },
     /// Measure the machine, note which units have failed and how it is, and root the running
-    /// system and the boot default; fails where that is not possible. Answer:
-    /// [`crate::input::Done::Snapshot`].
+    /// system and the boot default; fails where that is not possible, and where the machine is not
+    /// ready ([`crate::input::Failure::NotReady`]). Answer: [`crate::input::Done::Snapshot`].
     Snapshot {
         /// The closure the attempt goes to: must be complete in the store.
         target: StorePath,
+        /// What for: going back waits for no condition.
+        action: Action,
     },
     /// Start the timer that rolls back by itself unless it is disarmed. Takes the place of an
     /// earlier timer of the same lease. Answer: [`crate::input::Done::Armed`].

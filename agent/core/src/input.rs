@@ -117,6 +117,8 @@ pub enum Directive {
         rollout: Option<RolloutId>,
         /// What.
         target: Target,
+        /// What for.
+        action: Action,
         /// Also when it failed on this machine before.
         force: bool,
         /// Number of the wish; 0 within a rollout.
@@ -271,6 +273,9 @@ pub enum Failure {
     /// The machine's own configuration does not allow it. To be tried again only when asked anew.
     #[error("{0}")]
     NotAllowed(String),
+    /// Something that must hold before an update does not, for now: "later", not "no".
+    #[error("{0}")]
+    NotReady(String),
     /// Nobody knows how it ended: the machine or the agent died in the middle.
     #[error("its result was lost in a crash or a power cut")]
     Lost,

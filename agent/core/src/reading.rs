@@ -31,6 +31,7 @@ pub(crate) fn hook_end(result: Result<Done, Failure>) -> (HookState, String) {
             failure @ (Failure::TimedOut
             | Failure::Failed(_)
             | Failure::NotAllowed(_)
+            | Failure::NotReady(_)
             | Failure::Lost
             | Failure::Unfitting),
         ) => (HookState::Unknown, words(&failure)),

@@ -1,7 +1,8 @@
 //! Obtaining a target without a lease, and saying so when that cannot be done.
 
 use common::{
-    Declined, DeclinedKind, LeaseId, Outcome, OutcomeKind, RolloutId, Staged, StorePath, Target,
+    Action, Declined, DeclinedKind, LeaseId, Outcome, OutcomeKind, RolloutId, Staged, StorePath,
+    Target,
 };
 
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) target: Target,
+    pub(crate) action: Action,
     pub(crate) rollout: Option<RolloutId>,
     pub(crate) wish: u64,
 }
@@ -27,6 +29,7 @@ impl Wanted {
     fn of(staging: Staging) -> Self {
         Self {
             target: staging.target,
+            action: staging.action,
             rollout: staging.rollout,
             wish: staging.wish,
         }
@@ -60,6 +63,7 @@ impl Agent {
         }
         self.durable.staging = Some(Staging {
             target: wanted.target,
+            action: wanted.action,
             rollout: wanted.rollout,
             wish: wanted.wish,
             tries: 0,
@@ -72,7 +76,9 @@ impl Agent {
     /// the next one.
     fn is_staging(&self, wanted: &Wanted) -> bool {
         self.durable.staging.as_ref().is_some_and(|staging| {
-            let same = staging.target == wanted.target && staging.rollout == wanted.rollout;
+            let same = staging.target == wanted.target
+                && staging.action == wanted.action
+                && staging.rollout == wanted.rollout;
             same && (staging.wish == wanted.wish || self.wait.is_none())
         })
     }
@@ -96,11 +102,7 @@ impl Agent {
         let Some(staging) = self.durable.staging.clone() else {
             return;
         };
-        let work = Work::Stage {
-            target: staging.target.clone(),
-            rollout: staging.rollout.clone(),
-        };
-        let job = self.new_job(self.limits.stage_timeout, work);
+        let job = self.new_job(self.limits.stage_timeout, work(&staging));
         self.durable.staging = Some(Staging {
             tries: staging.tries + 1,
             job: job.step,
@@ -123,10 +125,7 @@ impl Agent {
                     step: staging.job,
                     within: self.limits.stage_timeout,
                     may_begin: MayBegin::Always,
-                    work: Work::Stage {
-                        target: staging.target,
-                        rollout: staging.rollout,
-                    },
+                    work: work(&staging),
                 };
                 self.job = Some(self.running(now, &job));
                 out.effects.push(Effect::Attach(job));
@@ -157,6 +156,7 @@ impl Agent {
             Failure::NotAllowed(_) => DeclinedKind::NotAllowed,
             Failure::TimedOut
             | Failure::Failed(_)
+            | Failure::NotReady(_)
             | Failure::TooLate
             | Failure::Lost
             | Failure::Unfitting => DeclinedKind::StagingFailed,
@@ -220,6 +220,14 @@ impl Agent {
                 self.poll_now(now);
             }
         }
+    }
+}
+
+fn work(staging: &Staging) -> Work {
+    Work::Stage {
+        target: staging.target.clone(),
+        action: staging.action,
+        rollout: staging.rollout.clone(),
     }
 }
 

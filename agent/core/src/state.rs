@@ -16,7 +16,7 @@
 
 use std::fmt;
 
-use common::{BootId, Epoch, LeaseId, Outcome, RolloutId, Staged, StorePath, Target};
+use common::{Action, BootId, Epoch, LeaseId, Outcome, RolloutId, Staged, StorePath, Target};
 use serde::{Deserialize, Serialize};
 
 use crate::{facts::Reach, foreign, moment::Moment};
@@ -268,6 +268,9 @@ pub struct BadTarget {
 pub struct Staging {
     /// What.
     pub target: Target,
+    /// What for.
+    #[serde(default = "update")]
+    pub action: Action,
     /// For which rollout.
     pub rollout: Option<RolloutId>,
     /// Number of the wish; 0 within a rollout.
@@ -277,6 +280,11 @@ pub struct Staging {
     pub tries: u32,
     /// Its latest try.
     pub job: StepId,
+}
+
+/// What agents staged for before they wrote it down.
+fn update() -> Action {
+    Action::Update
 }
 
 /// A result, kept until the coordinator has it.

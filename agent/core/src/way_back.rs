@@ -29,6 +29,7 @@ impl Agent {
             | Cause::NotHeld(_)
             | Cause::BadTarget(_)
             | Cause::Staging(_)
+            | Cause::NotReady(_)
             | Cause::Snapshot(_)
             | Cause::Arming(_)
             | Cause::PreHook(_)
@@ -394,7 +395,7 @@ fn verdict_of(attempt: &Attempt) -> OutcomeKind {
             | Cause::PreHook(_)
             | Cause::PreHookUnknown(_) => OutcomeKind::Refused,
             // The switch never began.
-            Cause::Busy | Cause::TooLate => OutcomeKind::Abandoned,
+            Cause::Busy | Cause::NotReady(_) | Cause::TooLate => OutcomeKind::Abandoned,
             Cause::Stopped
             | Cause::LeaseRanOut
             | Cause::NotHeld(_)

@@ -39,13 +39,17 @@ impl Agent {
             Step::Staging => {
                 let work = Work::Stage {
                     target: attempt.target.clone()?,
+                    action: attempt.action,
                     rollout: Some(attempt.rollout.clone()),
                 };
                 Some((limits.stage_timeout, work))
             }
             Step::Snapshot => {
                 let target = attempt.path.clone()?;
-                Some((limits.short_step, Work::Snapshot { target }))
+                // The backup check is one of the machine's own scripts.
+                let within = limits.short_step + limits.hook_timeout;
+                let action = attempt.action;
+                Some((within, Work::Snapshot { target, action }))
             }
             Step::Arming | Step::Rearming => {
                 let work = Work::ArmDeadMan {

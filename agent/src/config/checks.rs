@@ -1,11 +1,12 @@
-//! Health checks: what they look at, and what is wrong with how they are written.
+//! Health checks, and the conditions of an update, which are written alike: what they look at, and
+//! what is wrong with how they are written.
 
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use super::{Faults, HOUR, raw::RawCheck};
+use super::{DAY, Faults, HOUR, raw::RawCheck};
 
 /// One health check.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +53,13 @@ pub enum Probe {
         /// At least this many bytes.
         free_bytes_min: u64,
     },
+    /// How long ago a file was written; of a directory, the newest file in it.
+    File {
+        /// Which.
+        path: PathBuf,
+        /// At most this long ago.
+        age_max: Duration,
+    },
     /// Available memory, as the kernel estimates it.
     Memory {
         /// At least this many bytes.
@@ -76,10 +84,11 @@ pub enum Probe {
     },
 }
 
-pub(super) fn checks(faults: &mut Faults, raw: Vec<RawCheck>) -> Vec<Check> {
+/// The checks below one key of the file.
+pub(super) fn checks(faults: &mut Faults, list: &str, raw: Vec<RawCheck>) -> Vec<Check> {
     let mut checks: Vec<Check> = Vec::with_capacity(raw.len());
     for (index, raw) in raw.into_iter().enumerate() {
-        let key = format!("checks[{index}]");
+        let key = format!("{list}[{index}]");
         let check = check(faults, &key, raw);
         if check.name.trim().is_empty() || check.name.len() > 100 {
             faults.add(&key, "the name must have 1 to 100 bytes");
@@ -164,6 +173,17 @@ fn check(faults: &mut Faults, key: &str, raw: RawCheck) -> Check {
                     free_bytes_min,
                 },
             )
+        }
+        RawCheck::File {
+            name,
+            timeout,
+            path,
+            age_max,
+        } => {
+            faults.absolute(key, &path);
+            let key = format!("{key}.age_max");
+            let age_max = faults.duration(&key, Some(&age_max), DAY, 366 * DAY);
+            (name, timeout, Probe::File { path, age_max })
         }
         RawCheck::Memory {
             name,

@@ -24,6 +24,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) limits: RawLimits,
     #[serde(default)]
+    pub(super) conditions: Vec<RawCheck>,
+    #[serde(default)]
     pub(super) checks: Vec<RawCheck>,
     #[serde(default)]
     pub(super) clock: RawClock,
@@ -110,6 +112,12 @@ pub(super) enum RawCheck {
         timeout: Option<RawDuration>,
         path: PathBuf,
         free_bytes_min: u64,
+    },
+    File {
+        name: String,
+        timeout: Option<RawDuration>,
+        path: PathBuf,
+        age_max: RawDuration,
     },
     Memory {
         name: String,

@@ -44,7 +44,14 @@ impl Config {
         let targets = targets(&mut faults, raw.targets);
         let hooks = hooks(&mut faults, raw.hooks);
         let limits = limits(&mut faults, &raw.limits);
-        let checks = checks(&mut faults, raw.checks);
+        let conditions = checks(&mut faults, "conditions", raw.conditions);
+        for (index, condition) in conditions.iter().enumerate() {
+            if condition.timeout > hooks.timeout {
+                let key = format!("conditions[{index}].timeout");
+                faults.add(&key, "longer than `hooks.timeout`");
+            }
+        }
+        let checks = checks(&mut faults, "checks", raw.checks);
         let clock = Clock::from_settings(
             raw.clock.speed.unwrap_or(1.0),
             raw.clock.start.as_deref(),
@@ -67,6 +74,7 @@ impl Config {
                 targets,
                 hooks,
                 limits,
+                conditions,
                 checks,
                 clock,
             }),

@@ -37,6 +37,11 @@ fn everything_is_read() {
         timeout = "1h30m"
         [limits]
         settle = "500ms"
+        [[conditions]]
+        name = "backup"
+        kind = "file"
+        path = "/var/backups"
+        age_max = "26h"
         [[checks]]
         name = "web"
         kind = "http"
@@ -61,6 +66,11 @@ fn everything_is_read() {
             entries_max: 0
         }
     );
+    let backup = Probe::File {
+        path: "/var/backups".into(),
+        age_max: Duration::from_secs(26 * 3600),
+    };
+    assert_eq!(config.conditions[0].probe, backup);
     assert!(config.clock.is_some());
 }
 
@@ -78,6 +88,12 @@ fn every_fault_is_listed_at_once() {
         pre_update = "x"
         [limits]
         memory_max = 5
+        [[conditions]]
+        name = "late"
+        kind = "file"
+        path = "backups"
+        age_max = "0s"
+        timeout = "10m"
         [[checks]]
         name = "a"
         kind = "load"
@@ -110,6 +126,9 @@ fn every_fault_is_listed_at_once() {
             "executor.cache",
             "hooks.pre_update",
             "limits.memory_max",
+            "conditions[0]",
+            "conditions[0].age_max",
+            "conditions[0].timeout",
             "checks[0]",
             "checks[1]",
             "checks[1]",
@@ -198,6 +217,7 @@ fn the_example_has_every_key_and_shows_the_defaults() {
     let small =
         load("machine = \"web-01\"\ncoordinator = \"coordinator.example.org:7443\"").expect("good");
     assert_eq!(example.checks.len(), 9, "one of each kind");
+    assert_eq!(example.conditions.len(), 2, "and a file that is not old");
     let shown = Config {
         token_file: None,
         targets: Allowed::default(),
@@ -210,6 +230,7 @@ fn the_example_has_every_key_and_shows_the_defaults() {
             memory_max: None,
             ..example.limits
         },
+        conditions: Vec::new(),
         checks: Vec::new(),
         ..example
     };

@@ -10,7 +10,7 @@ use super::{Executor, LOOK_AGAIN, answer};
 use crate::{
     config::Probe,
     health,
-    host::{Host, HostError, Since},
+    host::{Family, Host, HostError, Since},
 };
 
 impl<H: Host> Executor<H> {
@@ -100,6 +100,7 @@ impl<H: Host> Executor<H> {
 
     pub(super) async fn checks(&self, job: &Job, since: Since) -> Health {
         let tag = job.step.to_string();
-        health::run_all(&self.host, &self.clock, &self.config.checks, &tag, since).await
+        let unit = (Family::Check, tag.as_str());
+        health::run_all(&self.host, &self.clock, &self.config.checks, unit, since).await
     }
 }

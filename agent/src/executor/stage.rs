@@ -3,21 +3,27 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use agent_core::{Answer, Baseline, Done, Job, MayBegin, Reach};
-use common::{Staged, StorePath, Target};
+use common::{Action, Staged, StorePath, Target};
 
 use super::{Executor, answer};
 use crate::{
-    host::{Family, Host, HostError, Resources, Unit},
+    health,
+    host::{Family, Host, HostError, Resources, Since, Unit},
     links::{CURRENT, PROFILE},
     roots,
 };
 
 impl<H: Host> Executor<H> {
-    pub(super) async fn stage(&self, job: &Job, target: &Target) -> Result<Answer, HostError> {
+    pub(super) async fn stage(
+        &self,
+        job: &Job,
+        target: &Target,
+        action: Action,
+    ) -> Result<Answer, HostError> {
         self.config.targets.check(target)?;
         if !self.host.has_unit(job.step).await? {
             self.host
-                .stop(&[Family::Stage, Family::BackupCheck])
+                .stop(&[Family::Stage, Family::BackupCheck, Family::Condition])
                 .await?;
             self.check_hooks()?;
             self.check_store_space()?;
@@ -29,7 +35,7 @@ impl<H: Host> Executor<H> {
             .map_err(|error| HostError::Missing(error.to_string()))?;
         self.check_store_space()?;
         self.check_boot_space(&path)?;
-        self.check_backup(job).await?;
+        self.check_ready(job, action).await?;
         let reboot_reasons = links.reboot_reasons(&path);
         let staged = Staged {
             target: target.clone(),
@@ -89,6 +95,28 @@ impl<H: Host> Executor<H> {
         }
     }
 
+    /// Whether the machine is ready for what is to be done to it. Going back waits for nothing: what
+    /// is not as it should be may be what it is to mend.
+    async fn check_ready(&self, job: &Job, action: Action) -> Result<(), HostError> {
+        match action {
+            Action::Rollback => return Ok(()),
+            Action::Update | Action::Reboot => {}
+        }
+        let tag = job.step.to_string();
+        let unit = (Family::Condition, tag.as_str());
+        let conditions = &self.config.conditions;
+        let since = Since::Ago(self.config.check_interval);
+        let found = health::run_all(&self.host, &self.clock, conditions, unit, since).await;
+        let failing = found.checks.iter().filter(|check| !check.passed);
+        let failing: Vec<String> = failing
+            .map(|check| format!("{}: {}", check.name, check.detail))
+            .collect();
+        if !failing.is_empty() {
+            return Err(HostError::NotReady(failing.join("; ")));
+        }
+        self.check_backup(job).await
+    }
+
     async fn check_backup(&self, job: &Job) -> Result<(), HostError> {
         let Some(script) = &self.config.hooks.backup_check else {
             return Ok(());
@@ -108,17 +136,19 @@ impl<H: Host> Executor<H> {
             return Ok(());
         }
         let output = common::text::tame_line(&ran.output, 400);
-        Err(HostError::Program {
-            doing: "see a fresh backup".to_owned(),
-            said: format!("{}: {output}", ran.end),
-        })
+        let end = ran.end;
+        Err(HostError::NotReady(format!(
+            "cannot see a fresh backup: {end}: {output}"
+        )))
     }
 
     pub(super) async fn snapshot(
         &self,
         job: &Job,
         target: &StorePath,
+        action: Action,
     ) -> Result<Answer, HostError> {
+        self.check_ready(job, action).await?;
         if !self.host.is_complete(target).await? {
             return Err(HostError::Missing(format!(
                 "{target} is not in the store any more"

@@ -29,6 +29,7 @@ impl<H: Host> Executor<H> {
             | HostError::Io { .. }
             | HostError::Program { .. }
             | HostError::Missing(_)
+            | HostError::NotReady(_)
             | HostError::Lost(_)
             | HostError::NotAllowed(_)
             | HostError::NotBegun { .. }) => other,

@@ -35,7 +35,8 @@ impl Bench {
             probe,
         };
         let since = Since::Mark;
-        run_all(&self.host, &self.clock, &[check], "1-1", since)
+        let unit = (Family::Check, "1-1");
+        run_all(&self.host, &self.clock, &[check], unit, since)
             .await
             .checks
             .remove(0)
@@ -198,6 +199,55 @@ async fn only_new_and_serious_journal_entries_count() {
     );
 }
 
+#[tokio::test]
+async fn a_backup_is_as_old_as_its_newest_file() {
+    let bench = Bench::new().await;
+    let backups = bench.dir.path().join("backups");
+    let file = |path: &Path| Probe::File {
+        path: path.to_owned(),
+        age_max: Duration::from_secs(3600),
+    };
+    let result = bench.check(file(&backups)).await;
+    assert!(!result.passed, "{result:?}");
+    fs::create_dir(&backups).expect("made");
+    let result = bench.check(file(&backups)).await;
+    assert!(
+        !result.passed && result.detail.contains("no file in it"),
+        "{result:?}"
+    );
+    let written = |name: &str, ago: u64| {
+        let path = backups.join(name);
+        let file = fs::File::create(&path).expect("made");
+        let time = SystemTime::now() - Duration::from_secs(ago);
+        file.set_modified(time).expect("dated");
+        path
+    };
+    let old = written("1.tar", 7200);
+    let result = bench.check(file(&backups)).await;
+    assert!(!result.passed, "{result:?}");
+    assert!(
+        result.detail.contains("written 2 h ago, at most 1 h"),
+        "{result:?}"
+    );
+    written("2.tar", 600);
+    assert!(bench.check(file(&backups)).await.passed);
+    assert!(!bench.check(file(&old)).await.passed);
+}
+
+#[test]
+fn what_is_dated_in_the_future_proves_nothing() {
+    let now = SystemTime::now();
+    let hour = Duration::from_secs(3600);
+    assert!(young_enough(now + hour, now, hour).is_err());
+    let seconds = Duration::from_secs(5);
+    assert!(
+        young_enough(now + seconds, now, hour).is_ok(),
+        "two clocks are never the same"
+    );
+    assert!(young_enough(now - hour, now, hour).is_ok());
+    assert!(young_enough(now - hour - seconds, now, hour).is_err());
+}
+
 #[test]
 fn the_kernel_is_read_as_it_writes() {
     let meminfo = "MemTotal: 16 kB\nMemAvailable:    2048 kB\n";
@@ -210,7 +260,8 @@ fn the_kernel_is_read_as_it_writes() {
 
 #[test]
 fn a_command_cannot_take_the_whole_machine() {
-    let unit = command_unit(&["/bin/true".to_owned()], Duration::from_secs(9), "0-1");
+    let command = ["/bin/true".to_owned()];
+    let unit = command_unit(&command, Duration::from_secs(9), Family::Check, "0-1");
     assert_eq!(unit.within, Duration::from_secs(9));
     assert_eq!(unit.resources.tasks_max, Some(CHECK_TASKS_MAX));
 }

@@ -10,7 +10,7 @@ use agent_core::{
     ActivationEnd, Answer, Done, Failure, Hook, HookContext, HookEnd, Job, MayBegin, Mode, Moment,
     StepId, Work,
 };
-use common::{LeaseId, StorePath};
+use common::{Action, LeaseId, StorePath, Target};
 
 use crate::world::{Like, SAME_KERNEL, World, path};
 
@@ -206,11 +206,62 @@ async fn a_check_had_failed_before_when_it_failed_twice() {
     for (script, failed) in [(hiccup, Vec::new()), ("exit 1", vec!["more".to_owned()])] {
         let (world, target) = machine_with_check(script);
         let executor = world.executor().await;
-        let work = Work::Snapshot { target };
+        let action = Action::Update;
+        let work = Work::Snapshot { target, action };
         let answer = carry_out(&executor, &job(1, MayBegin::Always, work)).await;
         let Ok(Done::Snapshot { baseline, .. }) = answer.result else {
             panic!("{answer:?}");
         };
         assert_eq!(baseline.failed_checks, failed, "{script}");
     }
+}
+
+#[tokio::test]
+async fn what_must_hold_before_an_update_is_looked_at_twice_and_not_before_a_rollback() {
+    let world = World::new();
+    let path = world.system("new", SAME_KERNEL);
+    let partner = world.script(
+        "partner",
+        "test -e $LAB_ROOT/partner || { echo gone; exit 1; }",
+    );
+    let backup = world.script("backup", "test -e $LAB_ROOT/backup");
+    world.write_config(&format!(
+        "backup_check = \"{backup}\"
+         [[conditions]]
+         name = \"partner\"
+         kind = \"command\"
+         command = [\"{partner}\"]"
+    ));
+    let executor = world.executor().await;
+    let stage = |action| Work::Stage {
+        target: Target::Closure(path.clone()),
+        action,
+        rollout: None,
+    };
+    let snapshot = |action| Work::Snapshot {
+        target: path.clone(),
+        action,
+    };
+    let mut number = 0;
+    let mut cases = async |expected: Option<&str>| {
+        for action in [Action::Update, Action::Reboot, Action::Rollback] {
+            for work in [stage(action), snapshot(action)] {
+                number += 1;
+                let job = job(number, MayBegin::Always, work);
+                let result = carry_out(&executor, &job).await.result;
+                let not_ready = match result {
+                    Ok(_) => None,
+                    Err(Failure::NotReady(why)) => Some(why),
+                    Err(other) => panic!("{job:?}: {other}"),
+                };
+                let expected = expected.filter(|_| action != Action::Rollback);
+                assert_eq!(not_ready.as_deref(), expected, "{job:?}");
+            }
+        }
+    };
+    cases(Some("partner: exit status 1 gone")).await;
+    fs::write(world.links().at("/partner"), "").expect("written");
+    cases(Some("cannot see a fresh backup: exit status 1: ")).await;
+    fs::write(world.links().at("/backup"), "").expect("written");
+    cases(None).await;
 }

@@ -423,6 +423,7 @@ impl Coordinator {
         Some(Directive::Stage {
             rollout: Some(wish.rollout),
             target: wish.target?,
+            action: wish.action,
             force: wish.force,
             wish: 0,
         })

@@ -375,6 +375,8 @@ pub enum Directive {
         rollout: Option<RolloutId>,
         /// What.
         target: Target,
+        /// What for.
+        action: Action,
         /// Even if it failed there before.
         force: bool,
         /// Number of the wish, which is new with every `prepare`; 0 within a rollout.

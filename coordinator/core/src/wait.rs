@@ -4,7 +4,7 @@
 
 use std::{fmt, time::Duration};
 
-use common::{GroupName, MachineName, RolloutId, Timestamp};
+use common::{GroupName, MachineName, RolloutId, Timestamp, time::span};
 use serde::{Deserialize, Serialize};
 
 /// Why a machine, or a group of a rollout, does not go now.
@@ -271,18 +271,6 @@ fn list<T: fmt::Display>(items: &[T]) -> String {
         text.push_str(&format!(" and {} more", items.len() - SHOWN));
     }
     text
-}
-
-/// `1 h 30 min`, `45 s`.
-fn span(duration: Duration) -> String {
-    let secs = duration.as_secs();
-    match (secs / 3600, secs % 3600 / 60, secs % 60) {
-        (0, 0, s) => format!("{s} s"),
-        (0, m, 0) => format!("{m} min"),
-        (0, m, s) => format!("{m} min {s} s"),
-        (h, 0, _) => format!("{h} h"),
-        (h, m, _) => format!("{h} h {m} min"),
-    }
 }
 
 /// `2026-11-22T04:00:00Z`.

@@ -372,11 +372,13 @@ fn to_input(question: &Body, epoch: common::Epoch, reply: &Reply) -> Option<Inpu
                 Directive::Stage {
                     rollout,
                     target,
+                    action,
                     force,
                     wish,
                 } => agent_core::Directive::Stage {
                     rollout: rollout.clone(),
                     target: target.clone(),
+                    action: *action,
                     force: *force,
                     wish: *wish,
                 },

@@ -185,6 +185,7 @@ fn config(world: &super::world::World, machine: usize, hook: &std::path::Path) -
             store_reserve_bytes: 0,
             boot_reserve_bytes: 0,
         },
+        conditions: Vec::new(),
         checks: vec![check],
         clock: None,
     }

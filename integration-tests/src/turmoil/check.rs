@@ -43,6 +43,7 @@ impl World {
             | Family::Restore
             | Family::PostHook
             | Family::RollbackHook
+            | Family::Condition
             | Family::Check => false,
         };
         if disturbs {

@@ -262,7 +262,7 @@ impl Machine {
                 (rng.between(SECOND, 2 * MINUTE), End::Exited(0))
             }
             (Family::Stage, _) => (rng.between(SECOND, 3 * MINUTE), End::Exited(0)),
-            (Family::BackupCheck | Family::Profile | Family::Check, _) => {
+            (Family::BackupCheck | Family::Condition | Family::Profile | Family::Check, _) => {
                 (rng.between(SECOND, MINUTE), End::Exited(0))
             }
         };

@@ -78,6 +78,7 @@ mod tests {
         let file = toml_file(&cases["fullMachine"]["agentSettings"]);
         let config = agent::config::Config::load(file.path()).expect("accepted");
         assert_eq!(config.machine.as_str(), "db-primary");
+        assert_eq!(config.conditions[0].name, "backup");
         assert_eq!(config.enrol, "updates.example.org:7444");
         assert_eq!(config.hooks.timeout.as_secs(), 600);
         assert_eq!(config.limits.switch_timeout.as_secs(), 1200);

@@ -181,7 +181,7 @@ fn garbage_collected_in_an_attempt_leaves_the_way_back_complete() {
     let loose = ok(fleet.run(node, &["nix-store", "--add", HOOKS]));
     let executed = stage.execute(&[node], &[]);
     assert_eq!(executed.code(), 9, "{executed:?}\n{}", stage.scene());
-    assert_eq!(told(&stage, node), ["pre", "post", "rollback"]);
+    assert_eq!(told(&stage, node), ["backup", "pre", "post", "rollback"]);
     let left = ok(fleet.exec(node, &["test", "-e", loose.trim()]));
     assert_ne!(left.code(), 0, "what nobody holds was collected");
     let generations = ok(fleet.read_file(node, &format!("{HOOKS}/generations")));
@@ -251,7 +251,7 @@ fn hooks_and_command_checks_are_run_by_systemd_and_decide() {
     assert_eq!(told(&stage, node), ["backup"]);
     let executed = stage.execute(&[node], &[]);
     assert_eq!(executed.code(), 0, "{executed:?}\n{}", stage.scene());
-    assert_eq!(told(&stage, node), ["pre", "post"]);
+    assert_eq!(told(&stage, node), ["backup", "pre", "post"]);
     assert_eq!(stage.settled(node), paths[0].as_str());
 
     // No fresh backup: not even staged.
@@ -268,7 +268,7 @@ fn hooks_and_command_checks_are_run_by_systemd_and_decide() {
     told(&stage, node);
     let executed = stage.execute(&[node], &[]);
     assert_ne!(executed.code(), 0, "{executed:?}");
-    assert_eq!(told(&stage, node), ["pre"]);
+    assert_eq!(told(&stage, node), ["backup", "pre"]);
     assert_eq!(stage.settled(node), paths[0].as_str());
     ok(fleet.run(node, &["rm", &format!("{HOOKS}/pre-fails")]));
 
@@ -278,6 +278,7 @@ fn hooks_and_command_checks_are_run_by_systemd_and_decide() {
     assert_eq!(executed.code(), 9, "{executed:?}\n{}", stage.scene());
     let told = told(&stage, node);
     let scene = || format!("{executed:?}\n{}", stage.scene());
-    assert_eq!(told, ["pre", "post", "rollback"], "{}", scene());
+    let all = ["backup", "pre", "post", "rollback"];
+    assert_eq!(told, all, "{}", scene());
     assert_eq!(stage.settled(node), paths[0].as_str());
 }

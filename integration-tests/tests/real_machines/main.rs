@@ -8,6 +8,7 @@
 
 mod attempts;
 mod bed;
+mod conditions;
 mod daemons;
 mod document;
 mod identities;

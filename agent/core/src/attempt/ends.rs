@@ -94,6 +94,7 @@ impl Agent {
                 Err(
                     failure @ (Failure::Failed(_)
                     | Failure::NotAllowed(_)
+                    | Failure::NotReady(_)
                     | Failure::Lost
                     | Failure::TooLate
                     | Failure::Unfitting),
@@ -143,6 +144,11 @@ impl Agent {
                 let cause = Cause::Snapshot(words(&Failure::Unfitting));
                 return self.turn_back(now, cause, out);
             }
+            Err(Failure::NotReady(why)) => {
+                // Staged anew it asks for its turn only when it is ready.
+                self.durable.staged = None;
+                return self.turn_back(now, Cause::NotReady(line(&why)), out);
+            }
             Err(failure) => {
                 return self.turn_back(now, Cause::Snapshot(words(&failure)), out);
             }
@@ -190,7 +196,12 @@ impl Agent {
             Err(failure @ Failure::TimedOut) => {
                 return self.turn_back(now, Cause::Activation(words(&failure)), out);
             }
-            Err(failure @ (Failure::Failed(_) | Failure::NotAllowed(_) | Failure::Unfitting)) => {
+            Err(
+                failure @ (Failure::Failed(_)
+                | Failure::NotAllowed(_)
+                | Failure::NotReady(_)
+                | Failure::Unfitting),
+            ) => {
                 return self.turn_back(now, Cause::NotActivated(words(&failure)), out);
             }
         };

@@ -94,6 +94,15 @@ fn one_thing_goes_wrong() {
             &[],
         ),
         (
+            "not ready",
+            Script {
+                snapshot: Err(Failure::NotReady("no backup".to_owned())),
+                ..ok()
+            },
+            Abandoned,
+            &[],
+        ),
+        (
             "no timer",
             Script {
                 arming: Err(late.clone()),

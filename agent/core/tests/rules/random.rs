@@ -64,7 +64,7 @@ fn offers() -> impl Strategy<Value = Proceed> {
 fn ops() -> impl Strategy<Value = Op> {
     prop_oneof![
         20 => Just(Op::Work),
-        2 => (0..5u8).prop_map(Op::WorkFails),
+        2 => (0..6u8).prop_map(Op::WorkFails),
         1 => Just(Op::Unfitting),
         1 => (0..40u32).prop_map(Op::LateAnswer),
         4 => Just(Op::Pass),
@@ -100,6 +100,7 @@ fn apply(world: &mut World, op: Op) {
                     0 => Err(Failure::TimedOut),
                     1 => Err(Failure::Lost),
                     3 => Err(Failure::TooLate),
+                    4 => Err(Failure::NotReady("no backup".to_owned())),
                     2 => Err(Failure::Failed("\u{202e}no\0".to_owned())),
                     _ => Ok(Done::Hook(HookEnd::Failed {
                         status: "exit status 3".to_owned(),
@@ -164,6 +165,7 @@ fn apply(world: &mut World, op: Op) {
         Op::Stage(to, force) => world.say(Directive::Stage {
             rollout: Some(rollout("r1")),
             target: target(to),
+            action: Action::Update,
             force,
             wish: 0,
         }),

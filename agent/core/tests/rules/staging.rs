@@ -2,13 +2,14 @@
 
 use crate::world::{Script, World, proceed, rollout, target};
 use agent_core::{Directive, Failure, Work};
-use common::{Declined, DeclinedKind, LeaseId, OutcomeKind};
+use common::{Action, Declined, DeclinedKind, LeaseId, OutcomeKind};
 
 /// What `lab update prepare` comes to on a machine.
 fn prepare(wish: u64) -> Directive {
     Directive::Stage {
         rollout: None,
         target: target("new"),
+        action: Action::Update,
         force: false,
         wish,
     }
@@ -54,6 +55,7 @@ fn staging_is_tried_a_few_times_and_then_refused_without_a_lease() {
     world.say(Directive::Stage {
         rollout: Some(rollout("r1")),
         target: target("new"),
+        action: Action::Update,
         force: false,
         wish: 0,
     });
@@ -68,10 +70,63 @@ fn staging_is_tried_a_few_times_and_then_refused_without_a_lease() {
     world.say(Directive::Stage {
         rollout: Some(rollout("r1")),
         target: target("new"),
+        action: Action::Update,
         force: false,
         wish: 0,
     });
     assert_eq!(world.disk, before);
+}
+
+#[test]
+fn a_machine_that_is_not_ready_gives_its_turn_back_and_asks_anew_when_it_is() {
+    let mut world = World::staged(Script {
+        snapshot: Err(Failure::NotReady("no backup".to_owned())),
+        ..Script::default()
+    });
+    world.say(Directive::Proceed(proceed(7)));
+    let result = world.finish();
+    assert_eq!(result.outcome.kind, OutcomeKind::Abandoned);
+    assert_eq!(result.outcome.reason, "not ready for an update: no backup");
+    assert_eq!(world.disk.bad_targets, []);
+    assert_eq!(world.disk.staged, None, "it does not ask for its turn");
+    assert!(world.hooks.is_empty() && world.activations == 0);
+    world.say(Directive::Stage {
+        rollout: Some(rollout("r1")),
+        target: target("new"),
+        action: Action::Update,
+        force: false,
+        wish: 0,
+    });
+    assert!(at_work(&world), "it looks again");
+    world.work_all();
+    assert!(world.disk.staged.is_some());
+}
+
+#[test]
+fn what_it_is_staged_for_is_told_and_remembered() {
+    let mut world = World::new(Script::default());
+    world.say(Directive::Stage {
+        rollout: Some(rollout("r1")),
+        target: target("new"),
+        action: Action::Rollback,
+        force: false,
+        wish: 0,
+    });
+    let for_rollback = |world: &World| {
+        let mut works = world.open.iter().map(|job| &job.work);
+        works.any(|work| {
+            matches!(
+                work,
+                Work::Stage {
+                    action: Action::Rollback,
+                    ..
+                }
+            )
+        })
+    };
+    assert!(for_rollback(&world));
+    world.restart(agent_core::UnitState::Running);
+    assert!(for_rollback(&world));
 }
 
 #[test]

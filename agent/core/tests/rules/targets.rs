@@ -64,6 +64,7 @@ fn a_target_that_failed_is_not_tried_again_unasked() {
     let stage = |force| Directive::Stage {
         rollout: Some(rollout("r2")),
         target: target("new"),
+        action: Action::Update,
         force,
         wish: 0,
     };

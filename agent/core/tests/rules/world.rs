@@ -180,6 +180,7 @@ impl World {
         world.say(Directive::Stage {
             rollout: Some(rollout("r1")),
             target: target("new"),
+            action: Action::Update,
             force: false,
             wish: 0,
         });

@@ -279,9 +279,8 @@ impl Fleet {
             }
             let machine = self.facts().machines.get(name)?;
             let (id, target, force) = (rollout.id.clone(), place.target.clone(), rollout.force());
-            if machine.is_there(rollout.action, &target)
-                && machine.health() != HealthState::Unhealthy
-            {
+            let action = rollout.action;
+            if machine.is_there(action, &target) && machine.health() != HealthState::Unhealthy {
                 self.commit(
                     draft,
                     Change::Arrived {
@@ -295,6 +294,7 @@ impl Fleet {
                 return Some(Directive::Stage {
                     rollout: Some(id),
                     target,
+                    action,
                     force,
                     wish: 0,
                 });
@@ -307,6 +307,7 @@ impl Fleet {
         needed.then(|| Directive::Stage {
             rollout: None,
             target: pin.target.clone(),
+            action: Action::Update,
             force: false,
             wish: pin.wish(),
         })

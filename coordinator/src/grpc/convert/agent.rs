@@ -185,6 +185,7 @@ pub(crate) fn directive(
         Directive::Stage {
             rollout,
             target,
+            action,
             force,
             wish,
         } => Said::Stage(wire::Stage {
@@ -192,6 +193,7 @@ pub(crate) fn directive(
             target: Some(target_to_wire(target)),
             force,
             wish,
+            action: action_to_wire(action).into(),
         }),
         Directive::Proceed(grant) => Said::Proceed(proceed(grant)),
         Directive::Check { request, timeout } => Said::Check(wire::RunHealthCheck {
@@ -220,22 +222,25 @@ fn wait(reason: &WaitReason, held: bool, now: Timestamp) -> wire::Wait {
 }
 
 fn proceed(grant: Grant) -> wire::Proceed {
-    let action = match grant.action {
-        Action::Update => wire::Action::Update,
-        Action::Rollback => wire::Action::Rollback,
-        Action::Reboot => wire::Action::Reboot,
-    };
     wire::Proceed {
         rollout: grant.rollout.to_string(),
         lease: grant.lease.0,
         epoch: grant.epoch.0,
         valid_for_ms: millis(grant.valid_for),
-        action: action.into(),
+        action: action_to_wire(grant.action).into(),
         target: Some(target_to_wire(grant.target)),
         allow_reboot: grant.allow_reboot,
         rollback_on_failure: grant.rollback_on_failure,
         health_timeout_ms: millis(grant.health_timeout),
         force: grant.force,
+    }
+}
+
+fn action_to_wire(action: Action) -> wire::Action {
+    match action {
+        Action::Update => wire::Action::Update,
+        Action::Rollback => wire::Action::Rollback,
+        Action::Reboot => wire::Action::Reboot,
     }
 }
 
