@@ -4,6 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use agent_core::{Answer, Baseline, Done, Job, MayBegin, Reach};
 use common::{Action, Staged, StorePath, Target};
+use futures_util::future::join;
 
 use super::{Executor, answer};
 use crate::{
@@ -106,7 +107,9 @@ impl<H: Host> Executor<H> {
         let unit = (Family::Condition, tag.as_str());
         let conditions = &self.config.conditions;
         let since = Since::Ago(self.config.check_interval);
-        let found = health::run_all(&self.host, &self.clock, conditions, unit, since).await;
+        // Side by side: together they may take as long as one of the machine's own scripts.
+        let found = health::run_all(&self.host, &self.clock, conditions, unit, since);
+        let (found, backup) = join(found, self.check_backup(job)).await;
         let failing = found.checks.iter().filter(|check| !check.passed);
         let failing: Vec<String> = failing
             .map(|check| format!("{}: {}", check.name, check.detail))
@@ -114,7 +117,7 @@ impl<H: Host> Executor<H> {
         if !failing.is_empty() {
             return Err(HostError::NotReady(failing.join("; ")));
         }
-        self.check_backup(job).await
+        backup
     }
 
     async fn check_backup(&self, job: &Job) -> Result<(), HostError> {
