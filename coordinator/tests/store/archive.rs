@@ -14,7 +14,7 @@ use coordinator_core::{
 };
 use tempfile::TempDir;
 
-use super::{audit, machine, now, open};
+use super::{audit, database, machine, now, open};
 
 /// As much as the query wants, in as many looks as it takes.
 fn history(archive: &dyn Archive, query: &HistoryQuery) -> Vec<Entry> {
@@ -167,7 +167,7 @@ fn the_audit_chain_goes_on_after_a_restart_and_shows_tampering() {
     assert!(newest[0].body.object.len() < 2000);
     drop(store);
 
-    let tree = sled::open(directory.path().join("store")).expect("sled");
+    let tree = database(&directory);
     let records = tree.open_tree("audit").expect("a tree");
     let (key, mut value) = records.iter().nth(6).expect("a record").expect("readable");
     let last = value.len() - 5;

@@ -240,8 +240,21 @@ fn remains_of_a_snapshot_that_was_broken_off_are_no_obstacle() {
     assert_eq!(open(&directory).load().expect("loaded").snapshot, expected);
 }
 
+/// The database itself; whoever had it may just be letting it go.
+fn database(directory: &TempDir) -> sled::Db {
+    for _ in 0..100 {
+        match sled::open(directory.path().join("store")) {
+            Err(sled::Error::Io(error)) if error.to_string().contains("lock") => {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
+            opened => return opened.expect("sled"),
+        }
+    }
+    panic!("somebody keeps the database");
+}
+
 fn with_tree(directory: &TempDir, tree: &str, change: impl FnOnce(&sled::Tree)) {
-    let db = sled::open(directory.path().join("store")).expect("sled");
+    let db = database(directory);
     change(&db.open_tree(tree).expect("a tree"));
     db.flush().expect("flushed");
 }
