@@ -238,8 +238,9 @@ fn at_least(found: u64, wanted: u64) -> Result<String, String> {
 
 /// When the file was written; of a directory, the newest file in it.
 fn last_written(path: &Path) -> io::Result<SystemTime> {
-    if !fs::metadata(path)?.is_dir() {
-        return fs::metadata(path)?.modified();
+    let meta = fs::metadata(path)?;
+    if !meta.is_dir() {
+        return meta.modified();
     }
     let mut newest = None;
     for entry in fs::read_dir(path)? {
@@ -255,10 +256,11 @@ fn last_written(path: &Path) -> io::Result<SystemTime> {
 
 /// A date in the future proves nothing: either clock may be wrong.
 fn young_enough(written: SystemTime, now: SystemTime, age_max: Duration) -> Result<String, String> {
-    let Ok(age) = (now + CLOCKS_DIFFER).duration_since(written) else {
-        return Err("it is dated in the future".to_owned());
+    let age = match now.duration_since(written) {
+        Ok(age) => age,
+        Err(ahead) if ahead.duration() <= CLOCKS_DIFFER => Duration::ZERO,
+        Err(_) => return Err("it is dated in the future".to_owned()),
     };
-    let age = age.saturating_sub(CLOCKS_DIFFER);
     let seen = format!("written {} ago", time::span(age));
     if age <= age_max {
         Ok(seen)

@@ -1,6 +1,6 @@
 //! Obtaining a target without a lease: how often it is tried, and how it is said that it fails.
 
-use crate::world::{Script, World, proceed, rollout, target};
+use crate::world::{Script, World, proceed, stage, target};
 use agent_core::{Directive, Failure, Work};
 use common::{Action, Declined, DeclinedKind, LeaseId, OutcomeKind};
 
@@ -52,13 +52,7 @@ fn staging_is_tried_a_few_times_and_then_refused_without_a_lease() {
         stage: Err(Failure::Failed("no space\u{1b}[2J left".to_owned())),
         ..Script::default()
     });
-    world.say(Directive::Stage {
-        rollout: Some(rollout("r1")),
-        target: target("new"),
-        action: Action::Update,
-        force: false,
-        wish: 0,
-    });
+    world.say(stage(Action::Update));
     let result = world.finish();
     assert_eq!(
         (result.lease, result.outcome.kind),
@@ -67,13 +61,7 @@ fn staging_is_tried_a_few_times_and_then_refused_without_a_lease() {
     assert_eq!(result.outcome.reason, "staging failed: no space [2J left");
     // Asked again at once it does not begin again.
     let before = world.disk.clone();
-    world.say(Directive::Stage {
-        rollout: Some(rollout("r1")),
-        target: target("new"),
-        action: Action::Update,
-        force: false,
-        wish: 0,
-    });
+    world.say(stage(Action::Update));
     assert_eq!(world.disk, before);
 }
 
@@ -90,13 +78,7 @@ fn a_machine_that_is_not_ready_gives_its_turn_back_and_asks_anew_when_it_is() {
     assert_eq!(world.disk.bad_targets, []);
     assert_eq!(world.disk.staged, None, "it does not ask for its turn");
     assert!(world.hooks.is_empty() && world.activations == 0);
-    world.say(Directive::Stage {
-        rollout: Some(rollout("r1")),
-        target: target("new"),
-        action: Action::Update,
-        force: false,
-        wish: 0,
-    });
+    world.say(stage(Action::Update));
     assert!(at_work(&world), "it looks again");
     world.work_all();
     assert!(world.disk.staged.is_some());
@@ -105,13 +87,7 @@ fn a_machine_that_is_not_ready_gives_its_turn_back_and_asks_anew_when_it_is() {
 #[test]
 fn what_it_is_staged_for_is_told_and_remembered() {
     let mut world = World::new(Script::default());
-    world.say(Directive::Stage {
-        rollout: Some(rollout("r1")),
-        target: target("new"),
-        action: Action::Rollback,
-        force: false,
-        wish: 0,
-    });
+    world.say(stage(Action::Rollback));
     let for_rollback = |world: &World| {
         let mut works = world.open.iter().map(|job| &job.work);
         works.any(|work| {

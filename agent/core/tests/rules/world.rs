@@ -29,6 +29,17 @@ pub(crate) fn rollout(name: &str) -> RolloutId {
     name.parse().expect("a rollout name")
 }
 
+/// What the rollout `r1` tells a machine on which `new` is not staged.
+pub(crate) fn stage(action: Action) -> Directive {
+    Directive::Stage {
+        rollout: Some(rollout("r1")),
+        target: target("new"),
+        action,
+        force: false,
+        wish: 0,
+    }
+}
+
 /// A lease for an update to `new`.
 pub(crate) fn proceed(lease: u64) -> Proceed {
     Proceed {
@@ -177,13 +188,7 @@ impl World {
 
     pub(crate) fn staged_with_bug(script: Script, bug: Bug) -> Self {
         let mut world = Self::with_bug(script, bug);
-        world.say(Directive::Stage {
-            rollout: Some(rollout("r1")),
-            target: target("new"),
-            action: Action::Update,
-            force: false,
-            wish: 0,
-        });
+        world.say(stage(Action::Update));
         world.work_all();
         assert_eq!(
             world.disk.staged.as_ref().map(|s| &s.path),
