@@ -111,8 +111,8 @@ in
       default = null;
       example = literalExpression "import ./update-config.nix";
       description = ''
-        The fleet configuration: groups, policies, windows, schedules. With `null` it is kept by
-        hand, with `lab update-config`.
+        The fleet configuration: groups, policies, windows. With `null` it is kept by hand, with
+        `lab update-config`.
 
         It is written to the coordinator whenever it changed and when the coordinator's machine
         starts. What `lab update-config set` has changed in between is overwritten then. A fleet
