@@ -1,23 +1,23 @@
 //! `lab update prepare`: what machines are to run, and waiting until they have it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+mod staging;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use common::MachineName;
 use lab_proto::operator::{
-    ListMachinesRequest, Machine, PinTargetsRequest, PinnedTarget, Selection, WhyRequest,
+    ListMachinesRequest, PinTargetsRequest, PinnedTarget, Selection, WhyRequest,
     pinned_target::Kind,
 };
-use serde::Serialize;
 use tokio::time::sleep;
+
+use self::staging::{Failure, Stage, Stages, Staging, begun, stage};
 
 use super::{
     Context,
     config::document_in_force,
     flake::build,
-    wait::{Waited, bounded},
+    wait::{Early, Waited, bounded},
 };
 use crate::{
     args::update::Prepare,
@@ -25,7 +25,7 @@ use crate::{
     error::{Exit, LabError},
     output::Progress,
     targets::{self, Closures, Source},
-    view::{Look, counted, marked},
+    view::counted,
 };
 
 /// How often is looked whether machines have staged their targets.
@@ -73,12 +73,7 @@ pub async fn run(context: &Context, args: &Prepare) -> Result<Exit, LabError> {
         counted(pinned.len(), "machine")
     ));
     if args.detach {
-        let staging = Staging::of(
-            pinned
-                .into_iter()
-                .map(|name| (name, Stage::Waiting))
-                .collect(),
-        );
+        let staging = Staging::of(begun(pinned));
         context.output.result(&staging, |_| {
             "the machines stage them; see: lab machines\n".to_owned()
         })?;
@@ -126,100 +121,6 @@ fn closure_pins(
     Ok(closures.into_iter().map(pin).collect())
 }
 
-/// Where a machine stands on the way to having its target.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Stage {
-    Staged,
-    Waiting,
-    Offline,
-    /// It takes part in this rollout, to another target, first.
-    Engaged(String),
-    Failed(Failure),
-}
-
-/// Why a machine does not stage its target, and what to try next.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Failure {
-    why: String,
-    hint: String,
-}
-
-/// Where all of them stand.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-struct Staging {
-    staged: Vec<String>,
-    waiting: Vec<String>,
-    offline: Vec<String>,
-    /// Machines and the rollouts they take part in first.
-    engaged: BTreeMap<String, String>,
-    failed: BTreeMap<String, String>,
-    #[serde(skip)]
-    hints: BTreeSet<String>,
-}
-
-impl Staging {
-    fn of(stages: BTreeMap<String, Stage>) -> Self {
-        let mut staging = Self::default();
-        for (name, stage) in stages {
-            match stage {
-                Stage::Staged => staging.staged.push(name),
-                Stage::Waiting => staging.waiting.push(name),
-                Stage::Offline => staging.offline.push(name),
-                Stage::Engaged(rollout) => {
-                    staging.hints.insert("lab update status".to_owned());
-                    staging.engaged.insert(name, rollout);
-                }
-                Stage::Failed(failure) => {
-                    staging.failed.insert(name, failure.why);
-                    staging.hints.insert(failure.hint);
-                }
-            }
-        }
-        staging
-    }
-
-    fn view(&self, look: &Look) -> String {
-        let row = |name: &str, state: &str, why: &str| {
-            vec![name.to_owned(), marked(state), why.to_owned()]
-        };
-        let failed = self
-            .failed
-            .iter()
-            .map(|(name, why)| row(name, "failed", why));
-        let offline = self
-            .offline
-            .iter()
-            .map(|name| row(name, "offline", "catches up later"));
-        let engaged = self.engaged.iter().map(|(name, rollout)| {
-            let why = format!("stages it when its part of {rollout} is over");
-            row(name, "later", &why)
-        });
-        let waiting = self.waiting.iter().map(|name| row(name, "staging", ""));
-        let rows = failed.chain(offline).chain(engaged).chain(waiting);
-        let mut text = look.columns(0, rows);
-        let later = self.waiting.len() + self.offline.len() + self.engaged.len();
-        let all = self.staged.len() + later + self.failed.len();
-        text.push_str(&format!(
-            "{} of {} staged\n",
-            self.staged.len(),
-            counted(all, "machine")
-        ));
-        for hint in self.hints.iter().filter(|hint| !hint.is_empty()) {
-            text.push_str(&format!("try: {hint}\n"));
-        }
-        text
-    }
-
-    fn exit(&self) -> Exit {
-        if self.failed.is_empty() {
-            Exit::Yes
-        } else {
-            Exit::No
-        }
-    }
-}
-
 async fn wait(
     context: &Context,
     client: &mut Client,
@@ -227,45 +128,51 @@ async fn wait(
     args: &Prepare,
 ) -> Result<Exit, LabError> {
     let progress = context.output.progress();
+    let mut stages = Stages::new();
     let waited = bounded(
-        staged(context, client, pinned, &progress),
+        staged(context, client, &pinned, &mut stages, &progress),
         Some(args.timeout),
     )
     .await;
     drop(progress);
-    let (exit, why) = match waited? {
-        Waited::Ended(staging) => {
-            context.output.result(&staging, |look| staging.view(look))?;
-            return Ok(staging.exit());
-        }
-        Waited::Late => (Exit::Timeout, "the time to wait is up"),
-        Waited::Interrupted => (Exit::Interrupted, "interrupted"),
+    let early = match waited? {
+        Waited::Ended(()) => None,
+        Waited::Early(early) => Some(early),
     };
-    context.output.note(&format!(
-        "{why}; the machines go on staging; see: lab machines"
-    ));
-    Ok(exit)
+    if let Some(early) = early {
+        context.output.note(&format!(
+            "{}; the machines go on staging; see: lab machines",
+            early.why()
+        ));
+        if stages.is_empty() {
+            stages = begun(pinned);
+        }
+    }
+    let staging = Staging::of(stages);
+    context.output.result(&staging, |look| staging.view(look))?;
+    Ok(early.map_or(staging.exit(), Early::exit))
 }
 
+/// Looks until no machine is waited for; `stages` is what the last look saw.
 async fn staged(
     context: &Context,
     client: &mut Client,
-    pinned: Vec<String>,
+    pinned: &[String],
+    stages: &mut Stages,
     progress: &Progress<'_>,
-) -> Result<Staging, LabError> {
-    let mut told: BTreeMap<String, Stage> = BTreeMap::new();
+) -> Result<(), LabError> {
     loop {
-        match look_at(client, &pinned, &told).await {
+        match look_at(client, pinned, stages).await {
             Err(error) if error.is_passing() => {
                 progress.say(&format!("connection lost ({}); trying again", error.what));
             }
             Err(error) => return Err(error),
-            Ok(stages) => {
-                tell(progress, &told, &stages);
-                told = stages;
-                let staging = Staging::of(told.clone());
+            Ok(seen) => {
+                tell(progress, stages, &seen);
+                stages.clone_from(&seen);
+                let staging = Staging::of(seen);
                 if staging.waiting.is_empty() {
-                    return Ok(staging);
+                    return Ok(());
                 }
                 progress.draw(&staging.view(context.output.look()));
             }
@@ -277,8 +184,8 @@ async fn staged(
 async fn look_at(
     client: &mut Client,
     pinned: &[String],
-    told: &BTreeMap<String, Stage>,
-) -> Result<BTreeMap<String, Stage>, LabError> {
+    told: &Stages,
+) -> Result<Stages, LabError> {
     let request = ListMachinesRequest {
         selection: Some(Selection {
             machines: pinned.to_vec(),
@@ -286,7 +193,7 @@ async fn look_at(
         }),
     };
     let list = ask(client.list_machines(request)).await?;
-    let mut stages = BTreeMap::new();
+    let mut stages = Stages::new();
     for machine in list.machines {
         let mut stage = stage(&machine);
         // A failure is the coordinator's word. It is final for this command, so it is asked for
@@ -302,16 +209,6 @@ async fn look_at(
         stages.insert(machine.name, stage);
     }
     Ok(stages)
-}
-
-fn stage(machine: &Machine) -> Stage {
-    let runs_it = !machine.target.is_empty() && machine.target == machine.running;
-    match machine.state.as_str() {
-        _ if machine.staged || runs_it => Stage::Staged,
-        "offline" | "never-seen" => Stage::Offline,
-        _ if !machine.engaged.is_empty() => Stage::Engaged(machine.engaged.clone()),
-        _ => Stage::Waiting,
-    }
 }
 
 async fn failure(client: &mut Client, machine: &str) -> Result<Option<Stage>, LabError> {
@@ -331,7 +228,7 @@ async fn failure(client: &mut Client, machine: &str) -> Result<Option<Stage>, La
         }))
 }
 
-fn tell(progress: &Progress<'_>, before: &BTreeMap<String, Stage>, now: &BTreeMap<String, Stage>) {
+fn tell(progress: &Progress<'_>, before: &Stages, now: &Stages) {
     if progress.is_drawn() {
         return;
     }
@@ -381,60 +278,5 @@ mod tests {
         );
         let error = pinned(&["a"], &["a", "b", "c"], true).expect_err("no target");
         assert_eq!(error.places, ["b, c"]);
-    }
-
-    #[test]
-    fn staged_means_here_or_already_running() {
-        let machine = |state: &str, staged, running: &str| Machine {
-            state: state.into(),
-            staged,
-            target: "/t".into(),
-            running: running.into(),
-            ..Machine::default()
-        };
-        assert_eq!(stage(&machine("healthy", true, "/r")), Stage::Staged);
-        assert_eq!(stage(&machine("healthy", false, "/t")), Stage::Staged);
-        assert_eq!(stage(&machine("healthy", false, "/r")), Stage::Waiting);
-        assert_eq!(stage(&machine("offline", false, "/r")), Stage::Offline);
-        assert_eq!(stage(&machine("never-seen", false, "")), Stage::Offline);
-        let mut engaged = machine("healthy", false, "/r");
-        engaged.engaged = "r-3".into();
-        assert_eq!(stage(&engaged), Stage::Engaged("r-3".into()));
-        engaged.staged = true;
-        assert_eq!(stage(&engaged), Stage::Staged);
-    }
-
-    #[test]
-    fn offline_machines_are_named_but_are_no_failure() {
-        let stages = |stages: &[(&str, Stage)]| {
-            let owned = stages
-                .iter()
-                .map(|(name, stage)| ((*name).to_owned(), stage.clone()));
-            Staging::of(owned.collect())
-        };
-        let fine = stages(&[("a", Stage::Staged), ("b", Stage::Offline)]);
-        assert_eq!(fine.exit(), Exit::Yes);
-        let full = Failure {
-            why: "no space left".into(),
-            hint: "lab update prepare".into(),
-        };
-        let failed = stages(&[
-            ("a", Stage::Staged),
-            ("b", Stage::Offline),
-            ("c", Stage::Failed(full.clone())),
-            ("d", Stage::Failed(full)),
-            ("e", Stage::Engaged("r-3".into())),
-        ]);
-        assert_eq!(failed.exit(), Exit::No);
-        assert_eq!(
-            failed.view(&crate::view::tests::look()),
-            "c  ✖ failed   no space left\n\
-             d  ✖ failed   no space left\n\
-             b  ⚠ offline  catches up later\n\
-             e  ○ later    stages it when its part of r-3 is over\n\
-             1 of 5 machines staged\n\
-             try: lab update prepare\n\
-             try: lab update status\n"
-        );
     }
 }

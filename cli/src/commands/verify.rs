@@ -1,67 +1,104 @@
 //! `lab update verify` and `lab health-check`: asking machines how they are, now.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+mod verification;
+
+use std::{collections::BTreeSet, time::Duration};
 
 use common::StorePath;
 use lab_proto::operator::{
-    GetHealthRequest, HealthCheckRequest, HealthReply, ListMachinesRequest, Machine, MachineHealth,
-    Selection, WaitReason, WhyRequest,
+    GetHealthRequest, HealthCheckRequest, HealthCheckStarted, HealthReply, ListMachinesRequest,
+    Machine, MachineHealth, Selection, WaitReason, WhyRequest,
 };
-use serde::Serialize;
 use tokio::time::sleep;
 
+use self::verification::{Verification, Verified};
 use super::{
     Context,
-    wait::{Waited, bounded},
+    wait::{Early, Waited, bounded},
 };
 use crate::{
     args::{HealthCheck, parse::Span, update::Verify},
     client::{Client, ask},
     error::{Exit, LabError},
     view::{
-        self, Look, closure, counted,
-        machines::{failed_checks, is_healthy},
+        self, counted,
+        machines::{is_healthy, is_waiting},
     },
 };
 
 /// How often is looked whether answers came.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
+/// How long may take what is still asked after Ctrl-C. The coordinator answers in milliseconds, and
+/// somebody wants to be gone.
+const AFTER_CTRL_C: Span = Span(Duration::from_secs(2));
+
 /// Asks for health checks and waits for the answers.
 pub async fn health_check(context: &Context, args: &HealthCheck) -> Result<Exit, LabError> {
     let mut client = context.open().await?;
     let selection = args.select.selection();
-    let Some(reply) = fresh_health(context, &mut client, selection, args.timeout).await? else {
-        return Ok(Exit::Interrupted);
-    };
+    let Fresh { health, early } =
+        fresh_health(context, &mut client, selection, args.timeout).await?;
     context
         .output
-        .result(&reply, |look| view::machines::health(&reply, look))?;
-    Ok(yes_if(reply.machines.iter().all(is_healthy)))
+        .result(&health, |look| view::machines::health(&health, look))?;
+    let answer = |machine| (!is_waiting(machine)).then(|| is_healthy(machine));
+    Ok(exit(early, health.machines.iter().map(answer)))
 }
 
 /// Checks that every machine runs its target and is healthy.
 pub async fn run(context: &Context, args: &Verify) -> Result<Exit, LabError> {
     let mut client = context.open().await?;
     let selection = args.select.selection();
-    let health = fresh_health(context, &mut client, selection.clone(), args.timeout).await?;
-    let Some(health) = health else {
-        return Ok(Exit::Interrupted);
-    };
+    let Fresh { health, early } =
+        fresh_health(context, &mut client, selection.clone(), args.timeout).await?;
     // Asked for after the checks: what runs now, not what ran when they began.
+    let looked = what_runs(&mut client, selection);
+    let verification = if early == Some(Early::Interrupted) {
+        match bounded(looked, Some(AFTER_CTRL_C)).await {
+            Ok(Waited::Ended((machines, arrived))) => {
+                Verification::of(machines, &health.machines, &arrived)
+            }
+            Ok(Waited::Early(_)) | Err(_) => Verification::of_health(health.machines),
+        }
+    } else {
+        let (machines, arrived) = looked.await?;
+        Verification::of(machines, &health.machines, &arrived)
+    };
+    context
+        .output
+        .result(&verification, |look| verification.view(look))?;
+    let answers = verification.machines.iter().map(Verified::answer);
+    Ok(exit(early, answers))
+}
+
+/// What the machines' answers come to: a no is one whoever else has not answered yet, a yes needs
+/// everybody.
+fn exit(early: Option<Early>, answers: impl Iterator<Item = Option<bool>>) -> Exit {
+    if early == Some(Early::Interrupted) {
+        return Exit::Interrupted;
+    }
+    let answers: Vec<Option<bool>> = answers.collect();
+    if answers.contains(&Some(false)) {
+        Exit::No
+    } else if answers.contains(&None) {
+        Exit::Timeout
+    } else {
+        Exit::Yes
+    }
+}
+
+/// The selected machines, and which of them run what their flake or channel came to.
+async fn what_runs(
+    client: &mut Client,
+    selection: Selection,
+) -> Result<(Vec<Machine>, BTreeSet<String>), LabError> {
     let request = ListMachinesRequest {
         selection: Some(selection),
     };
     let machines = ask(client.list_machines(request)).await?.machines;
-    let arrived = arrived(&mut client, &machines).await?;
-    let verification = Verification::of(machines, &health.machines, &arrived);
-    context
-        .output
-        .result(&verification, |look| verification.view(look))?;
-    Ok(yes_if(verification.ok))
+    let arrived = arrived(client, &machines).await?;
+    Ok((machines, arrived))
 }
 
 /// Machines whose target is a flake or a channel and that run what it came to. Only the coordinator
@@ -86,18 +123,19 @@ async fn arrived(client: &mut Client, machines: &[Machine]) -> Result<BTreeSet<S
     Ok(arrived)
 }
 
-fn yes_if(yes: bool) -> Exit {
-    if yes { Exit::Yes } else { Exit::No }
+/// The answers to a new health check. Who has not answered is in it as `waiting`.
+struct Fresh {
+    health: HealthReply,
+    /// Why not everybody was waited for.
+    early: Option<Early>,
 }
 
-/// The answers to a new health check; `None` when interrupted. Who has not answered when the time
-/// is up is in it as `waiting`.
 async fn fresh_health(
     context: &Context,
     client: &mut Client,
     selection: Selection,
     limit: Span,
-) -> Result<Option<HealthReply>, LabError> {
+) -> Result<Fresh, LabError> {
     let request = HealthCheckRequest {
         selection: Some(selection.clone()),
         timeout_s: u32::try_from(limit.seconds()).unwrap_or(u32::MAX),
@@ -111,14 +149,42 @@ async fn fresh_health(
     let mut last = None;
     let waited = bounded(answers(client, &request, &mut last, &progress), Some(limit)).await;
     drop(progress);
-    match waited? {
-        Waited::Ended(reply) => Ok(Some(reply)),
-        Waited::Interrupted => Ok(None),
-        // The answers that came in time. None at all: the coordinator was away all the time.
-        Waited::Late => match last {
-            Some(reply) => Ok(Some(reply)),
-            None => ask(client.get_health(request)).await.map(Some),
-        },
+    let early = match waited? {
+        Waited::Ended(health) => {
+            return Ok(Fresh {
+                health,
+                early: None,
+            });
+        }
+        Waited::Early(early) => early,
+    };
+    let health = match (last, early) {
+        (Some(reply), _) => reply,
+        (None, Early::Interrupted) => asked(started),
+        // The coordinator was away all the time.
+        (None, Early::Late) => ask(client.get_health(request)).await?,
+    };
+    let waiting = health.machines.iter().filter(|machine| is_waiting(machine));
+    context.output.note(&format!(
+        "{}; no answer yet from {}; see later: lab machines",
+        early.why(),
+        counted(waiting.count(), "machine")
+    ));
+    Ok(Fresh {
+        health,
+        early: Some(early),
+    })
+}
+
+/// What is known before the first look: who was asked.
+fn asked(started: HealthCheckStarted) -> HealthReply {
+    let waiting = |machine| MachineHealth {
+        machine,
+        state: "waiting".to_owned(),
+        ..MachineHealth::default()
+    };
+    HealthReply {
+        machines: started.machines.into_iter().map(waiting).collect(),
     }
 }
 
@@ -131,10 +197,7 @@ async fn answers(
     loop {
         match ask(client.get_health(request.clone())).await {
             Ok(reply) => {
-                let waiting = reply
-                    .machines
-                    .iter()
-                    .filter(|machine| machine.state == "waiting");
+                let waiting = reply.machines.iter().filter(|machine| is_waiting(machine));
                 let count = waiting.count();
                 if count == 0 {
                     return Ok(reply);
@@ -148,165 +211,5 @@ async fn answers(
             Err(error) => return Err(error),
         }
         sleep(LOOK_AGAIN).await;
-    }
-}
-
-/// What `lab update verify` found.
-#[derive(Debug, Serialize)]
-struct Verification {
-    ok: bool,
-    machines: Vec<Verified>,
-}
-
-/// What it found on one machine.
-#[derive(Debug, Serialize)]
-struct Verified {
-    name: String,
-    group: String,
-    ok: bool,
-    running: String,
-    target: String,
-    health: String,
-    /// Why not; empty when it is as it should be.
-    problems: Vec<String>,
-}
-
-impl Verification {
-    fn of(machines: Vec<Machine>, health: &[MachineHealth], arrived: &BTreeSet<String>) -> Self {
-        let health: BTreeMap<&str, &MachineHealth> = health
-            .iter()
-            .map(|health| (health.machine.as_str(), health))
-            .collect();
-        let verify = |machine: Machine| {
-            let health = health.get(machine.name.as_str()).copied();
-            let arrived = machine.running == machine.target || arrived.contains(&machine.name);
-            Verified::of(machine, health, arrived)
-        };
-        let machines: Vec<Verified> = machines.into_iter().map(verify).collect();
-        Self {
-            ok: machines.iter().all(|machine| machine.ok),
-            machines,
-        }
-    }
-
-    fn view(&self, look: &Look) -> String {
-        let differing = self.machines.iter().filter(|machine| !machine.ok);
-        let rows = differing.map(|machine| {
-            let runs = closure(&machine.running, &machine.name);
-            vec![
-                format!("✖ {}", machine.name),
-                machine.group.clone(),
-                runs,
-                machine.problems.join("; "),
-            ]
-        });
-        let mut text = look.columns(0, rows);
-        let good = self.machines.iter().filter(|machine| machine.ok).count();
-        let mark = if self.ok { '✔' } else { '✖' };
-        let all = counted(self.machines.len(), "machine");
-        text.push_str(&format!("{mark} {good} of {all} on target and healthy\n"));
-        text
-    }
-}
-
-impl Verified {
-    fn of(machine: Machine, health: Option<&MachineHealth>, arrived: bool) -> Self {
-        let mut problems = Vec::new();
-        if machine.target.is_empty() {
-            problems.push("has no target: lab update prepare".to_owned());
-        } else if !arrived {
-            let target = closure(&machine.target, &machine.name);
-            let booting = machine.needs_reboot && machine.profile == machine.target;
-            problems.push(if booting {
-                format!("target {target} waits for a reboot")
-            } else {
-                format!("target is {target}")
-            });
-        }
-        match health {
-            Some(health) if is_healthy(health) => {}
-            Some(health) => {
-                let why = failed_checks(health);
-                let separator = if why.is_empty() { "" } else { ": " };
-                problems.push(format!("{}{separator}{why}", health.state));
-            }
-            None => problems.push("was not checked".to_owned()),
-        }
-        Self {
-            ok: problems.is_empty(),
-            health: health.map_or_else(String::new, |health| health.state.clone()),
-            name: machine.name,
-            group: machine.group,
-            running: machine.running,
-            target: machine.target,
-            problems,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::view::tests::look;
-    use lab_proto::operator::Check;
-
-    #[test]
-    fn verify_names_every_difference() {
-        let path = |version: char| {
-            let hash = version.to_string().repeat(32);
-            format!("/nix/store/{hash}-nixos-system-web-26.05.{version}")
-        };
-        let machine = |name: &str, running: char, target: Option<char>| Machine {
-            name: name.into(),
-            group: "critical".into(),
-            running: path(running),
-            profile: path('2'),
-            target: target.map(path).unwrap_or_default(),
-            needs_reboot: name == "boots",
-            ..Machine::default()
-        };
-        let health = |name: &str, state: &str, checks| MachineHealth {
-            machine: name.into(),
-            group: "critical".into(),
-            state: state.into(),
-            checks,
-        };
-        let failed = Check {
-            name: "web".into(),
-            detail: "connection refused".into(),
-            passed: false,
-        };
-        let machines = vec![
-            machine("good", '2', Some('2')),
-            machine("old", '1', Some('2')),
-            machine("boots", '1', Some('2')),
-            machine("sick", '2', Some('2')),
-            machine("away", '2', Some('2')),
-            machine("none", '2', None),
-            machine("unasked", '2', Some('2')),
-            Machine {
-                target: "git+https://x?rev=1#flake".into(),
-                ..machine("flake", '2', None)
-            },
-        ];
-        let answers = [
-            health("good", "healthy", vec![]),
-            health("old", "healthy", vec![]),
-            health("boots", "healthy", vec![]),
-            health("sick", "unhealthy", vec![failed]),
-            health("away", "offline", vec![]),
-            health("none", "healthy", vec![]),
-            health("flake", "healthy", vec![]),
-        ];
-        let flakes = BTreeSet::from(["flake".to_owned()]);
-        let verification = Verification::of(machines, &answers, &flakes);
-        assert!(!verification.ok);
-        insta::assert_snapshot!("verify", verification.view(&look()));
-        let good = Verification::of(vec![machine("good", '2', Some('2'))], &answers, &flakes);
-        assert!(good.ok);
-        assert_eq!(
-            good.view(&look()),
-            "✔ 1 of 1 machine on target and healthy\n"
-        );
     }
 }

@@ -35,10 +35,43 @@ struct Outcome<'a> {
 pub enum Waited<T> {
     /// What was waited for is there.
     Ended(T),
+    /// It is not.
+    Early(Early),
+}
+
+/// Why waiting ended before what was waited for was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Early {
     /// The time was up.
     Late,
     /// Somebody pressed Ctrl-C.
     Interrupted,
+}
+
+impl Early {
+    /// The exit status that scripts see.
+    pub fn exit(self) -> Exit {
+        match self {
+            Self::Late => Exit::Timeout,
+            Self::Interrupted => Exit::Interrupted,
+        }
+    }
+
+    /// What a person is told.
+    pub fn why(self) -> &'static str {
+        match self {
+            Self::Late => "the time to wait is up",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// The word in JSON.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Late => "timeout",
+            Self::Interrupted => "interrupted",
+        }
+    }
 }
 
 /// Waits for `end`, a time limit, or Ctrl-C.
@@ -60,8 +93,8 @@ pub async fn bounded<T>(
     };
     tokio::select! {
         ended = end => ended.map(Waited::Ended),
-        () = late => Ok(Waited::Late),
-        () = interrupted => Ok(Waited::Interrupted),
+        () = late => Ok(Waited::Early(Early::Late)),
+        () = interrupted => Ok(Waited::Early(Early::Interrupted)),
     }
 }
 
@@ -88,22 +121,22 @@ pub async fn for_rollout(
     let progress = context.output.progress();
     let waited = bounded(follow(context, client, id, &progress), limit).await;
     drop(progress);
-    let (result, exit, why) = match waited? {
+    let early = match waited? {
         Waited::Ended((ending, rollout)) => return ended(context, &ending, &rollout),
-        Waited::Late => ("timeout", Exit::Timeout, "the time to wait is up"),
-        Waited::Interrupted => ("interrupted", Exit::Interrupted, "interrupted"),
+        Waited::Early(early) => early,
     };
     context.output.note(&format!(
-        "{why}; rollout {id} goes on\n  come back to it: lab update watch {id}\n  \
-         stop it: lab update pause {id}, lab update abort {id}"
+        "{}; rollout {id} goes on\n  come back to it: lab update watch {id}\n  \
+         stop it: lab update pause {id}, lab update abort {id}",
+        early.why()
     ));
     let outcome = Outcome {
-        result,
+        result: early.word(),
         id,
         rollout: None,
     };
     context.output.result(&outcome, |_| String::new())?;
-    Ok(exit)
+    Ok(early.exit())
 }
 
 fn ended(context: &Context, ending: &Ending, rollout: &Rollout) -> Result<Exit, LabError> {

@@ -166,6 +166,11 @@ pub fn is_healthy(machine: &MachineHealth) -> bool {
     machine.state == "healthy"
 }
 
+/// Whether a machine that was asked has not answered yet.
+pub fn is_waiting(machine: &MachineHealth) -> bool {
+    machine.state == "waiting"
+}
+
 /// The checks that failed, each with what it saw.
 pub fn failed_checks(machine: &MachineHealth) -> String {
     let failed = machine.checks.iter().filter(|check| !check.passed);

@@ -91,30 +91,38 @@ async fn prepare_says_which_machine_cannot_stage_its_target_and_what_to_try() {
 }
 
 #[tokio::test]
-async fn health_and_verification_say_yes_or_no() {
+async fn health_and_verification_say_yes_or_no_or_that_they_do_not_know() {
     let started = HealthCheckStarted {
         request: 4,
-        machines: vec!["web-01".into()],
+        machines: vec!["web-01".into(), "web-02".into()],
     };
-    let script = |states: &[&str], running| {
+    let script = |states: &[[&str; 2]], running| {
+        let both = machines(running, &[("web-01", true), ("web-02", true)]);
         let script = Script::default().says("request_health_check", &started);
-        let script = script.says("list_machines", machine(running, true));
-        states.iter().fold(script, |script, state| {
-            script.says("get_health", answers(state))
+        let script = script.says("list_machines", both);
+        states.iter().fold(script, |script, states| {
+            script.says("get_health", answers_of(states))
         })
     };
+    let soon = [["waiting", "healthy"], ["healthy", "healthy"]];
     for (states, running, health, verify) in [
-        (["waiting", "healthy"].as_slice(), NEW, 0, 0),
-        (&["waiting", "healthy"], OLD, 0, 1),
-        (&["unhealthy"], NEW, 1, 1),
-        (&["offline"], NEW, 1, 1),
-        (&["waiting"], NEW, 1, 1),
+        (soon.as_slice(), NEW, 0, 0),
+        (&soon, OLD, 0, 1),
+        (&[["unhealthy", "healthy"]], NEW, 1, 1),
+        (&[["offline", "healthy"]], NEW, 1, 1),
+        // Not known when the time is up, unless one no is known: then nothing more can change it.
+        (&[["waiting", "healthy"]], NEW, 124, 124),
+        (&[["waiting", "waiting"]], OLD, 124, 1),
+        (&[["waiting", "unhealthy"]], NEW, 1, 1),
+        (&[["waiting", "offline"]], NEW, 1, 1),
     ] {
         let coordinator = Coordinator::start(script(states, running)).await;
         let line = ["health-check", "--group=critical", "--timeout=1"];
-        let (code, out, _) = run(&coordinator, &line).await;
+        let (code, out, err) = run(&coordinator, &line).await;
         assert_eq!(code, health, "{states:?}: {out}");
         assert_eq!(coordinator.said("get_health")["request"], 4);
+        let late = states.last().is_some_and(|last| last.contains(&"waiting"));
+        assert_eq!(err.contains("the time to wait is up"), late, "{err}");
         let coordinator = Coordinator::start(script(states, running)).await;
         let line = [
             "update",

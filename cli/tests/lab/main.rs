@@ -7,6 +7,8 @@ mod made;
 mod rollouts;
 mod script;
 mod settings;
+mod terminal;
+mod waiting;
 // One CA and one TLS server for the tests of both crates.
 #[path = "../../../platform/tests/common/mod.rs"]
 mod tls;
@@ -101,28 +103,38 @@ fn plan() -> PlanReply {
 }
 
 fn machine(running: &str, staged: bool) -> MachineList {
-    let machine = Machine {
-        name: "web-01".into(),
+    machines(running, &[("web-01", staged)])
+}
+
+/// Machines, and whether each has staged its target.
+fn machines(running: &str, machines: &[(&str, bool)]) -> MachineList {
+    let machines = machines.iter().map(|(name, staged)| Machine {
+        name: (*name).into(),
         group: "critical".into(),
         state: "healthy".into(),
         running: running.into(),
         target: NEW.into(),
-        staged,
+        staged: *staged,
         ..Machine::default()
-    };
+    });
     MachineList {
-        machines: vec![machine],
+        machines: machines.collect(),
     }
 }
 
 fn answers(state: &str) -> HealthReply {
-    let machine = MachineHealth {
-        machine: "web-01".into(),
+    answers_of(&[state])
+}
+
+/// One machine for each state: web-01, web-02…
+fn answers_of(states: &[&str]) -> HealthReply {
+    let machine = |(number, state): (usize, &&str)| MachineHealth {
+        machine: format!("web-{number:02}"),
         group: "critical".into(),
-        state: state.into(),
+        state: (*state).into(),
         checks: vec![],
     };
     HealthReply {
-        machines: vec![machine],
+        machines: (1..).zip(states).map(machine).collect(),
     }
 }

@@ -1,11 +1,5 @@
 //! Rollouts: beginning, following, ending, stopping.
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
-use tokio::io::AsyncWriteExt as _;
-
 use super::*;
 
 #[tokio::test]
@@ -109,47 +103,6 @@ async fn a_lost_connection_is_no_end() {
 }
 
 #[tokio::test]
-async fn the_time_limit_and_ctrl_c_leave_the_rollout_alone() {
-    let script = || begun().streams(&[status("active", &[("a", "leased")])]);
-    let coordinator = Coordinator::start(script()).await;
-    let line = ["update", "execute", "--timeout=1"];
-    let (code, _, err) = run(&coordinator, &line).await;
-    assert_eq!(code, 124, "{err}");
-    assert!(
-        err.contains("rollout r-7 goes on") && err.contains("lab update watch r-7"),
-        "{err}"
-    );
-
-    let coordinator = Coordinator::start(script()).await;
-    let mut command = lab(&coordinator, &["update", "watch", "r-7"]);
-    let child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("started");
-    while !coordinator.calls().contains(&"watch_status".to_owned()) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let id = child
-        .id()
-        .expect("running")
-        .try_into()
-        .expect("a process id");
-    kill(Pid::from_raw(id), Signal::SIGINT).expect("sent");
-    let (code, _, err) = ended(child.wait_with_output().await.expect("ended"));
-    assert_eq!(code, 130, "{err}");
-    assert!(err.contains("rollout r-7 goes on"), "{err}");
-    let stops = ["pause", "abort", "emergency_stop"];
-    assert!(
-        coordinator
-            .calls()
-            .iter()
-            .all(|call| !stops.contains(&call.as_str()))
-    );
-}
-
-#[tokio::test]
 async fn nothing_to_do_and_detaching_are_a_yes() {
     let coordinator = Coordinator::start(Script::default()).await;
     let (code, out, _) = run(&coordinator, &["update", "execute"]).await;
@@ -236,64 +189,4 @@ async fn an_emergency_stop_is_not_held_up() {
         (&said["mode"], &said["reason"]),
         (&json!("finish"), &json!("bad release"))
     );
-}
-
-/// Runs `lab` on a terminal of its own and types `answer`; `None` where `script` is not installed.
-async fn on_a_terminal(
-    coordinator: &Coordinator,
-    words: &str,
-    answer: &str,
-) -> Option<(i32, String)> {
-    let mut command = lab(coordinator, &[]);
-    let program = env!("CARGO_BIN_EXE_lab");
-    let line = format!("stty cols 80 rows 24; {program} {words}");
-    let mut on_terminal = Command::new("script");
-    on_terminal.args(["-qec", &line, "/dev/null"]).env_clear();
-    for (name, value) in command.as_std_mut().get_envs() {
-        on_terminal.env(name, value.unwrap_or_default());
-    }
-    on_terminal.env("TERM", "xterm").kill_on_drop(true);
-    on_terminal
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = on_terminal.spawn().ok()?;
-    let mut typed = child.stdin.take().expect("piped");
-    typed.write_all(answer.as_bytes()).await.expect("typed");
-    // Kept open until the end: `script` would end with it.
-    let ended_with = child.wait_with_output().await.expect("ended");
-    drop(typed);
-    let (code, out, _) = ended(ended_with);
-    Some((code, out))
-}
-
-#[tokio::test]
-async fn on_a_terminal_the_plan_is_shown_and_confirmed() {
-    let script = || {
-        let end = status("finished", &[("web-01", "updated")]);
-        let on_the_way = status("active", &[("web-01", "leased")]);
-        begun().says("plan", plan()).streams(&[on_the_way, end])
-    };
-    let coordinator = Coordinator::start(script()).await;
-    let Some((code, out)) = on_a_terminal(&coordinator, "update execute", "n\n").await else {
-        eprintln!("skipped: `script` (util-linux) is not installed");
-        return;
-    };
-    assert_eq!(code, 1, "{out}");
-    assert!(
-        out.contains("26.05.1 → 26.05.2") && out.contains("Begin? [y/N]"),
-        "{out}"
-    );
-    assert_eq!(coordinator.calls(), ["plan"]);
-
-    let coordinator = Coordinator::start(script()).await;
-    let answered = on_a_terminal(&coordinator, "update execute", "y\n").await;
-    let (code, out) = answered.expect("`script` was there before");
-    assert_eq!(code, 0, "{out}");
-    assert_eq!(
-        coordinator.said("execute")["if_plan"],
-        "6f1c",
-        "what was shown is what runs"
-    );
-    assert!(out.contains("\u{1b}[32m✔ update"), "colours: {out:?}");
 }
