@@ -11,6 +11,10 @@ use lab_proto::operator::{
     self as pb,
     operator_server::{Operator, OperatorServer},
 };
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, IsCa,
+    KeyPair,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -19,6 +23,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, service::Routes};
 
 use crate::tls::{Ca, leaf, serve, tls};
+
+/// Whose identity the tests have.
+pub(crate) const OPERATOR: &str = "spiffe://lab-updater/operator/geir";
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -65,11 +72,15 @@ pub(crate) struct Coordinator {
 
 impl Coordinator {
     pub(crate) async fn start(script: Script) -> Self {
+        Self::start_for(&leaf(&[OPERATOR], &[]), script).await
+    }
+
+    /// With another certificate for the operator than one that is good for ever.
+    pub(crate) async fn start_for(operator: &CertificateParams, script: Script) -> Self {
         let ca = Ca::new();
         let home = TempDir::new().expect("a directory");
         let identity = home.path().join("identity.pem");
-        let operator = leaf(&["spiffe://lab-updater/operator/geir"], &[]);
-        ca.identity(&operator).save(&identity).expect("saved");
+        ca.identity(operator).save(&identity).expect("saved");
         let asked = Arc::default();
         let service = Scripted {
             script: Mutex::new(script),
@@ -144,6 +155,19 @@ impl Scripted {
             _ => answers.pop_front(),
         }
     }
+}
+
+/// A certificate for the operator's new key, from a CA of its own: `lab` takes what the coordinator
+/// says.
+fn signed(request: &str) -> String {
+    let mut request = CertificateSigningRequestParams::from_pem(request).expect("a request");
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let key = KeyPair::generate().expect("a key");
+    let ca = CertifiedIssuer::self_signed(params, key).expect("a CA");
+    request.params = leaf(&[OPERATOR], &[]);
+    let leaf = request.signed_by(&ca).expect("a certificate");
+    format!("{}{}", leaf.pem(), ca.pem())
 }
 
 #[tonic::async_trait]
@@ -315,7 +339,13 @@ impl Operator for Scripted {
         &self,
         request: Request<pb::RenewOwnCertificateRequest>,
     ) -> Answer<pb::RenewOwnCertificateReply> {
-        self.answer("renew_own_certificate", request)
+        let key = request.get_ref().certificate_request_pem.clone();
+        let mut answer: Answer<pb::RenewOwnCertificateReply> =
+            self.answer("renew_own_certificate", request);
+        if let Ok(reply) = &mut answer {
+            reply.get_mut().certificate_chain_pem = signed(&key);
+        }
+        answer
     }
 
     async fn notify(&self, request: Request<pb::NotifyRequest>) -> Answer<pb::NotifyReply> {

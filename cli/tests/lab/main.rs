@@ -4,6 +4,7 @@
 mod coordinator;
 mod machines;
 mod made;
+mod renewal;
 mod rollouts;
 mod script;
 mod settings;
