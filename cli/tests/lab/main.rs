@@ -1,6 +1,7 @@
 //! The program `lab` against a coordinator that answers as told: what it asks, what it prints, and
 //! the exit status it ends with.
 
+mod answers;
 mod coordinator;
 mod machines;
 mod made;
@@ -8,6 +9,7 @@ mod renewal;
 mod rollouts;
 mod script;
 mod settings;
+mod shell;
 mod terminal;
 mod waiting;
 // One CA and one TLS server for the tests of both crates.
