@@ -309,6 +309,21 @@ in
           defaultText = literalExpression "config.networking.hostName";
           description = "Name of this machine in the fleet configuration.";
         };
+        boot_directory = mkOption {
+          type = types.path;
+          default =
+            if !config.boot.loader.systemd-boot.enable then
+              "/boot"
+            else if config.boot.loader.systemd-boot.xbootldrMountPoint != null then
+              config.boot.loader.systemd-boot.xbootldrMountPoint
+            else
+              config.boot.loader.efi.efiSysMountPoint;
+          defaultText = literalExpression "where the boot loader finds its kernels";
+          description = ''
+            Where the boot loader finds its kernels. A target whose kernel does not fit there is
+            refused before anything changes.
+          '';
+        };
         limits.boot_timeout = mkOption {
           type = types.either types.ints.positive types.str;
           default = "15m";

@@ -42,7 +42,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let set = tonic_prost_build::FileDescriptorSet::decode(files)?;
     tonic_prost_build::configure()
         .codec_path("crate::codec::Lean")
-        // `lab --output json` prints operator messages as they are: field names are the contract.
+        // `lab --output json` prints these messages as they are: field names are the contract.
+        .message_attribute(
+            ".lab.changes.v1",
+            "#[derive(serde::Serialize, serde::Deserialize)]",
+        )
         .message_attribute(
             ".lab.operator.v1",
             "#[derive(serde::Serialize, serde::Deserialize)]",

@@ -61,7 +61,7 @@ mod tests {
     use agent_core::MayBegin;
 
     use super::*;
-    use crate::host::{Family, Resources};
+    use crate::host::{Family, Resources, RunAs};
 
     fn shell(text: &str, within: Duration) -> Unit {
         Unit {
@@ -72,6 +72,7 @@ mod tests {
             environment: Vec::new(),
             within,
             resources: Resources::default(),
+            run_as: RunAs::Root,
             may_begin: MayBegin::Always,
         }
     }

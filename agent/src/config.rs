@@ -39,6 +39,8 @@ pub struct Config {
     pub poll_hold: Duration,
     /// Time between periodic health checks.
     pub check_interval: Duration,
+    /// Where the boot loader finds kernels.
+    pub boot_directory: PathBuf,
     /// What carries out the steps.
     pub executor: ExecutorConfig,
     /// Which targets the coordinator may name besides closures.
@@ -110,8 +112,10 @@ pub struct Limits {
     pub hook_tasks_max: u64,
     /// Bytes that must stay free in the store after staging.
     pub store_reserve_bytes: u64,
-    /// Bytes that must stay free in /boot after installing the target's kernel.
+    /// Bytes that must stay free in the boot directory after installing the target's kernel.
     pub boot_reserve_bytes: u64,
+    /// Bytes of memory, swap included, that must be left before an update begins.
+    pub memory_reserve_bytes: u64,
 }
 
 /// Why there is no configuration.

@@ -118,6 +118,7 @@ fn no_space(error: &HostError) -> bool {
     match error {
         HostError::Io { cause, .. } => ballast::is_full(cause),
         HostError::Bus { .. }
+        | HostError::Daemon(_)
         | HostError::Program { .. }
         | HostError::Missing(_)
         | HostError::NotReady(_)

@@ -27,7 +27,7 @@ use platform::clock::Clock;
 use crate::{
     dead_man::DeadManProgram,
     host::{
-        End, FailedUnit, Family, Host, HostError, Ran, Reboot, Since, UNIT_PREFIX, Unit,
+        End, FailedUnit, Family, Host, HostError, Ran, Reboot, RunAs, Since, UNIT_PREFIX, Unit,
         belongs_to, check_begin,
     },
     links::{BOOTED, CURRENT, Links, PROFILE, PROFILES, below},
@@ -380,6 +380,7 @@ impl Host for Directory {
             environment: Vec::new(),
             within: Duration::MAX,
             resources: crate::host::Resources::default(),
+            run_as: RunAs::Root,
             may_begin: MayBegin::Always,
         };
         self.start(&unit, &directory)

@@ -2,6 +2,7 @@
 //! machine and for a directory.
 
 mod judge;
+mod room;
 mod stage;
 mod switch;
 
@@ -18,7 +19,7 @@ pub use self::switch::{restore, went_through};
 use crate::{
     ballast::Ballast,
     config::Config,
-    host::{End, Family, Host, HostError, Reboot, Resources, Since, Unit, moment},
+    host::{End, Family, Host, HostError, Reboot, Resources, RunAs, Since, Unit, moment},
     roots,
     verdict::{Judge, Verdicts},
 };
@@ -227,6 +228,7 @@ impl<H: Host> Executor<H> {
             environment: hook_environment(name, context),
             within: job.within,
             resources: Resources::tasks(self.config.limits.hook_tasks_max),
+            run_as: RunAs::Root,
             may_begin: job.may_begin,
         };
         let ran = self.host.run(&unit).await?;

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use crate::{
     apart::QUESTIONS,
     config::{Check, Probe},
-    host::{Family, Host, Resources, Since, Unit},
+    host::{Family, Host, Resources, RunAs, Since, Unit},
 };
 
 /// Bytes of an HTTP body that are looked at.
@@ -223,6 +223,7 @@ fn command_unit(command: &[String], within: Duration, family: Family, tag: &str)
         environment: Vec::new(),
         within,
         resources: Resources::tasks(CHECK_TASKS_MAX),
+        run_as: RunAs::Root,
         may_begin: MayBegin::Always,
     }
 }

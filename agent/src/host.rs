@@ -11,7 +11,11 @@ use agent_core::{Failure, MayBegin, Moment, Reach, StepId};
 use common::{BootId, LeaseId, StorePath, Target};
 use platform::clock::Clock;
 
-use crate::{links::Links, systemd::ServiceMake, targets::NotAllowed};
+pub use crate::nix_daemon::Missing;
+use crate::{
+    closure_diff::Difference, links::Links, nix_daemon::DaemonError, systemd::ServiceMake,
+    targets::NotAllowed,
+};
 
 /// What every unit of ours is called, so that the agent finds them after a restart.
 pub const UNIT_PREFIX: &str = "lab-updater-";
@@ -100,8 +104,22 @@ pub struct Unit {
     pub within: Duration,
     /// Limits for work that could starve the machine's own.
     pub resources: Resources,
+    /// Who it is.
+    pub run_as: RunAs,
     /// Whether it may still be started, asked immediately before that.
     pub may_begin: MayBegin,
+}
+
+/// What somebody has for a home who is made for a unit: there while the unit is.
+pub const NOBODYS_HOME: &str = "/run/lab-updater-nobody";
+
+/// Who a unit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunAs {
+    /// Root: it changes the machine.
+    Root,
+    /// A user who is made for it and may do nothing: whatever it changes, somebody else does for it.
+    Nobody,
 }
 
 /// Resource limits of a unit; `None`: none.
@@ -234,6 +252,9 @@ pub enum HostError {
         #[source]
         cause: io::Error,
     },
+    /// The Nix daemon did not say.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
     /// A program said no.
     #[error("cannot {doing}: {said}")]
     Program {
@@ -288,6 +309,7 @@ impl From<HostError> for Failure {
             HostError::NotAllowed(why) => Self::NotAllowed(why.to_string()),
             other @ (HostError::Bus { .. }
             | HostError::Io { .. }
+            | HostError::Daemon(_)
             | HostError::Program { .. }
             | HostError::Missing(_)) => {
                 Self::Failed(common::error_chain::Chain(&other).to_string())
@@ -333,6 +355,25 @@ pub trait Host {
         target: &Target,
         within: Duration,
     ) -> Result<(StorePath, String), HostError>;
+
+    /// What obtaining the target will take; `None` where nobody can say.
+    async fn missing(&self, _target: &Target) -> Result<Option<Missing>, HostError> {
+        Ok(None)
+    }
+
+    /// In which store paths two closures differ; `None` where nobody can say.
+    async fn difference(
+        &self,
+        _before: &StorePath,
+        _after: &StorePath,
+    ) -> Result<Option<Difference>, HostError> {
+        Ok(None)
+    }
+
+    /// Bytes of memory that are left for more work, swap included; `None` where nobody can say.
+    fn available_memory(&self) -> Option<u64> {
+        None
+    }
 
     /// Whether the closure of this path is complete in the store.
     async fn is_complete(&self, path: &StorePath) -> Result<bool, HostError>;

@@ -6,6 +6,7 @@
 mod apart;
 pub mod ballast;
 mod child;
+pub mod closure_diff;
 pub mod config;
 mod convert;
 pub mod coordinator_client;
@@ -20,6 +21,7 @@ pub mod link;
 pub mod links;
 mod network;
 pub mod nix;
+pub mod nix_daemon;
 mod roots;
 pub mod run;
 mod service;

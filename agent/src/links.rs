@@ -30,8 +30,8 @@ pub const ROOTS: &str = "/nix/var/nix/gcroots/lab-updater";
 const LINKS_MAX: usize = 40;
 
 /// Parts of a system that only a boot takes up; `nixos/modules/tasks/auto-upgrade.nix` compares
-/// the first three.
-const BOOT_PARTS: [&str; 3] = ["kernel", "initrd", "kernel-modules"];
+/// the first three. Drivers that are loaded have the old firmware.
+const BOOT_PARTS: [&str; 4] = ["kernel", "initrd", "kernel-modules", "firmware"];
 
 /// Why a store path is no system that this machine could go to.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -208,18 +208,17 @@ impl Links {
             .collect()
     }
 
-    /// Bytes that installing the target's kernel and initrd will take in /boot: those that the
-    /// booted system does not share with it.
+    /// Bytes that installing the target's kernel and initrd will take where the boot loader finds
+    /// them: those that it does not share with the booted system nor with the one that is booted
+    /// next, whose are there.
     pub fn boot_bytes_needed(&self, target: &StorePath) -> u64 {
-        let booted = self.resolve(BOOTED);
+        let installed = [self.resolve(BOOTED), self.resolve(PROFILE)];
         ["kernel", "initrd"]
             .iter()
             .filter_map(|part| {
                 let new = self.follow(below(target, part))?;
-                let old = booted
-                    .as_ref()
-                    .and_then(|path| self.follow(below(path, part)));
-                if old.as_ref() == Some(&new) {
+                let mut there = installed.iter().flatten();
+                if there.any(|path| self.follow(below(path, part)).as_ref() == Some(&new)) {
                     return None;
                 }
                 fs::metadata(self.at(new)).ok().map(|meta| meta.len())

@@ -40,7 +40,7 @@ const HANDED_ON: [&str; 11] = [
 /// it was not there, and for a month when it was not signed: here somebody may just have mended
 /// that. A cache that is down should fail soon; what is not signed by a trusted key is not taken,
 /// whoever runs Nix.
-const FETCHING: [(&str, &str); 6] = [
+pub const FETCHING: [(&str, &str); 6] = [
     ("narinfo-cache-negative-ttl", "0"),
     ("narinfo-cache-positive-ttl", "0"),
     ("connect-timeout", "10"),

@@ -3,29 +3,32 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
+    slice,
     time::Duration,
 };
 
 use agent_core::{MayBegin, Reach, StepId};
 use common::{BootId, LeaseId, StorePath, Target, text};
 use platform::clock::Clock;
-use tokio::process::Command;
+use tokio::{net::UnixStream, process::Command};
 
 use crate::{
     child,
+    closure_diff::{Difference, Part},
     config::{Config, Limits},
     dead_man::DeadManProgram,
     health::memory,
     host::{
-        End, FailedUnit, Family, Host, HostError, Ran, Reboot, Resources, Since, UNIT_PREFIX, Unit,
-        belongs_to,
+        End, FailedUnit, Family, Host, HostError, Missing, NOBODYS_HOME, Ran, Reboot, Resources,
+        RunAs, Since, UNIT_PREFIX, Unit, belongs_to,
     },
     links::{Links, ROOTS, below},
     network,
-    nix::Nix,
-    roots,
+    nix::{FETCHING, Nix},
+    nix_daemon, roots,
     systemd::{ServiceMake, Systemd},
 };
 
@@ -37,6 +40,9 @@ const PROFILE_WITHIN: Duration = Duration::from_secs(120);
 
 /// The dead-man program's service that a timer of the machine starts some time after each boot.
 const BOOT_DEAD_MAN: &str = "lab-updater-dead-man.service";
+
+/// Paths of which one call of `nix-store` says the sizes: few enough for a command line.
+const SIZES_AT_ONCE: usize = 1000;
 
 /// How much of what Nix said goes into an error, in bytes.
 const SAID_MAX: usize = 400;
@@ -118,6 +124,41 @@ impl System {
                 said: format!("{} {}", output.status, text::tame_line(&said, 200)),
             })
         }
+    }
+
+    /// Everything that a path needs, itself included.
+    async fn closure(&self, path: &StorePath) -> Result<BTreeSet<StorePath>, HostError> {
+        let words = ["--query", "--requisites", path.as_str()];
+        let listed = self.look("nix-store", &words).await?;
+        let paths = listed.lines().map(str::parse);
+        paths
+            .collect::<Result<_, _>>()
+            .map_err(|error| HostError::Missing(format!("nix-store names no path: {error}")))
+    }
+
+    /// These paths with their sizes.
+    async fn with_sizes(
+        &self,
+        paths: impl Iterator<Item = &StorePath>,
+    ) -> Result<Vec<Part>, HostError> {
+        let paths: Vec<&StorePath> = paths.collect();
+        let mut parts = Vec::with_capacity(paths.len());
+        for paths in paths.chunks(SIZES_AT_ONCE) {
+            let mut words = vec!["--query", "--size"];
+            words.extend(paths.iter().map(|path| path.as_str()));
+            let listed = self.look("nix-store", &words).await?;
+            let sizes: Vec<u64> = listed
+                .lines()
+                .filter_map(|line| line.parse().ok())
+                .collect();
+            if sizes.len() != paths.len() {
+                let (asked, told) = (paths.len(), sizes.len());
+                let what = format!("nix-store says {told} sizes of {asked} paths");
+                return Err(HostError::Missing(what));
+            }
+            parts.extend(paths.iter().map(|path| (*path).clone()).zip(sizes));
+        }
+        Ok(parts)
     }
 
     /// Runs a unit of Nix and makes anything but success an error.
@@ -221,14 +262,16 @@ impl Host for System {
         if let Target::Closure(path) = target {
             roots::add(&self.links, path)?;
         }
+        let (run_as, environment) = fetcher(target, Path::new(nix_daemon::SOCKET).exists());
         let unit = Unit {
             family: Family::Stage,
             tag: step.to_string(),
             description: format!("lab-updater: obtain {target}"),
             command,
-            environment: Vec::new(),
+            environment,
             within,
             resources: fetching(&self.limits),
+            run_as,
             may_begin: MayBegin::Always,
         };
         let output = self.run_nix(&unit).await?;
@@ -242,6 +285,38 @@ impl Host for System {
             }
         };
         Ok((path, output))
+    }
+
+    async fn missing(&self, target: &Target) -> Result<Option<Missing>, HostError> {
+        // What building takes nobody knows before.
+        let Target::Closure(path) = target else {
+            return Ok(None);
+        };
+        let stream = match UnixStream::connect(nix_daemon::SOCKET).await {
+            Ok(stream) => stream,
+            // Nix without a daemon: for one user, who is root here.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(HostError::io("reach the Nix daemon", error)),
+        };
+        let paths = slice::from_ref(path);
+        Ok(Some(nix_daemon::missing(stream, paths, &FETCHING).await?))
+    }
+
+    async fn difference(
+        &self,
+        before: &StorePath,
+        after: &StorePath,
+    ) -> Result<Option<Difference>, HostError> {
+        let (old, new) = (self.closure(before).await?, self.closure(after).await?);
+        Ok(Some(Difference {
+            before: self.with_sizes(old.difference(&new)).await?,
+            after: self.with_sizes(new.difference(&old)).await?,
+        }))
+    }
+
+    fn available_memory(&self) -> Option<u64> {
+        let text = fs::read_to_string("/proc/meminfo").ok()?;
+        Some(memory(&text, "MemAvailable")? + memory(&text, "SwapFree").unwrap_or(0))
     }
 
     async fn is_complete(&self, path: &StorePath) -> Result<bool, HostError> {
@@ -271,6 +346,7 @@ impl Host for System {
             environment: Vec::new(),
             within: PROFILE_WITHIN,
             resources: Resources::tasks(self.limits.tasks_max),
+            run_as: RunAs::Root,
             may_begin,
         };
         self.run_nix(&unit).await.map(drop)
@@ -384,6 +460,22 @@ impl Host for System {
 
     async fn service(&self) -> Option<ServiceMake> {
         self.systemd.service_of(std::process::id()).await.ok()
+    }
+}
+
+/// Who obtains a target, and what their environment is besides. A closure is asked of the daemon by
+/// somebody whom it does not trust: so it is the daemon that asks for signatures, whatever the one
+/// who asks was told. What is built here may need keys of root's to be fetched.
+fn fetcher(target: &Target, has_daemon: bool) -> (RunAs, Vec<(String, String)>) {
+    match target {
+        Target::Closure(_) if has_daemon => {
+            let environment = [("NIX_REMOTE", "daemon"), ("HOME", NOBODYS_HOME)];
+            let owned = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            (RunAs::Nobody, owned.to_vec())
+        }
+        Target::Closure(_) | Target::Flake { .. } | Target::Channel { .. } => {
+            (RunAs::Root, Vec::new())
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What people read: from the coordinator's messages to plain text, laid out for a width, a zone
 //! and a moment. Nothing here prints.
 
+pub mod changes;
 pub mod config;
 pub mod history;
 pub mod machines;

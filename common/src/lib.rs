@@ -19,7 +19,10 @@ pub use epoch::Epoch;
 pub use health::{CheckResult, Health, HealthState};
 pub use id::{BootId, GroupName, LeaseId, MachineName, OperatorName, RolloutId};
 pub use outcome::{Outcome, OutcomeKind};
-pub use report::{AttemptStatus, Declined, DeclinedKind, Generation, MachineReport, Staged};
+pub use report::{
+    AttemptStatus, ChangeKind, Changes, Declined, DeclinedKind, Generation, MachineReport,
+    PackageChange, Staged,
+};
 pub use time::Timestamp;
 
 use serde::{Deserialize, Serialize};

@@ -7,6 +7,9 @@ use crate::{BootId, Epoch, Health, LeaseId, RolloutId, StorePath, Target};
 /// Most generations a report carries.
 pub const GENERATIONS_MAX: usize = 32;
 
+/// Most packages that a report names as changed.
+pub const CHANGES_MAX: usize = 24;
+
 /// What is true of a machine now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineReport {
@@ -90,6 +93,75 @@ pub struct Staged {
     pub needs_reboot: bool,
     /// Why, e.g. `kernel`, `initrd`, `inhibitor:dbus-implementation`.
     pub reboot_reasons: Vec<String>,
+    /// What going there changes; `None` when that could not be found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Changes>,
+}
+
+/// What going to a target changes, compared with what ran when it was staged.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Changes {
+    /// What ran then.
+    pub from: StorePath,
+    /// How much larger the target's closure is, in bytes.
+    pub bytes: i64,
+    /// Packages, the most important first, at most [`CHANGES_MAX`].
+    pub packages: Vec<PackageChange>,
+    /// How many more packages change.
+    pub more: u32,
+}
+
+/// What becomes of one package.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PackageChange {
+    /// Its name, without a version.
+    pub name: String,
+    /// In which way it changes.
+    pub kind: ChangeKind,
+    /// Its versions before, oldest first; empty when it has none or was not there.
+    pub before: Vec<String>,
+    /// Its versions after.
+    pub after: Vec<String>,
+    /// How much larger it is, in bytes.
+    pub bytes: i64,
+}
+
+/// In which way a package changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangeKind {
+    /// It was not there.
+    Added,
+    /// It is not there any more.
+    Removed,
+    /// Its newest version is a newer one.
+    Upgraded,
+    /// Its newest version is an older one.
+    Downgraded,
+    /// Its newest version is the same.
+    Resized,
+}
+
+impl ChangeKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Added,
+        Self::Removed,
+        Self::Upgraded,
+        Self::Downgraded,
+        Self::Resized,
+    ];
+
+    /// Its name.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Removed => "removed",
+            Self::Upgraded => "upgraded",
+            Self::Downgraded => "downgraded",
+            Self::Resized => "resized",
+        }
+    }
 }
 
 /// Where an attempt stands.

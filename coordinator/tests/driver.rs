@@ -212,6 +212,7 @@ fn ready(sequence: u64) -> Box<MachineReport> {
             path: closure(NEW),
             needs_reboot: false,
             reboot_reasons: Vec::new(),
+            changes: None,
         }),
         attempt: None,
         store_free_bytes: 0,

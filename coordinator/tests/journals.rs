@@ -196,6 +196,7 @@ impl Story {
                 path: path(staged),
                 needs_reboot: true,
                 reboot_reasons: vec!["kernel".into()],
+                changes: None,
             }),
             attempt: None,
             store_free_bytes: 1,

@@ -8,6 +8,7 @@
 #   version            what nixos-version says
 #   kernel_path initrd_path modules_path   store paths that hold `bzImage`, `initrd`, a directory
 #   kernel_params      the kernel's command line (may be empty)
+#   bulk_path          a store path that makes the closure large (may be empty)
 #   failure            what is wrong with this system, or `none`; activate.sh and
 #                      switch-to-configuration.sh say what each word does
 #   inhibitors         a JSON object, as system.switch.inhibitors writes it
@@ -31,6 +32,7 @@ fi
 ln -s "$kernel_path/bzImage" "$out/kernel"
 ln -s "$initrd_path/initrd" "$out/initrd"
 ln -s "$modules_path" "$out/kernel-modules"
+[ -z "${bulk_path-}" ] || ln -s "$bulk_path" "$out/toy/bulk"
 printf '{"org.nixos.bootspec.v1":{"system":"x86_64-linux","toplevel":"%s","kernel":"%s","initrd":"%s","kernelParams":[],"label":"toy %s","init":"%s"}}\n' \
     "$out" "$kernel_path/bzImage" "$initrd_path/initrd" "$version" "$out/init" >"$out/boot.json"
 

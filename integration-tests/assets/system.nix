@@ -28,12 +28,24 @@ let
       ''
     );
 
+  # So many bytes that nobody needs.
+  ballast =
+    bytes:
+    builder "ballast-${toString bytes}" { inherit bytes; } (
+      builtins.toFile "ballast.sh" ''
+        PATH=/usr/bin:/bin
+        head -c "$bytes" /dev/zero >"$out"
+        exit 0
+      ''
+    );
+
   toplevel =
     {
       host,
       version,
       kernel,
       kernelParams ? "",
+      bulk ? 0,
       failure ? "none",
       inhibitors ? { },
       files ? { },
@@ -52,6 +64,7 @@ let
       initrd_path = single "initrd-linux-${kernel}" "initrd" "initrd ${kernel}";
       modules_path = single "linux-${kernel}-modules" "modules.builtin" "modules ${kernel}";
       kernel_params = kernelParams;
+      bulk_path = if bulk == 0 then "" else ballast bulk;
       inhibitors = builtins.toJSON inhibitors;
       unit_files = builtins.concatStringsSep " " (
         map (name: "${name}=${unitFile name}") (builtins.attrNames units)

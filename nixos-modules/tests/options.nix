@@ -42,6 +42,11 @@ in
     warnings = option texts [ ];
     meta.maintainers = option (types.listOf types.raw) [ ];
     environment.systemPackages = option (types.listOf types.package) [ ];
+    boot.loader = {
+      systemd-boot.enable = option types.bool false;
+      systemd-boot.xbootldrMountPoint = option (types.nullOr types.str) null;
+      efi.efiSysMountPoint = option types.str "/boot";
+    };
     networking = {
       hostName = option types.str "nixos";
       firewall.allowedTCPPorts = option (types.listOf types.port) [ ];

@@ -13,20 +13,38 @@
 
 pub mod codec;
 
+/// The packages as they lie in the `.proto` files: their code finds one another by these places.
+mod lab {
+    pub mod agent {
+        pub mod v1 {
+            tonic::include_proto!("lab.agent.v1");
+        }
+    }
+    pub mod changes {
+        pub mod v1 {
+            tonic::include_proto!("lab.changes.v1");
+        }
+    }
+    pub mod enrolment {
+        pub mod v1 {
+            tonic::include_proto!("lab.enrolment.v1");
+        }
+    }
+    pub mod operator {
+        pub mod v1 {
+            tonic::include_proto!("lab.operator.v1");
+        }
+    }
+}
+
 /// What agents say and hear: `lab.agent.v1`.
-pub mod agent {
-    tonic::include_proto!("lab.agent.v1");
-}
-
+pub use lab::agent::v1 as agent;
+/// What going to another system changes: `lab.changes.v1`.
+pub use lab::changes::v1 as changes;
 /// How a machine or an operator gets its certificate: `lab.enrolment.v1`.
-pub mod enrolment {
-    tonic::include_proto!("lab.enrolment.v1");
-}
-
+pub use lab::enrolment::v1 as enrolment;
 /// What `lab` says and hears: `lab.operator.v1`.
-pub mod operator {
-    tonic::include_proto!("lab.operator.v1");
-}
+pub use lab::operator::v1 as operator;
 
 /// `(method path, permission)` of every RPC, from the `permission` option in the `.proto` files.
 pub const PERMISSIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/permissions.rs"));

@@ -1,6 +1,6 @@
 //! Answers, read: each of the kind that its work gives, and every word in it tamed and bounded.
 
-use common::{Staged, text};
+use common::{Staged, report::CHANGES_MAX, text};
 
 use crate::{
     input::{Done, Failure, HookEnd, Judgement},
@@ -93,6 +93,9 @@ pub(crate) fn staged_of(result: Result<Done, Failure>) -> Result<Staged, Failure
     staged.reboot_reasons.truncate(REBOOT_REASONS_MAX);
     for reason in &mut staged.reboot_reasons {
         *reason = line(reason);
+    }
+    if let Some(changes) = &mut staged.changes {
+        changes.packages.truncate(CHANGES_MAX);
     }
     Ok(staged)
 }

@@ -15,6 +15,7 @@ pub(super) struct RawConfig {
     pub(super) state_dir: Option<PathBuf>,
     pub(super) poll_hold: Option<RawDuration>,
     pub(super) check_interval: Option<RawDuration>,
+    pub(super) boot_directory: Option<PathBuf>,
     #[serde(default)]
     pub(super) executor: RawExecutor,
     #[serde(default)]
@@ -80,6 +81,7 @@ pub(super) struct RawLimits {
     pub(super) hook_tasks_max: Option<u64>,
     pub(super) store_reserve_bytes: Option<u64>,
     pub(super) boot_reserve_bytes: Option<u64>,
+    pub(super) memory_reserve_bytes: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]

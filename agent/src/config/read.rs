@@ -34,6 +34,8 @@ impl Config {
         if poll_hold < Duration::from_secs(1) {
             faults.add("poll_hold", "less than 1 s would be a flood of polls");
         }
+        let boot_directory = raw.boot_directory.unwrap_or_else(|| "/boot".into());
+        faults.absolute("boot_directory", &boot_directory);
         let check_interval = faults.duration(
             "check_interval",
             raw.check_interval.as_ref(),
@@ -70,6 +72,7 @@ impl Config {
                 state_dir,
                 poll_hold,
                 check_interval,
+                boot_directory,
                 executor,
                 targets,
                 hooks,
@@ -198,6 +201,7 @@ fn limits(faults: &mut Faults, raw: &raw::RawLimits) -> Limits {
         hook_tasks_max: raw.hook_tasks_max.unwrap_or(4096),
         store_reserve_bytes: raw.store_reserve_bytes.unwrap_or(1024 * MIB),
         boot_reserve_bytes: raw.boot_reserve_bytes.unwrap_or(16 * MIB),
+        memory_reserve_bytes: raw.memory_reserve_bytes.unwrap_or(64 * MIB),
     };
     if limits.memory_max.is_some_and(|bytes| bytes < 64 * MIB) {
         faults.add(

@@ -39,6 +39,7 @@ fn unit(tag: &str, script: &str, within: Duration) -> Unit {
         environment: vec![("WORD".to_owned(), "a b".to_owned())],
         within,
         resources: crate::host::Resources::default(),
+        run_as: crate::host::RunAs::Root,
         may_begin: MayBegin::Always,
     }
 }

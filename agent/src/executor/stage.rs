@@ -3,13 +3,13 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use agent_core::{Answer, Baseline, Done, Job, MayBegin, Reach};
-use common::{Action, Staged, StorePath, Target};
+use common::{Action, Changes, Staged, StorePath, Target};
 use futures_util::future::join;
 
 use super::{Executor, answer};
 use crate::{
-    health,
-    host::{Family, Host, HostError, Resources, Since, Unit},
+    closure_diff, health,
+    host::{Family, Host, HostError, Resources, RunAs, Since, Unit},
     links::{CURRENT, PROFILE},
     roots,
 };
@@ -27,27 +27,42 @@ impl<H: Host> Executor<H> {
                 .stop(&[Family::Stage, Family::BackupCheck, Family::Condition])
                 .await?;
             self.check_hooks()?;
-            self.check_store_space()?;
+            if disturbs(action) {
+                self.check_room_for(target).await?;
+            }
         }
         let (path, output) = self.host.obtain(job.step, target, job.within).await?;
         let links = self.host.links();
         links
             .check_system(&path)
             .map_err(|error| HostError::Missing(error.to_string()))?;
-        self.check_store_space()?;
-        self.check_boot_space(&path)?;
-        self.check_ready(job, action).await?;
+        self.check_ready(job, &path, action).await?;
         let reboot_reasons = links.reboot_reasons(&path);
+        let changes = self.changes(&path).await;
         let staged = Staged {
             target: target.clone(),
             path,
             needs_reboot: !reboot_reasons.is_empty(),
             reboot_reasons,
+            changes,
         };
         Ok(Answer {
             result: Ok(Done::Staged(staged)),
             output,
         })
+    }
+
+    /// What the target changes. For people only, so no reason to stage nothing.
+    async fn changes(&self, target: &StorePath) -> Option<Changes> {
+        let running = self.host.links().resolve(CURRENT)?;
+        match self.host.difference(&running, target).await {
+            Ok(difference) => Some(closure_diff::changes(&running, target, &difference?)),
+            Err(error) => {
+                let error = common::error_chain::Chain(&error);
+                tracing::warn!("what {target} changes cannot be said: {error}");
+                None
+            }
+        }
     }
 
     fn check_hooks(&self) -> Result<(), HostError> {
@@ -69,40 +84,18 @@ impl<H: Host> Executor<H> {
         Ok(())
     }
 
-    fn check_store_space(&self) -> Result<(), HostError> {
-        let reserve = self.config.limits.store_reserve_bytes;
-        match self.host.links().free_bytes("/nix/store") {
-            Some(free) if free < reserve => Err(HostError::Missing(format!(
-                "the store has {free} bytes free, {reserve} must stay free"
-            ))),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    fn check_boot_space(&self, path: &StorePath) -> Result<(), HostError> {
-        let links = self.host.links();
-        let needed = links.boot_bytes_needed(path);
-        if needed == 0 {
-            return Ok(());
-        }
-        let reserve = self.config.limits.boot_reserve_bytes;
-        match links.free_bytes("/boot") {
-            Some(free) if free < needed.saturating_add(reserve) => {
-                Err(HostError::Missing(format!(
-                    "/boot has {free} bytes free; the new kernel needs {needed}, and {reserve} must stay free"
-                )))
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
     /// Whether the machine is ready for what is to be done to it. Going back waits for nothing: what
     /// is not as it should be may be what it is to mend.
-    async fn check_ready(&self, job: &Job, action: Action) -> Result<(), HostError> {
-        match action {
-            Action::Rollback => return Ok(()),
-            Action::Update | Action::Reboot => {}
+    async fn check_ready(
+        &self,
+        job: &Job,
+        path: &StorePath,
+        action: Action,
+    ) -> Result<(), HostError> {
+        if !disturbs(action) {
+            return Ok(());
         }
+        self.check_room_to_switch(path)?;
         let tag = job.step.to_string();
         let unit = (Family::Condition, tag.as_str());
         let conditions = &self.config.conditions;
@@ -132,6 +125,7 @@ impl<H: Host> Executor<H> {
             environment: Vec::new(),
             within: self.config.hooks.timeout,
             resources: Resources::tasks(self.config.limits.hook_tasks_max),
+            run_as: RunAs::Root,
             may_begin: MayBegin::Always,
         };
         let ran = self.host.run(&unit).await?;
@@ -151,7 +145,7 @@ impl<H: Host> Executor<H> {
         target: &StorePath,
         action: Action,
     ) -> Result<Answer, HostError> {
-        self.check_ready(job, action).await?;
+        self.check_ready(job, target, action).await?;
         if !self.host.is_complete(target).await? {
             return Err(HostError::Missing(format!(
                 "{target} is not in the store any more"
@@ -182,5 +176,13 @@ impl<H: Host> Executor<H> {
             baseline,
             needs_reboot,
         })))
+    }
+}
+
+/// Whether it is to wait for the machine to be ready.
+fn disturbs(action: Action) -> bool {
+    match action {
+        Action::Update | Action::Reboot => true,
+        Action::Rollback => false,
     }
 }

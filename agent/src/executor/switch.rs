@@ -6,7 +6,7 @@ use agent_core::{ActivationEnd, Answer, Done, Failure, Job, MayBegin, Mode, Prev
 use common::StorePath;
 
 use super::Executor;
-use crate::host::{End, Family, Host, HostError, Ran, Resources, Unit};
+use crate::host::{End, Family, Host, HostError, Ran, Resources, RunAs, Unit};
 
 impl<H: Host> Executor<H> {
     pub(super) async fn activate(
@@ -27,6 +27,7 @@ impl<H: Host> Executor<H> {
             },
             other @ (HostError::Bus { .. }
             | HostError::Io { .. }
+            | HostError::Daemon(_)
             | HostError::Program { .. }
             | HostError::Missing(_)
             | HostError::NotReady(_)
@@ -174,6 +175,7 @@ fn switch<H: Host>(
         environment: Vec::new(),
         within,
         resources: Resources::tasks(tasks_max),
+        run_as: RunAs::Root,
         may_begin: MayBegin::Always,
     }
 }

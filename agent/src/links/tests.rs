@@ -115,17 +115,23 @@ fn every_reason_for_a_reboot_is_named() {
     )
     .expect("written");
     fs::write(machine.links.at(below(&new, "init-interface-version")), "2").expect("written");
+    let firmware = machine.store("firmware-2");
+    symlink(firmware.as_str(), machine.links.at(below(&new, "firmware"))).expect("linked");
     machine.runs(&old);
     assert_eq!(
         machine.links.reboot_reasons(&new),
         [
             "kernel",
+            "firmware",
             "kernel-params",
             "init-interface",
             "inhibitor:dbus"
         ]
     );
     assert_eq!(machine.links.boot_bytes_needed(&new), 6);
+    // The next boot starts it already: its kernel is where the boot loader finds it.
+    machine.link(PROFILE, new.as_str());
+    assert_eq!(machine.links.boot_bytes_needed(&new), 0);
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::time::Duration;
 use zbus::{OwnedVariant, Variant};
 
 use super::END_WITHIN;
-use crate::{dead_man::EXIT_NOT_BACK, host::Unit};
+use crate::{
+    dead_man::EXIT_NOT_BACK,
+    host::{NOBODYS_HOME, RunAs, Unit},
+};
 
 /// Pause before the dead-man program is started again when it has failed.
 const DEAD_MAN_PAUSE: Duration = Duration::from_secs(60);
@@ -79,7 +82,12 @@ pub(super) fn service(
     unit: &Unit,
     environment: &[(String, String)],
 ) -> zbus::Result<Vec<Property>> {
-    let all: Vec<(String, String)> = [environment, &unit.environment].concat();
+    // The unit's own variables instead of the usual ones: systemd takes no name twice.
+    let usual = environment.iter().filter(|(name, _)| {
+        let mut own = unit.environment.iter();
+        !own.any(|(other, _)| other == name)
+    });
+    let all: Vec<(String, String)> = usual.chain(&unit.environment).cloned().collect();
     let mut properties = vec![
         property("Description", unit.description.as_str())?,
         property("Type", "exec")?,
@@ -99,6 +107,16 @@ pub(super) fn service(
     }
     if let Some(tasks) = unit.resources.tasks_max {
         properties.push(property("TasksMax", tasks)?);
+    }
+    match unit.run_as {
+        RunAs::Root => {}
+        // With it come `NoNewPrivileges=`, `ProtectSystem=strict` and directories of its own for
+        // what is temporary: systemd.exec(5).
+        RunAs::Nobody => {
+            let home = NOBODYS_HOME.trim_start_matches("/run/");
+            properties.push(property("DynamicUser", true)?);
+            properties.push(property("RuntimeDirectory", vec![home.to_owned()])?);
+        }
     }
     Ok(properties)
 }
@@ -128,6 +146,7 @@ mod tests {
                 memory_max: Some(77_777),
                 tasks_max: Some(333),
             },
+            run_as: RunAs::Root,
             may_begin: MayBegin::Always,
         };
         let limited = service(&unit, &[]).expect("properties");
@@ -139,6 +158,18 @@ mod tests {
         let free = service(&unit, &[]).expect("properties");
         assert_eq!(value(&free, "MemoryMax"), None);
         assert_eq!(value(&free, "TasksMax"), None);
+        assert_eq!(value(&free, "DynamicUser"), None);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        unit.environment = vec![pair("HOME", "/tmp")];
+        let usual = [pair("PATH", "/bin"), pair("HOME", "/root")];
+        let own = service(&unit, &usual).expect("properties");
+        let environment = value(&own, "Environment").expect("variables");
+        assert!(environment.contains("HOME=/tmp"), "{environment}");
+        assert!(environment.contains("PATH=/bin"), "{environment}");
+        assert!(!environment.contains("HOME=/root"), "{environment}");
+        unit.run_as = RunAs::Nobody;
+        let nobody = service(&unit, &[]).expect("properties");
+        assert_eq!(value(&nobody, "DynamicUser").as_deref(), Some("Bool(true)"));
     }
 
     #[test]

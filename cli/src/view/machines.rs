@@ -2,7 +2,7 @@
 
 use lab_proto::operator::{Check, HealthReply, Machine, MachineHealth, MachineList};
 
-use super::{Look, closure, counted, marked, span};
+use super::{Look, changes, closure, counted, marked, span};
 
 /// The table of all machines.
 pub fn list(list: &MachineList, look: &Look) -> String {
@@ -111,6 +111,10 @@ pub fn show(machine: &Machine, look: &Look) -> String {
     let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
     let mut text = format!("{}\n", machine.name);
     text.push_str(&whole.columns(2, rows.map(|(name, value)| vec![name.to_owned(), value])));
+    if let Some(found) = &machine.changes {
+        text.push('\n');
+        text.push_str(&changes::show(found, look));
+    }
     if !machine.checks.is_empty() {
         text.push_str("\nchecks\n");
         text.push_str(&look.columns(2, machine.checks.iter().map(check_row)));

@@ -3,6 +3,7 @@
 //! Whatever is malformed stops here, with a reason; text from outside is bounded and tamed.
 
 pub(super) mod agent;
+mod changes;
 pub(super) mod operator;
 pub mod status;
 #[cfg(test)]

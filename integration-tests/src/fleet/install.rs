@@ -92,7 +92,7 @@ impl SystemSpec {
     #[must_use]
     pub fn agent(mut self, hardening: &str, more: &str) -> Self {
         let machine = &self.host;
-        let config = format!(
+        let usual = format!(
             "machine = \"{machine}\"\n\
              coordinator = \"{CONTROL}:7443\"\n\
              token_file = \"/run/credentials/{AGENT_UNIT}/token\"\n\
@@ -104,9 +104,10 @@ impl SystemSpec {
              limits.boot_timeout = \"30s\"\n\
              limits.settle = \"1s\"\n\
              limits.store_reserve_bytes = 1048576\n\
-             limits.boot_reserve_bytes = 1048576\n\
-             {more}\n\
-             [[checks]]\n\
+             limits.boot_reserve_bytes = 1048576\n"
+        );
+        let checks = format!(
+            "[[checks]]\n\
              name = \"web\"\n\
              kind = \"http\"\n\
              url = \"http://localhost:8080/health\"\n\
@@ -117,6 +118,12 @@ impl SystemSpec {
              addresses = [\"{CONTROL}:8088\"]\n\
              timeout = \"2s\"\n"
         );
+        // What is given takes the place of the usual.
+        let key = |line: &'_ str| line.split(" = ").next().unwrap_or_default().to_owned();
+        let given: Vec<String> = more.lines().map(key).collect();
+        let kept = usual.lines().filter(|line| !given.contains(&key(line)));
+        let kept: Vec<&str> = kept.collect();
+        let config = format!("{}\n{more}\n{checks}", kept.join("\n"));
         self.files.insert("lab-agent.toml".to_owned(), config);
         let unit = format!(
             "[Unit]\n\

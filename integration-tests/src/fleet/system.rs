@@ -79,6 +79,8 @@ pub struct SystemSpec {
     pub version: String,
     /// The kernel's version; another one needs a reboot.
     pub kernel: String,
+    /// Bytes in its closure that nobody needs.
+    pub bulk: u64,
     /// What is wrong with it.
     pub failure: Failure,
     /// Switch inhibitors: when the running system has others, only a reboot may activate this one.
@@ -98,6 +100,7 @@ impl SystemSpec {
             host: host.clone(),
             version: version.to_owned(),
             kernel: "6.12.1".to_owned(),
+            bulk: 0,
             failure: Failure::None,
             inhibitors: BTreeMap::from([("dbus-implementation".to_owned(), "broker".to_owned())]),
             files: BTreeMap::new(),

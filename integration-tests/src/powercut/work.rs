@@ -302,6 +302,7 @@ impl Askers {
                         path,
                         needs_reboot: false,
                         reboot_reasons: Vec::new(),
+                        changes: None,
                     });
                 }
                 Directive::Proceed(grant) => {

@@ -309,6 +309,7 @@ impl Machine {
                         .then(|| "kernel".to_owned())
                         .into_iter()
                         .collect(),
+                    changes: None,
                     path,
                 })
             }

@@ -162,6 +162,7 @@ fn config(world: &super::world::World, machine: usize, hook: &std::path::Path) -
         state_dir: m.directory.join("state"),
         poll_hold: world.setup.poll_hold,
         check_interval: world.setup.health_every,
+        boot_directory: "/boot".into(),
         executor: ExecutorConfig::System,
         targets: Allowed::default(),
         hooks: Hooks {
@@ -184,6 +185,7 @@ fn config(world: &super::world::World, machine: usize, hook: &std::path::Path) -
             hook_tasks_max: 4096,
             store_reserve_bytes: 0,
             boot_reserve_bytes: 0,
+            memory_reserve_bytes: 0,
         },
         conditions: Vec::new(),
         checks: vec![check],

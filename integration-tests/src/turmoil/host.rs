@@ -5,8 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use agent::{
     directory,
     host::{
-        FailedUnit, Family, Host, HostError, Ran, Reboot, Resources, Since, UNIT_PREFIX, Unit,
-        check_begin,
+        FailedUnit, Family, Host, HostError, Ran, Reboot, Resources, RunAs, Since, UNIT_PREFIX,
+        Unit, check_begin,
     },
     links::{Links, PROFILE},
     systemd::ServiceMake,
@@ -144,6 +144,7 @@ impl Host for SimHost {
             environment: Vec::new(),
             within,
             resources: Resources::default(),
+            run_as: RunAs::Root,
             may_begin: MayBegin::Always,
         };
         self.run(&unit).await?;

@@ -15,6 +15,7 @@ mod identities;
 mod kills;
 mod machines;
 mod rollouts;
+mod room;
 mod stage;
 mod switches;
 mod systems;

@@ -365,6 +365,7 @@ impl World {
                     path: target.closure().cloned().expect("tests stage closures"),
                     needs_reboot: self.script.needs_reboot,
                     reboot_reasons: Vec::new(),
+                    changes: None,
                 })),
                 Err(failure) => failed(failure),
             },

@@ -189,6 +189,7 @@ impl World {
                         path,
                         needs_reboot: false,
                         reboot_reasons: Vec::new(),
+                        changes: None,
                     });
                 }
                 Reply::Directive(directive) => return directive,

@@ -15,14 +15,14 @@ use coordinator_core::{
 };
 use lab_proto::agent as wire;
 
-use super::{Malformed, millis, name, optional};
+use super::{Malformed, changes, millis, name, optional};
 use crate::driver::{Event, Signal};
 
 /// Most checks of one report.
 const CHECKS_MAX: usize = 64;
 
 /// Longest single word (a step, a version), in bytes.
-const WORD_MAX: usize = 64;
+pub(super) const WORD_MAX: usize = 64;
 
 /// Pause before the next poll when a poll was not held.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -104,6 +104,7 @@ fn staged(staged: wire::Staged) -> Result<Staged, Malformed> {
         path: name("report.staged.path", &staged.path)?,
         needs_reboot: staged.needs_reboot,
         reboot_reasons: reasons.map(|reason| tame_line(reason, WORD_MAX)).collect(),
+        changes: staged.changes.and_then(changes::heard),
     })
 }
 

@@ -12,7 +12,7 @@ use coordinator_core::{
 };
 use lab_proto::operator as wire;
 
-use super::{count, path, seconds_until, time};
+use super::{changes, count, path, seconds_until, time};
 
 /// The status of rollouts.
 pub fn status(view: StatusView, now: Timestamp) -> wire::Status {
@@ -286,6 +286,10 @@ pub(crate) fn machine(view: MachineView, now: Timestamp) -> wire::Machine {
         needs_reboot: staged.is_some_and(|staged| {
             Some(&staged.target) == view.target.as_ref() && staged.needs_reboot
         }),
+        changes: staged
+            .filter(|staged| Some(&staged.target) == view.target.as_ref())
+            .and_then(|staged| staged.changes.as_ref())
+            .map(changes::told),
         target: view
             .target
             .as_ref()
