@@ -17,10 +17,12 @@ fn with_the_agent_dead_and_the_network_cut_the_dead_man_timer_takes_the_machine_
     stage.eventually("the new system is active", || {
         stage.running(node) == paths[0].as_str()
     });
-    // Not only stopped: the switch that may be at work still would start it again.
+    // Not only stopped: the switch that may be at work still would start it again, and its start
+    // may take the place of a stop that is under way.
     let die = format!(
         "mkdir -p {OVERRIDE} && printf '[Unit]\\nConditionPathExists=/none\\n' >{OVERRIDE}/dead.conf
-         systemctl daemon-reload && systemctl stop {AGENT_UNIT}"
+         systemctl daemon-reload
+         until systemctl stop {AGENT_UNIT}; do sleep 0.2; done"
     );
     ok(stage.fleet().run(node, &["sh", "-ec", &die]));
     assert!(
