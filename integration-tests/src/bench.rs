@@ -7,6 +7,7 @@
 //! | `bare` | that core, with a fleet in memory |
 //! | `leases`, `agents`, `stop`, `restart` | one measurement each, of a whole coordinator |
 //! | `coordinator` | that coordinator, a process of its own |
+//! | `beginning` | what its store begins with |
 //! | `fleet` | its machines and its administrator, who make the load |
 //! | `figures` | numbers with names and units |
 
@@ -17,6 +18,7 @@
 
 pub mod agents;
 mod bare;
+mod beginning;
 mod coordinator;
 pub mod decide;
 mod error;
@@ -29,3 +31,8 @@ pub mod stop;
 
 pub use coordinator::serve;
 pub use error::Error;
+
+/// The closure that stands for a version.
+fn closure(version: u64) -> String {
+    format!("/nix/store/{}-nixos-system-bench-{version}", "0".repeat(32))
+}

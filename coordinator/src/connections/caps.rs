@@ -88,7 +88,8 @@ impl Caps {
     #[must_use]
     pub fn within(self, descriptors: usize) -> Self {
         let left = descriptors.saturating_sub(OWN_DESCRIPTORS);
-        let nameless = self.nameless.at_most(left / 8);
+        // They are so for seconds only, and a machine has a place among its own kind afterwards.
+        let nameless = self.nameless.at_most(left / 15);
         let operators = self.operators.at_most(left / 8);
         let strangers = self.strangers.at_most(left / 8);
         let others = nameless.total + operators.total + strangers.total;

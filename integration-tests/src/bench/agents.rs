@@ -12,6 +12,7 @@ use tonic::Streaming;
 
 use super::{
     Error,
+    beginning::Shape,
     figures::Figures,
     fleet::{Fleet, HOLD, Machine},
 };
@@ -33,7 +34,16 @@ pub struct Size {
 /// # Errors
 /// When the coordinator does not do what the measurement needs.
 pub async fn run(size: Size, state: &Path) -> Result<Figures, Error> {
-    let fleet = Fleet::start(state, size.machines, 10, 100).await?;
+    let fleet = Fleet::start(
+        state,
+        size.machines,
+        Shape {
+            groups: 10,
+            away: 100,
+            ..Shape::default()
+        },
+    )
+    .await?;
     let mut figures = Figures::new("agents");
     figures.add_count("agents", size.machines);
     let agents = size.machines as f64;

@@ -11,80 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{MachineName, Timestamp};
 use coordinator::{
     Config, Server,
     store::{Archive, Batch, Loaded, Store, StoreError, sled::SledStore},
 };
-use coordinator_core::{
-    Change, FleetConfig,
-    fleet::Facts,
-    identity::{Certificate, Holder},
-};
+use coordinator_core::fleet::Facts;
 use platform::clock::Clock;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, json};
 
-use super::Error;
-
-/// The file in the state directory that says what a new store begins with.
-const BEGINNING: &str = "beginning.json";
-
-/// What a new store begins with: machines that have their certificates already.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Beginning {
-    /// Machines and the serial numbers of their certificates.
-    pub(super) machines: Vec<(MachineName, String)>,
-    /// Groups they are spread over.
-    pub(super) groups: usize,
-    /// Machines that may be away at once.
-    pub(super) away: usize,
-}
-
-impl Beginning {
-    pub(super) fn write(&self, state: &Path) -> Result<(), Error> {
-        let text = serde_json::to_vec(self)?;
-        Ok(fs::write(state.join(BEGINNING), text)?)
-    }
-
-    fn batch(&self, now: Timestamp) -> Result<Batch, Error> {
-        let mut groups = Map::new();
-        let per_group = self.machines.len().div_ceil(self.groups.max(1)).max(1);
-        for (number, machines) in self.machines.chunks(per_group).enumerate() {
-            let names: Vec<&str> = machines.iter().map(|(name, _)| name.as_str()).collect();
-            let policy = json!({ "machines": names, "updatePolicy": "aggressive" });
-            groups.insert(format!("g{number}"), policy);
-        }
-        let document = json!({
-            "updateGroups": groups,
-            "updateSettings": { "maxParallel": self.away, "offlineAfter": "10h" },
-        });
-        let mut batch = Batch::at(now);
-        batch.changes.push(Change::ConfigSet {
-            revision: 1,
-            config: Box::new(FleetConfig::parse(&document)?),
-            by: "bench".to_owned(),
-            at: now,
-        });
-        batch
-            .changes
-            .extend(
-                self.machines
-                    .iter()
-                    .map(|(name, serial)| Change::CertificateIssued {
-                        serial: serial.clone(),
-                        certificate: Certificate {
-                            holder: Holder::Machine(name.clone()),
-                            issued_at: now,
-                            expires_at: now + Duration::from_secs(24 * 3600),
-                            revoked: false,
-                        },
-                        token: None,
-                    }),
-            );
-        Ok(batch)
-    }
-}
+use super::{Error, beginning::Beginning};
 
 /// What the store did since it was opened.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -171,12 +106,7 @@ pub fn serve(state: &Path) -> Result<(), Error> {
         clock: Clock::system(),
     };
     let mut store = SledStore::open(&state.join("store"))?;
-    let beginning = state.join(BEGINNING);
-    if beginning.exists() {
-        let said: Beginning = serde_json::from_slice(&fs::read(&beginning)?)?;
-        store.append(&said.batch(config.clock.now())?)?;
-        fs::remove_file(&beginning)?;
-    }
+    Beginning::take(state, &mut store, config.clock.now())?;
     let counts: Arc<Mutex<Counts>> = Arc::default();
     let store = Counted {
         store,
@@ -190,13 +120,23 @@ pub fn serve(state: &Path) -> Result<(), Error> {
         let now = *counts.lock().unwrap_or_else(PoisonError::into_inner);
         writeln!(out, "{}", serde_json::to_string(&now)?)?;
     }
+    runtime.block_on(server.stop())?;
     Ok(())
+}
+
+/// How a coordinator ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// Killed.
+    Crash,
+    /// Asked to.
+    Orderly,
 }
 
 /// That process, from outside.
 pub(super) struct Coordinator {
     child: Child,
-    input: ChildStdin,
+    input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     /// Where agents and operators are served.
     pub(super) address: SocketAddr,
@@ -226,7 +166,7 @@ impl Coordinator {
         let address = line.trim().parse().map_err(|_| Error::Coordinator)?;
         Ok(Self {
             child,
-            input,
+            input: Some(input),
             output,
             address,
             started_in: begin.elapsed(),
@@ -236,7 +176,8 @@ impl Coordinator {
 
     /// What its store has counted so far.
     pub(super) fn counts(&mut self) -> Result<Counts, Error> {
-        writeln!(self.input)?;
+        let input = self.input.as_mut().ok_or(Error::Coordinator)?;
+        writeln!(input)?;
         let mut line = String::new();
         self.output.read_line(&mut line)?;
         Ok(serde_json::from_str(&line)?)
@@ -247,9 +188,12 @@ impl Coordinator {
         &self.state
     }
 
-    /// Ends it as a crash would.
-    pub(super) fn kill(&mut self) -> Result<(), Error> {
-        self.child.kill()?;
+    /// Ends it.
+    pub(super) fn end(&mut self, end: End) -> Result<(), Error> {
+        match end {
+            End::Crash => self.child.kill()?,
+            End::Orderly => drop(self.input.take()),
+        }
         self.child.wait()?;
         Ok(())
     }
@@ -302,7 +246,7 @@ impl Coordinator {
 impl Drop for Coordinator {
     fn drop(&mut self) {
         // It may have ended by itself.
-        self.kill().ok();
+        self.end(End::Crash).ok();
     }
 }
 

@@ -35,7 +35,9 @@ use tonic::transport::Channel;
 
 use super::{
     Error,
-    coordinator::{Beginning, Coordinator},
+    beginning::{Beginning, Shape},
+    closure,
+    coordinator::{Coordinator, End},
 };
 
 /// Handshakes at one time.
@@ -60,14 +62,8 @@ pub(super) struct Machine {
 }
 
 impl Fleet {
-    /// Starts a coordinator on this directory for so many machines, in so many groups, of which so
-    /// many may be away.
-    pub(super) async fn start(
-        state: &Path,
-        machines: usize,
-        groups: usize,
-        away: usize,
-    ) -> Result<Self, Error> {
+    /// Starts a coordinator on this directory for so many machines of such a fleet.
+    pub(super) async fn start(state: &Path, machines: usize, shape: Shape) -> Result<Self, Error> {
         let ca = Ca::open(state)?;
         let mut identities = Vec::with_capacity(machines);
         let mut issued = Vec::with_capacity(machines);
@@ -84,8 +80,7 @@ impl Fleet {
         let names = issued.iter().map(|(name, _)| name.clone()).collect();
         let beginning = Beginning {
             machines: issued,
-            groups,
-            away,
+            shape,
         };
         beginning.write(state)?;
         let coordinator = Coordinator::start(state)?;
@@ -106,11 +101,20 @@ impl Fleet {
             .max_encoding_message_size(64 * 1024 * 1024))
     }
 
-    /// Kills the coordinator and starts it again.
-    pub(super) async fn restart(&mut self) -> Result<(), Error> {
+    /// Ends the coordinator.
+    pub(super) fn end(&mut self, end: End) -> Result<(), Error> {
+        self.coordinator.end(end)
+    }
+
+    /// Starts the coordinator that has ended again; its administrator is not connected yet.
+    pub(super) fn start_again(&mut self) -> Result<(), Error> {
         let state = self.coordinator.state().to_owned();
-        self.coordinator.kill()?;
         self.coordinator = Coordinator::start(&state)?;
+        Ok(())
+    }
+
+    /// Connects the administrator again.
+    pub(super) async fn connect_admin(&mut self) -> Result<(), Error> {
         self.admin = Self::admin(&self.coordinator).await?;
         Ok(())
     }
@@ -256,11 +260,6 @@ impl Machine {
         self.client.report(request).await?;
         Ok(())
     }
-}
-
-/// The closure that stands for a version.
-fn closure(version: u64) -> String {
-    format!("/nix/store/{}-nixos-system-bench-{version}", "0".repeat(32))
 }
 
 /// Dials from an address of its own every few thousand connections: one address has no more ports,

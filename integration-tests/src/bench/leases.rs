@@ -18,6 +18,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     Error,
+    beginning::Shape,
     coordinator::Counts,
     figures::Figures,
     fleet::{Fleet, HOLD, Machine},
@@ -46,7 +47,16 @@ pub struct Size {
 /// When the coordinator does not do what the measurement needs.
 pub async fn run(size: Size, state: &Path) -> Result<Figures, Error> {
     let away = size.in_flight.max(2);
-    let mut fleet = Fleet::start(state, size.machines, 1, away).await?;
+    let mut fleet = Fleet::start(
+        state,
+        size.machines,
+        Shape {
+            groups: 1,
+            away,
+            ..Shape::default()
+        },
+    )
+    .await?;
     let (mut machines, _) = fleet.connect().await?;
     let mut figures = Figures::new("leases");
     figures.add_count("machines", size.machines);

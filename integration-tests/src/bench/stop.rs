@@ -11,6 +11,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     Error, agents,
+    beginning::Shape,
     figures::Figures,
     fleet::{Fleet, HOLD},
 };
@@ -38,7 +39,16 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// When the coordinator does not do what the measurement needs.
 pub async fn run(size: Size, state: &Path) -> Result<Figures, Error> {
     let holders = size.holders.min(size.machines);
-    let mut fleet = Fleet::start(state, size.machines, 1, holders.max(1)).await?;
+    let mut fleet = Fleet::start(
+        state,
+        size.machines,
+        Shape {
+            groups: 1,
+            away: holders.max(1),
+            ..Shape::default()
+        },
+    )
+    .await?;
     let (mut machines, _) = fleet.connect().await?;
     machines.iter_mut().for_each(|machine| machine.stage(1));
     for machine in &mut machines {

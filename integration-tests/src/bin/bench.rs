@@ -26,9 +26,12 @@ struct Args {
     /// leases: requests at one time.
     #[arg(long, default_value_t = 256)]
     in_flight: usize,
-    /// leases, makespan: rollouts; stop: stops; restart: crashes.
+    /// leases, makespan: rollouts; stop: stops; restart: crashes, and as many orderly restarts.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// restart: attempts in the history.
+    #[arg(long, default_value_t = 1_000_000)]
+    history: usize,
     /// agents: how long nothing happens, in seconds.
     #[arg(long, default_value_t = 60)]
     idle: u64,
@@ -50,7 +53,7 @@ enum What {
     Stop,
     /// The core's decisions.
     Decide,
-    /// The coordinator after a crash.
+    /// The coordinator after a crash, and after an orderly end.
     Restart,
     /// A rollout's time against the shortest possible.
     Makespan,
@@ -150,7 +153,8 @@ fn run(what: What, args: &Args) -> Result<Figures, Error> {
         What::Restart => {
             let size = restart::Size {
                 machines,
-                crashes: args.rounds as u64,
+                restarts: args.rounds as u64,
+                history: args.history,
             };
             runtime.block_on(restart::run(size, state))
         }
