@@ -43,7 +43,7 @@ struct Args {
     replay: Option<PathBuf>,
     /// With --seed or --replay: tell everything that happens, and wait for Enter after each event
     /// when standard input is a terminal.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     step: bool,
     /// Switch on each known bug in turn and run seeds until it is found.
     #[arg(long)]
@@ -65,7 +65,7 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     let good = if let Some(file) = &args.replay {
-        replay_file(file, args.step)
+        replay_file(file, &args)
     } else if args.bugs {
         bugs(&args)
     } else {
@@ -172,19 +172,30 @@ fn report(outcome: &Outcome, directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn replay_file(file: &Path, step: bool) -> io::Result<bool> {
+fn replay_file(file: &Path, args: &Args) -> io::Result<bool> {
     let recording: Recording = serde_json::from_slice(&fs::read(file)?)?;
-    println!(
-        "{} events; found then: {:?}",
-        recording.len(),
-        recording.found
-    );
-    if step {
+    if !args.json {
+        println!(
+            "{} events; found then: {:?}",
+            recording.len(),
+            recording.found
+        );
+    }
+    if args.step {
         return walk(&recording);
     }
     let violations = sim::replay(&recording, |_, _, _| {});
-    for violation in &violations {
-        println!("at {}: {}", clock(violation.at), violation.text);
+    let told = violations.iter().map(|v| (clock(v.at), v.text.as_str()));
+    if args.json {
+        let told: Vec<_> = told
+            .map(|(at, text)| json!({ "at": at.to_string(), "text": text }))
+            .collect();
+        println!(
+            "{}",
+            json!({ "events": recording.len(), "found_then": recording.found, "violations": told })
+        );
+    } else {
+        told.for_each(|(at, text)| println!("at {at}: {text}"));
     }
     Ok(violations.is_empty())
 }
@@ -240,25 +251,21 @@ fn bugs(args: &Args) -> io::Result<bool> {
     for bug in SeededBug::all() {
         let found = find(bug, args)?;
         all &= found.is_some();
-        let row = match &found {
-            Some(outcome) => (
-                (outcome.seed - args.from + 1).to_string(),
-                outcome.events.to_string(),
-                said(outcome),
-            ),
-            None => ("-".to_owned(), "-".to_owned(), "NOT FOUND".to_owned()),
-        };
+        let seeds = found.as_ref().map(|outcome| outcome.seed - args.from + 1);
+        let events = found.as_ref().map(|outcome| outcome.events);
+        let violated = found.as_ref().map(said);
         if args.json {
-            rows.push(
-                json!({ "bug": bug.name(), "seeds": row.0, "events": row.1, "violated": row.2 }),
-            );
+            rows.push(json!({
+                "bug": bug.name(), "seeds": seeds, "events": events, "violated": violated,
+            }));
         } else {
+            let shown = |count: Option<u64>| count.map_or("-".to_owned(), |n| n.to_string());
             println!(
                 "{:<40} seed {:>4}  event {:>7}  {}",
                 bug.name(),
-                row.0,
-                row.1,
-                row.2
+                shown(seeds),
+                shown(events),
+                violated.as_deref().unwrap_or("NOT FOUND")
             );
         }
     }

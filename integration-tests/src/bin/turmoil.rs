@@ -148,6 +148,7 @@ fn all(args: &Args) -> Result<Vec<Pair>, RunError> {
 fn bugs(args: &Args) -> Result<bool, RunError> {
     let identities = Arc::new(Identities::make()?);
     let mut all = true;
+    let mut rows = Vec::new();
     for bug in SeededBug::all() {
         let mut found = None;
         for seed in args.from..args.from.saturating_add(args.seeds) {
@@ -158,13 +159,19 @@ fn bugs(args: &Args) -> Result<bool, RunError> {
                 break;
             }
         }
-        let (seeds, what) = found.unwrap_or((0, Some("NOT FOUND".to_owned())));
-        all &= seeds > 0;
-        println!(
-            "{:<40} {seeds:>4}  {}",
-            bug.name(),
-            what.unwrap_or_default()
-        );
+        all &= found.is_some();
+        let (seeds, what) = found.unzip();
+        let what = what.flatten();
+        if args.json {
+            rows.push(json!({ "bug": bug.name(), "seeds": seeds, "violated": what }));
+        } else {
+            let seeds = seeds.map_or("-".to_owned(), |seeds: u64| seeds.to_string());
+            let what = what.as_deref().unwrap_or("NOT FOUND");
+            println!("{:<40} {seeds:>4}  {what}", bug.name());
+        }
+    }
+    if args.json {
+        println!("{}", json!({ "bugs": rows, "all_found": all }));
     }
     Ok(all)
 }
