@@ -11,6 +11,7 @@ let
     filterAttrs
     getExe'
     literalExpression
+    literalMD
     makeBinPath
     mkEnableOption
     mkIf
@@ -103,6 +104,7 @@ let
             "tcp"
             "unit"
           ];
+          example = "http";
           description = ''
             What is checked. Each kind has its own further keys:
             `unit`: `unit`; `http`: `url`, `status`, `contains`; `tcp`: `address`;
@@ -190,7 +192,8 @@ in
         example = [ "https://channels.nixos.org/" ];
         description = ''
           What URLs of channels may begin with that the coordinator names as this machine's target.
-          None by default, for the same reason.
+          None by default, for the same reason as with
+          {option}`services.lab-updater.targets.flakes`.
         '';
       };
     };
@@ -318,7 +321,7 @@ in
               config.boot.loader.systemd-boot.xbootldrMountPoint
             else
               config.boot.loader.efi.efiSysMountPoint;
-          defaultText = literalExpression "where the boot loader finds its kernels";
+          defaultText = literalMD "`/boot`, or the partition that systemd-boot takes its kernels from";
           description = ''
             Where the boot loader finds its kernels. A target whose kernel does not fit there is
             refused before anything changes.
@@ -341,8 +344,8 @@ in
         }
       '';
       description = ''
-        Configuration of the agent, as in its configuration file (see the agent's chapter in the
-        handbook). The options above are written into it; whatever else is set here is added. The
+        Configuration of the agent, as in its configuration file: `docs/examples/agent.toml` has
+        every key. The other options are written into it; whatever else is set here is added. The
         agent checks the result while the system is built.
       '';
     };

@@ -165,8 +165,9 @@ in
         listen = "192.0.2.10:7443";
       };
       description = ''
-        Configuration of the coordinator, as in its configuration file (see the handbook). The
-        coordinator checks it while the system is built.
+        Configuration of the coordinator, as in its configuration file:
+        `docs/examples/coordinator.toml` has every key. The coordinator checks it while the system
+        is built.
       '';
     };
 

@@ -26,6 +26,7 @@ rustPlatform.buildRustPackage {
           "clippy.toml"
           "docs/commands.md"
           "docs/examples"
+          "docs/nixos-options.md"
           "flake.lock"
           "flake.nix"
           "nixos-modules"

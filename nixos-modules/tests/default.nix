@@ -245,6 +245,12 @@ in
   # Nothing is enabled: nothing is there.
   nothing = result { };
 
+  # What the modules say of their own options.
+  optionsDoc = import ./options-doc.nix {
+    inherit lib;
+    inherit (evaluate { }) options;
+  };
+
   # Contradictions: refused by an assertion that says what to do.
   autoUpgrade = result {
     imports = [ machine ];

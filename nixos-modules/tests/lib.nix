@@ -98,6 +98,9 @@ let
     in
     map (definition: definition.value) (filter (definition: definition.priority == lowest) found);
 
+  # The path of an option is the list of its names.
+  showOption = concatStringsSep ".";
+
   # The value of `type` at `path` that these definitions come to.
   merged =
     path: type: definitions:
@@ -106,7 +109,7 @@ let
       bad = filter (value: !type.check value) values;
     in
     if bad != [ ] then
-      throw "option ${path}: a ${typeOf (head bad)} is not ${type.description}"
+      throw "option ${showOption path}: a ${typeOf (head bad)} is not of type '${type.description}'"
     else
       type.merge path values;
 
@@ -117,76 +120,125 @@ let
     if all (value: value == head values) values then
       head values
     else
-      throw "option ${path} is defined more than once, with different values";
+      throw "option ${showOption path} is defined more than once, with different values";
+
+  # Descriptions are nixpkgs' own, word for word: the reference of the options shows them. The class
+  # says where one takes parentheses.
   plain = description: check: {
     inherit description check;
+    descriptionClass = "noun";
     merge = one;
+    getSubOptions = _: { };
   };
+  clause =
+    description: check: plain description check // { descriptionClass = "nonRestrictiveClause"; };
+  phrase =
+    classes: type:
+    if elem type.descriptionClass classes then type.description else "(${type.description})";
+  alternative = phrase [
+    "noun"
+    "conjunction"
+  ];
+  element = phrase [
+    "noun"
+    "composite"
+  ];
+
   present = definitions: concatMap discharge definitions != [ ];
   definitionsOf = name: sets: concatMap (set: optional (set ? ${name}) set.${name}) sets;
   namesOf = sets: attrNames (foldl' (a: b: a // b) { } sets);
 
   types = rec {
-    raw = {
-      description = "anything";
-      check = _: true;
-      merge = one;
-    };
-    bool = plain "a boolean" isBool;
-    int = plain "an integer" isInt;
-    float = plain "a floating point number" isFloat;
-    str = plain "a string" isString;
-    path = plain "a path" (value: isPath value || (isString value && substring 0 1 value == "/"));
-    package = plain "a package" (value: isDerivation value);
-    lines = {
-      description = "lines of text";
-      check = isString;
+    raw = plain "raw value" (_: true);
+    bool = plain "boolean" isBool;
+    int = plain "signed integer" isInt;
+    float = plain "floating point number" isFloat;
+    str = plain "string" isString;
+    path = plain "absolute path" (
+      value: isPath value || (isString value && substring 0 1 value == "/")
+    );
+    package = plain "package" (value: isDerivation value);
+    lines = plain "strings concatenated with ${builtins.toJSON "\n"}" isString // {
       merge = _: concatStringsSep "\n";
     };
-    enum = values: plain "one of ${builtins.toJSON values}" (value: elem value values);
-    port = plain "a port" (value: isInt value && value >= 0 && value <= 65535);
-    ints.unsigned = plain "an integer that is not negative" (value: isInt value && value >= 0);
-    ints.positive = plain "a positive integer" (value: isInt value && value > 0);
+    enum =
+      values:
+      plain "one of ${concatStringsSep ", " (map builtins.toJSON values)}" (value: elem value values)
+      // {
+        descriptionClass = "conjunction";
+      };
+    port = plain "16 bit unsigned integer; between 0 and 65535 (both inclusive)" (
+      value: isInt value && value >= 0 && value <= 65535
+    );
+    ints.unsigned = clause "unsigned integer, meaning >=0" (value: isInt value && value >= 0);
+    ints.positive = clause "positive integer, meaning >0" (value: isInt value && value > 0);
     nullOr = type: {
-      description = "null or ${type.description}";
+      description = "null or ${alternative type}";
+      descriptionClass = "conjunction";
       check = value: value == null || type.check value;
       merge = path: values: if elem null values then one path values else type.merge path values;
+      inherit (type) getSubOptions;
     };
-    either = a: b: {
-      description = "${a.description} or ${b.description}";
-      check = value: a.check value || b.check value;
-      merge = path: values: if all a.check values then a.merge path values else b.merge path values;
-    };
+    either =
+      a: b:
+      let
+        first = if a.descriptionClass == "nonRestrictiveClause" then "${a.description}," else alternative a;
+        second = phrase [
+          "noun"
+          "conjunction"
+          "composite"
+        ] b;
+      in
+      {
+        description = "${first} or ${second}";
+        descriptionClass = "conjunction";
+        check = value: a.check value || b.check value;
+        merge = path: values: if all a.check values then a.merge path values else b.merge path values;
+        getSubOptions = _: { };
+      };
     oneOf = alternatives: foldl' either (head alternatives) (tail alternatives);
     listOf = type: {
-      description = "a list of ${type.description}";
+      description = "list of ${element type}";
+      descriptionClass = "composite";
       check = isList;
       merge =
         path: values:
-        concatMap (value: optional (present [ value ]) (merged "${path}.*" type [ value ])) (
+        concatMap (value: optional (present [ value ]) (merged (path ++ [ "*" ]) type [ value ])) (
           concatLists values
         );
+      getSubOptions = path: type.getSubOptions (path ++ [ "*" ]);
     };
     attrsOf = type: {
-      description = "a set of ${type.description}";
+      description = "attribute set of ${element type}";
+      descriptionClass = "composite";
       check = value: isAttrs value && !isDerivation value;
       merge =
         path: sets:
         genAttrs (filter (name: present (definitionsOf name sets)) (namesOf sets)) (
-          name: merged "${path}.${name}" type (definitionsOf name sets)
+          name: merged (path ++ [ name ]) type (definitionsOf name sets)
         );
+      getSubOptions = path: type.getSubOptions (path ++ [ "<name>" ]);
     };
-    lazyAttrsOf = attrsOf;
-    submodule = module: {
-      description = "a submodule";
-      check = isAttrs;
-      merge =
-        path: values:
-        (evalModules {
-          prefix = path;
-          modules = [ module ] ++ map (config: { inherit config; }) values;
-        }).config;
-    };
+    lazyAttrsOf = type: attrsOf type // { description = "lazy ${(attrsOf type).description}"; };
+    submodule =
+      module:
+      let
+        evaluated =
+          prefix: values:
+          evalModules {
+            inherit prefix;
+            modules = [ module ] ++ map (config: { inherit config; }) values;
+          };
+        inherit (evaluated [ ] [ ]) freeformType;
+      in
+      {
+        description =
+          if freeformType == null then "submodule" else "open submodule of ${element freeformType}";
+        descriptionClass = null;
+        check = isAttrs;
+        merge = path: values: (evaluated path values).config;
+        getSubOptions = path: (evaluated path [ ]).options;
+      };
   };
 
   # --- Options ----------------------------------------------------------------------------------
@@ -197,6 +249,7 @@ let
     mkOption {
       type = types.bool;
       default = false;
+      example = true;
       description = "Whether to enable ${what}.";
     };
   mkPackageOption =
@@ -204,8 +257,18 @@ let
     mkOption {
       type = types.package;
       default = pkgs.${name};
+      defaultText = literalExpression "pkgs.${name}";
       description = "The ${name} package to use.";
     };
+
+  literalExpression = text: {
+    _type = "literalExpression";
+    inherit text;
+  };
+  literalMD = text: {
+    _type = "literalMD";
+    inherit text;
+  };
 
   # --- Modules ----------------------------------------------------------------------------------
 
@@ -213,7 +276,7 @@ let
     {
       modules,
       specialArgs ? { },
-      prefix ? "",
+      prefix ? [ ],
     }:
     let
       arguments = specialArgs // {
@@ -257,14 +320,28 @@ let
           ]
           ++ concatMap collect (content.imports or [ ]);
       collected = concatMap collect modules;
+      declarations = map (module: module.options) collected;
       freeform = filter (type: type != null) (map (module: module.freeformType) collected);
+      freeformType = if freeform == [ ] then null else head freeform;
 
       config = level {
         path = prefix;
-        options = map (module: module.options) collected;
+        options = declarations;
         definitions = map (module: module.config) collected;
-        freeformType = if freeform == [ ] then null else head freeform;
+        inherit freeformType;
       };
+
+      # The tree of the options themselves, each with its place in it.
+      placed =
+        path: options:
+        genAttrs (namesOf options) (
+          name:
+          let
+            inner = definitionsOf name options;
+            loc = path ++ [ name ];
+          in
+          if (head inner)._type or null == "option" then head inner // { inherit loc; } else placed loc inner
+        );
 
       # One level of the option tree.
       level =
@@ -276,14 +353,14 @@ let
         }:
         let
           sets = concatMap pushDown definitions;
-          at = name: if path == "" then name else "${path}.${name}";
+          at = name: path ++ [ name ];
           declared = namesOf options;
           undeclared = filter (name: !elem name declared) (namesOf sets);
           free =
             if undeclared == [ ] then
               { }
             else if freeformType == null then
-              throw "the option ${at (head undeclared)} does not exist"
+              throw "the option ${showOption (at (head undeclared))} does not exist"
             else
               freeformType.merge path (map (set: removeAttrs set declared) sets);
           child =
@@ -301,7 +378,7 @@ let
                 inherit freeformType;
               }
             else if length inner > 1 then
-              throw "the option ${at name} is declared twice"
+              throw "the option ${showOption (at name)} is declared twice"
             else
               valueOf (at name) (head split.right) (definitionsOf name sets);
         in
@@ -316,29 +393,29 @@ let
         if present every then
           (option.apply or (value: value)) (merged path option.type every)
         else
-          throw "the option ${path} is used and has no value";
+          throw "the option ${showOption path} is used and has no value";
     in
     {
-      inherit config;
+      inherit config freeformType;
+      options = placed prefix declarations;
     };
 
   lib = lists // {
     inherit
       evalModules
+      literalExpression
+      literalMD
       mkEnableOption
       mkIf
       mkMerge
       mkOption
       mkOverride
       mkPackageOption
+      showOption
       types
       ;
     mkDefault = mkOverride 1000;
     mkForce = mkOverride 50;
-    literalExpression = text: {
-      _type = "literalExpression";
-      inherit text;
-    };
   };
 in
 lib

@@ -12,27 +12,28 @@ let
 
   # The types of `pkgs.formats`, and generated files that carry their value for the tests to see.
   format =
-    scalars:
+    description: optional:
     let
-      value = types.oneOf (
-        scalars
-        ++ [
-          (types.attrsOf value)
-          (types.listOf value)
-        ]
-      );
+      value =
+        optional (
+          types.oneOf [
+            types.bool
+            types.int
+            types.float
+            types.str
+            types.path
+            (types.attrsOf value)
+            (types.listOf value)
+          ]
+        )
+        // {
+          inherit description;
+        };
     in
-    {
+    _: {
       type = value;
       generate = name: content: package name // { inherit content; };
     };
-  scalars = [
-    types.bool
-    types.int
-    types.float
-    types.str
-    types.path
-  ];
 in
 genAttrs [
   "coreutils"
@@ -48,11 +49,8 @@ genAttrs [
 ] package
 // {
   formats = {
-    toml = _: format scalars;
-    json = _: {
-      inherit (format scalars) generate;
-      type = types.nullOr (format scalars).type;
-    };
+    toml = format "TOML value" (type: type);
+    json = format "JSON value" types.nullOr;
   };
   runCommand =
     name: _: _:

@@ -10,6 +10,8 @@
 mod evaluation;
 #[cfg(test)]
 mod flake;
+#[cfg(test)]
+mod options;
 
 #[cfg(test)]
 mod tests {
