@@ -122,6 +122,7 @@ fn no_space(error: &HostError) -> bool {
         | HostError::Program { .. }
         | HostError::Missing(_)
         | HostError::NotReady(_)
+        | HostError::Elsewhere(_)
         | HostError::TimedOut(_)
         | HostError::Lost(_)
         | HostError::NotBegun { .. }

@@ -20,6 +20,7 @@ use crate::{
     ballast::Ballast,
     config::Config,
     host::{End, Family, Host, HostError, Reboot, Resources, RunAs, Since, Unit, moment},
+    links::CURRENT,
     roots,
     verdict::{Judge, Verdicts},
 };
@@ -145,7 +146,9 @@ impl<H: Host> Executor<H> {
             }
             Work::DisarmDeadMan { lease } => self.disarm(*lease).await,
             Work::RunHook { hook, context } => self.hook(job, *hook, context).await,
-            Work::Activate { path, mode } => self.activate(job, path, *mode).await,
+            Work::Activate { path, mode, over } => {
+                self.activate(job, path, *mode, over.as_ref()).await
+            }
             // Handled by the caller: after it there may be nobody to answer.
             Work::Reboot { .. } => Ok(answer(Err(Failure::Unfitting))),
             Work::Judge { baseline, timeout } => self.judge(job, baseline, *timeout).await,
@@ -153,7 +156,11 @@ impl<H: Host> Executor<H> {
                 lease,
                 previous,
                 mode,
+                over,
             } => {
+                if let Some(over) = over {
+                    self.check_runs(CURRENT, [over, &previous.running])?;
+                }
                 let tag = job.step.to_string();
                 let mut within = job.within;
                 if !self.host.has_unit(job.step).await? {

@@ -269,6 +269,9 @@ pub enum HostError {
     /// Something that must hold before an update does not.
     #[error("{0}")]
     NotReady(String),
+    /// The machine runs, or boots next, what somebody else brought it.
+    #[error("somebody else switched the machine to {0}")]
+    Elsewhere(StorePath),
     /// It did not end in time.
     #[error("{0}: it did not end in time")]
     TimedOut(String),
@@ -306,6 +309,7 @@ impl From<HostError> for Failure {
             HostError::Lost(_) => Self::Lost,
             HostError::NotBegun { why, .. } => why,
             HostError::NotReady(why) => Self::NotReady(why),
+            HostError::Elsewhere(path) => Self::Elsewhere(path),
             HostError::NotAllowed(why) => Self::NotAllowed(why.to_string()),
             other @ (HostError::Bus { .. }
             | HostError::Io { .. }

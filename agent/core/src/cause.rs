@@ -43,6 +43,14 @@ pub enum Cause {
     /// Somebody else kept switching this machine.
     #[error("somebody else is switching this machine")]
     Busy,
+    /// Somebody else switched the machine, or its next boot, before the target's own switch began.
+    #[error(
+        "somebody else switched the machine to {0} when its turn had begun; it was left as it is"
+    )]
+    ChangedBefore(StorePath),
+    /// Somebody else switched the machine after the target's own switch had begun.
+    #[error("somebody else switched the machine to {0} in the meantime; it was left as it is")]
+    ChangedMeanwhile(StorePath),
     /// The target's own switch failed, or did not end.
     #[error("activation failed: {0}")]
     Activation(String),
@@ -134,6 +142,8 @@ impl Cause {
             | Self::PreHook(_)
             | Self::PreHookUnknown(_)
             | Self::Busy
+            | Self::ChangedBefore(_)
+            | Self::ChangedMeanwhile(_)
             | Self::TooLate
             | Self::NotActivated(_)
             | Self::PostHookUnknown(_)
@@ -171,6 +181,8 @@ impl Cause {
             | Self::PreHook(_)
             | Self::PreHookUnknown(_)
             | Self::Busy
+            | Self::ChangedBefore(_)
+            | Self::ChangedMeanwhile(_)
             | Self::RebootNotAllowed
             | Self::RebootDidNotHappen
             | Self::Endless

@@ -179,6 +179,10 @@ pub enum Work {
         path: StorePath,
         /// `switch` or `boot`.
         mode: Mode,
+        /// What may be replaced: only while the machine runs this or the path, and boots this or
+        /// the path next; else somebody else has been at work, and the answer is
+        /// [`crate::input::Failure::Elsewhere`]. `None`: anything.
+        over: Option<Previous>,
     },
     /// Reboot the machine, in order. Answer: [`crate::input::Done::RebootAsked`] once the reboot is
     /// under way.
@@ -205,6 +209,9 @@ pub enum Work {
         previous: Previous,
         /// `Boot` when the machine is going to be rebooted into it, or never left it.
         mode: Mode,
+        /// What may be replaced besides: only while the machine runs this or what it ran before;
+        /// else the answer is [`crate::input::Failure::Elsewhere`]. `None`: anything.
+        over: Option<StorePath>,
     },
     /// Run the health checks. Answer: [`crate::input::Done::Checked`].
     CheckHealth {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::{Action, Epoch, Health, LeaseId, RolloutId, Staged, StopMode, Target};
+use common::{Action, Epoch, Health, LeaseId, RolloutId, Staged, StopMode, StorePath, Target};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -276,6 +276,10 @@ pub enum Failure {
     /// Something that must hold before an update does not, for now: "later", not "no".
     #[error("{0}")]
     NotReady(String),
+    /// The machine runs, or boots next, something that the attempt did not bring it: somebody else
+    /// has been at work there, and nothing was done.
+    #[error("somebody else switched the machine to {0}")]
+    Elsewhere(StorePath),
     /// Nobody knows how it ended: the machine or the agent died in the middle.
     #[error("its result was lost in a crash or a power cut")]
     Lost,

@@ -32,6 +32,7 @@ pub(crate) fn hook_end(result: Result<Done, Failure>) -> (HookState, String) {
             | Failure::Failed(_)
             | Failure::NotAllowed(_)
             | Failure::NotReady(_)
+            | Failure::Elsewhere(_)
             | Failure::Lost
             | Failure::Unfitting),
         ) => (HookState::Unknown, words(&failure)),

@@ -157,6 +157,7 @@ impl Agent {
             Failure::TimedOut
             | Failure::Failed(_)
             | Failure::NotReady(_)
+            | Failure::Elsewhere(_)
             | Failure::TooLate
             | Failure::Lost
             | Failure::Unfitting => DeclinedKind::StagingFailed,

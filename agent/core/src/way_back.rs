@@ -17,6 +17,7 @@ use crate::{
 impl Agent {
     /// The attempt will not be confirmed. Undoes what was begun.
     pub(crate) fn turn_back(&mut self, now: Moment, cause: Cause, out: &mut Output) {
+        let cause = self.unless_elsewhere(cause);
         let stays = self.stays(&cause);
         let Some(attempt) = &mut self.durable.attempt else {
             return;
@@ -24,6 +25,8 @@ impl Agent {
         let undo = match cause {
             // The boot default is what it is meant to be.
             Cause::RebootNotAllowed => false,
+            // What somebody else brought is theirs.
+            Cause::ChangedBefore(_) | Cause::ChangedMeanwhile(_) => false,
             Cause::Stopped
             | Cause::LeaseRanOut
             | Cause::NotHeld(_)
@@ -61,6 +64,29 @@ impl Agent {
         } else {
             self.after_undo(now, out);
         }
+    }
+
+    /// The cause, or that somebody else has switched the machine, which excuses everything else.
+    fn unless_elsewhere(&self, cause: Cause) -> Cause {
+        let others = self.durable.attempt.as_ref().and_then(|attempt| {
+            let running = self.facts.as_ref()?.running.as_ref()?;
+            let previous = &attempt.previous.as_ref()?.running;
+            let ours = running == previous || Some(running) == attempt.path.as_ref();
+            (attempt.touched && !ours && self.is_in_first_boot(attempt)).then(|| running.clone())
+        });
+        match (cause, others) {
+            // Its program goes back whatever runs, and is not to be stopped in the middle.
+            (Cause::DeadMan, _) => Cause::DeadMan,
+            (cause @ (Cause::ChangedBefore(_) | Cause::ChangedMeanwhile(_)), _) => cause,
+            (_, Some(path)) => Cause::ChangedMeanwhile(path),
+            (cause, None) => cause,
+        }
+    }
+
+    /// Whether the machine has not been booted since the attempt began: what runs was switched to.
+    pub(crate) fn is_in_first_boot(&self, attempt: &Attempt) -> bool {
+        let boot = self.facts.as_ref().map(|facts| &facts.boot_id);
+        boot == Some(&attempt.boot_id)
     }
 
     /// Whether policy leaves the machine as it is: on the target, which is at fault.
@@ -109,6 +135,9 @@ impl Agent {
             Ok(Done::Restored { end, facts }) => {
                 self.facts = Some(facts);
                 Some(end)
+            }
+            Err(Failure::Elsewhere(path)) => {
+                return self.turn_back(now, Cause::ChangedMeanwhile(path), out);
             }
             Ok(_) | Err(_) => None,
         };
@@ -208,7 +237,8 @@ impl Agent {
         let Some(attempt) = &self.durable.attempt else {
             return;
         };
-        if attempt.restores > 0 {
+        let left = matches!(attempt.cause, Some(Cause::ChangedMeanwhile(_)));
+        if attempt.restores > 0 && !left {
             self.enter(now, Step::JudgingRollback, out);
         } else {
             let kind = verdict_of(attempt);
@@ -395,7 +425,11 @@ fn verdict_of(attempt: &Attempt) -> OutcomeKind {
             | Cause::PreHook(_)
             | Cause::PreHookUnknown(_) => OutcomeKind::Refused,
             // The switch never began.
-            Cause::Busy | Cause::NotReady(_) | Cause::TooLate => OutcomeKind::Abandoned,
+            Cause::Busy | Cause::NotReady(_) | Cause::TooLate | Cause::ChangedBefore(_) => {
+                OutcomeKind::Abandoned
+            }
+            // Whoever is at work there has to say what it is to run.
+            Cause::ChangedMeanwhile(_) => OutcomeKind::Stuck,
             Cause::Stopped
             | Cause::LeaseRanOut
             | Cause::NotHeld(_)

@@ -64,6 +64,9 @@ impl Agent {
                 let work = Work::Activate {
                     path: attempt.path.clone()?,
                     mode: attempt.mode,
+                    over: self
+                        .previous(attempt)
+                        .filter(|_| self.is_in_first_boot(attempt)),
                 };
                 Some((limits.switch_timeout, work))
             }
@@ -78,6 +81,10 @@ impl Agent {
                     lease,
                     previous: self.previous(attempt)?,
                     mode: self.restore_mode(attempt),
+                    over: attempt
+                        .path
+                        .clone()
+                        .filter(|_| self.is_in_first_boot(attempt)),
                 };
                 // Under the dead-man timer its program has its turn first, and as long.
                 let turns = match &attempt.cause {

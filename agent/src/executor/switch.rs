@@ -6,7 +6,10 @@ use agent_core::{ActivationEnd, Answer, Done, Failure, Job, MayBegin, Mode, Prev
 use common::StorePath;
 
 use super::Executor;
-use crate::host::{End, Family, Host, HostError, Ran, Resources, RunAs, Unit};
+use crate::{
+    host::{End, Family, Host, HostError, Ran, Resources, RunAs, Unit},
+    links::{CURRENT, PROFILE},
+};
 
 impl<H: Host> Executor<H> {
     pub(super) async fn activate(
@@ -14,7 +17,12 @@ impl<H: Host> Executor<H> {
         job: &Job,
         path: &StorePath,
         mode: Mode,
+        over: Option<&Previous>,
     ) -> Result<Answer, HostError> {
+        if let Some(over) = over {
+            self.check_runs(CURRENT, [&over.running, path])?;
+            self.check_runs(PROFILE, [&over.boot_default, path])?;
+        }
         let tag = job.step.to_string();
         let limits = (job.within, self.config.limits.switch_tasks_max);
         // The profile first: boot loader installers read the generations from it.
@@ -31,6 +39,7 @@ impl<H: Host> Executor<H> {
             | HostError::Program { .. }
             | HostError::Missing(_)
             | HostError::NotReady(_)
+            | HostError::Elsewhere(_)
             | HostError::Lost(_)
             | HostError::NotAllowed(_)
             | HostError::NotBegun { .. }) => other,
@@ -74,6 +83,16 @@ impl<H: Host> Executor<H> {
             result: end.map(|end| Done::Activated { end, facts }),
             output: ran.output,
         })
+    }
+}
+
+impl<H: Host> Executor<H> {
+    /// Whether this link leads to one of these, and not to what somebody else has put there.
+    pub(super) fn check_runs(&self, link: &str, ours: [&StorePath; 2]) -> Result<(), HostError> {
+        match self.host.links().resolve(link) {
+            Some(other) if !ours.contains(&&other) => Err(HostError::Elsewhere(other)),
+            Some(_) | None => Ok(()),
+        }
     }
 }
 

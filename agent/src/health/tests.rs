@@ -65,6 +65,80 @@ async fn serve(answer: &'static str) -> String {
     address
 }
 
+/// The same over TLS, and the certificate that nobody has signed.
+async fn serve_tls(answer: &'static str) -> (String, String) {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    let certificate = params.self_signed(&key).expect("signed");
+    let chain = vec![certificate.der().clone()];
+    let key = rustls_pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let config = rustls::ServerConfig::builder_with_provider(platform::identity::provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("a certificate");
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            let mut request = [0; 1024];
+            if stream.read(&mut request).await.unwrap_or(0) > 0 {
+                stream.write_all(answer.as_bytes()).await.ok();
+                stream.shutdown().await.ok();
+            }
+        }
+    });
+    (format!("localhost:{port}"), certificate.pem())
+}
+
+/// Whom a machine trusts is read once in a process, so the one that does runs this test again.
+#[tokio::test]
+async fn a_web_service_over_tls_is_believed_when_its_certificate_is() {
+    const TRUSTED: &str = "LAB_TEST_TRUSTED_SERVER";
+    // As `main` does; another test may have been first.
+    (*platform::identity::provider())
+        .clone()
+        .install_default()
+        .ok();
+    let bench = Bench::new().await;
+    let probe = |address: &str| Probe::Http {
+        url: format!("https://{address}/health"),
+        status: None,
+        contains: Some("ready".to_owned()),
+    };
+    if let Ok(address) = std::env::var(TRUSTED) {
+        let result = bench.check(probe(&address)).await;
+        assert!(result.passed, "{}", result.detail);
+        return;
+    }
+    let (address, certificate) = serve_tls(OK).await;
+    let result = bench.check(probe(&address)).await;
+    assert!(!result.passed, "{}", result.detail);
+    assert!(result.detail.contains("certificate"), "{}", result.detail);
+
+    let trusted = bench.dir.path().join("trusted.pem");
+    fs::write(&trusted, certificate).expect("written");
+    let test = concat!(
+        "health::tests::",
+        "a_web_service_over_tls_is_believed_when_its_certificate_is"
+    );
+    let again = tokio::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", test, "--nocapture"])
+        .env("SSL_CERT_FILE", &trusted)
+        .env(TRUSTED, &address)
+        .output()
+        .await
+        .expect("started");
+    let said = String::from_utf8_lossy(&again.stdout);
+    assert!(again.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "it ran: {said}");
+}
+
 fn http_probe(address: &str, status: Option<u16>, contains: Option<&str>) -> Probe {
     Probe::Http {
         url: format!("http://{address}/health"),

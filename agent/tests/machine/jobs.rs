@@ -37,6 +37,7 @@ fn activate(system: &StorePath) -> Work {
     Work::Activate {
         path: system.clone(),
         mode: Mode::Switch,
+        over: None,
     }
 }
 

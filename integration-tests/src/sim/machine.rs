@@ -336,7 +336,7 @@ impl Machine {
                 }
             }
             Work::RunHook { hook, context } => Done::Hook(self.hook_end(*hook, &context.target)),
-            Work::Activate { path, mode } => {
+            Work::Activate { path, mode, .. } => {
                 let end = self.activate(path, *mode);
                 Done::Activated {
                     end,

@@ -284,3 +284,35 @@ fn hooks_and_command_checks_are_run_by_systemd_and_decide() {
     assert_eq!(told, all, "{}", scene());
     assert_eq!(stage.settled(node), paths[0].as_str());
 }
+
+#[test]
+fn what_a_person_switches_to_in_the_middle_of_an_attempt_stays() {
+    let Some(stage) = stage() else { return };
+    let (fleet, node) = (stage.fleet(), &stage.nodes()[1]);
+    write_hooks(&stage, node, |_| String::new());
+    stage.install(&stage.system_with(node, WITH_HOOKS));
+    let theirs = ok(fleet.publish(&[stage.system_with(node, WITH_HOOKS)]));
+    let theirs = theirs[0].as_str();
+    stage.prepare(&[stage.system_with(node, WITH_HOOKS)]);
+    write_hooks(&stage, node, |hook| match hook {
+        // What `nixos-rebuild switch` does; and then the attempt would go back.
+        "post" => format!(
+            "nix-store --realise {theirs} || exit 2
+             nix-env --profile /nix/var/nix/profiles/system --set {theirs} || exit 2
+             {theirs}/bin/switch-to-configuration switch || exit 2
+             exit 1"
+        ),
+        _ => String::new(),
+    });
+    let executed = stage.execute(&[node], &[]);
+    assert_ne!(executed.code(), 0, "{executed:?}");
+    let part = stage.in_rollout(node);
+    assert_eq!(part["verdict"], "stuck", "{part:#}");
+    let reason = part["reason"].to_string();
+    assert!(reason.contains("somebody else switched"), "{part:#}");
+    assert!(reason.contains(theirs), "{part:#}");
+    assert_eq!(told(&stage, node), ["backup", "pre", "post", "rollback"]);
+    assert_eq!(stage.running(node), theirs);
+    let profile = stage.link(node, "/nix/var/nix/profiles/system");
+    assert_eq!(profile, theirs, "the next boot is theirs too");
+}

@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use common::{closure::StorePath, id::MachineName};
 use integration_tests::fleet::{AGENT_UNIT, COORDINATOR_UNIT, Failure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::stage::{PARALLEL, Stage, ok, stage, text};
 
@@ -46,6 +46,33 @@ fn a_rollout_updates_four_machines_and_never_takes_more_than_allowed() {
         );
     }
     stage.lab_yes(&["update", "verify", "--group=nodes", "--timeout=60"]);
+    one_turn_is_found_in_both_journals(&stage, &nodes[0]);
+}
+
+/// As `docs/recovery.md` says: by the lease alone.
+#[track_caller]
+fn one_turn_is_found_in_both_journals(stage: &Stage, node: &MachineName) {
+    let entries = |machine: &MachineName, unit: &str, field: &str| -> Vec<Value> {
+        let words = ["journalctl", "--output=json", "--unit", unit, field];
+        let text = ok(stage.fleet().run(machine, &words));
+        let entries = text.lines().map(serde_json::from_str);
+        entries.collect::<Result<_, _>>().expect("JSON")
+    };
+    let control = stage.fleet().control();
+    let rollout = text(&stage.rollout()["id"]).to_owned();
+    let of_rollout = entries(&control, COORDINATOR_UNIT, &format!("ROLLOUT={rollout}"));
+    let of_machine = |entry: &&Value| entry["MACHINE"] == node.as_str();
+    let leases = of_rollout.iter().filter(of_machine);
+    let lease = leases.filter_map(|entry| entry["LEASE"].as_str()).next();
+    let lease = lease.unwrap_or_else(|| panic!("no lease: {of_rollout:#?}"));
+    let turn = entries(&control, COORDINATOR_UNIT, &format!("LEASE={lease}"));
+    assert!(turn.len() >= 2, "a grant and a result: {turn:#?}");
+    assert!(
+        turn.iter().all(|entry| entry["MACHINE"] == node.as_str()),
+        "{turn:#?}"
+    );
+    let there = entries(node, AGENT_UNIT, &format!("LEASE={lease}"));
+    assert!(!there.is_empty(), "the agent's side of lease {lease}");
 }
 
 #[test]
@@ -208,6 +235,35 @@ fn an_agent_that_its_own_switch_changed_is_the_new_one_afterwards() {
     stage.prepare(&[stage.system_with_unit(node, "Nice=1\n", "check_interval = \"3m\"")]);
     assert_eq!(stage.execute(&[node], &[]).code(), 0, "{}", stage.scene());
     stage.eventually("the agent starts anew", || process() != before);
+}
+
+#[test]
+fn a_target_without_the_agent_is_still_judged_and_reported() {
+    let Some(stage) = stage() else { return };
+    let node = &stage.nodes()[2];
+    // Marked as altered: the next scenario gives the agent back.
+    let mut bare = stage.system_with(node, "\n");
+    bare.units
+        .retain(|name, _| !name.starts_with("lab-updater"));
+    bare.files.remove("lab-agent.toml");
+    let paths = stage.prepare(&[bare]);
+    let executed = stage.execute(&[node], &[]);
+    assert_eq!(executed.code(), 0, "{executed:?}\n{}", stage.scene());
+    assert_eq!(stage.settled(node), paths[0].as_str());
+    let part = stage.in_rollout(node);
+    assert_eq!(part["verdict"], "confirmed", "{part:#}");
+    let unit = format!("/etc/systemd/system/{AGENT_UNIT}");
+    let there = ok(stage.fleet().exec(node, &["test", "-e", &unit]));
+    assert_ne!(there.code(), 0, "the system has no agent");
+    // Nothing of ours is left that would take the machine back.
+    let timers = [
+        "systemctl",
+        "list-units",
+        "--no-legend",
+        "lab-updater*.timer",
+    ];
+    let timers = ok(stage.fleet().run(node, &timers));
+    assert_eq!(timers.trim(), "", "{timers}");
 }
 
 /// Waits until the activation of this system is at work on the machine.

@@ -132,6 +132,10 @@ impl Stage {
             if altered.contains(node) {
                 let plain = format!("rm -rf {OVERRIDE} && systemctl daemon-reload");
                 ok(fleet.run(node, &["sh", "-ec", &plain]));
+                let has_agent = ok(fleet.exec(node, &["systemctl", "cat", AGENT_UNIT]));
+                if has_agent.code() != 0 {
+                    ok(fleet.deploy(std::slice::from_ref(&self.system(node))));
+                }
             }
             ok(fleet.run(node, &["systemctl", "start", AGENT_UNIT]));
         }

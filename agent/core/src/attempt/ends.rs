@@ -95,6 +95,7 @@ impl Agent {
                     failure @ (Failure::Failed(_)
                     | Failure::NotAllowed(_)
                     | Failure::NotReady(_)
+                    | Failure::Elsewhere(_)
                     | Failure::Lost
                     | Failure::TooLate
                     | Failure::Unfitting),
@@ -191,6 +192,11 @@ impl Agent {
                 return self.turn_back(now, cause, out);
             }
             Err(Failure::TooLate) => return self.turn_back(now, Cause::TooLate, out),
+            Err(Failure::Elsewhere(path)) => {
+                // Staged anew for the system that it is to go from now.
+                self.durable.staged = None;
+                return self.turn_back(now, Cause::ChangedBefore(path), out);
+            }
             Err(Failure::Lost) => return self.activate_again(now, out),
             // The switch itself hangs; what comes before it has an answer long before.
             Err(failure @ Failure::TimedOut) => {

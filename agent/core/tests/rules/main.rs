@@ -5,6 +5,7 @@ mod boots;
 #[cfg(feature = "seeded-bugs")]
 mod bugs;
 mod dead_man;
+mod elsewhere;
 mod fencing;
 mod random;
 mod reports;

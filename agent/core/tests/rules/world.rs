@@ -88,6 +88,8 @@ pub(crate) struct Script {
     pub(crate) connected: bool,
     /// Renewals hang: neither answered nor refused.
     pub(crate) hangs: bool,
+    /// Somebody else switches the machine to `theirs` while it is at this work.
+    pub(crate) others: Option<fn(&Work) -> bool>,
 }
 
 impl Default for Script {
@@ -108,6 +110,7 @@ impl Default for Script {
             boots: Vec::new(),
             connected: true,
             hangs: false,
+            others: None,
         }
     }
 }
@@ -358,6 +361,10 @@ impl World {
     /// What the work does to the machine, and what it answers.
     pub(crate) fn perform(&mut self, job: &Job) -> Answer {
         let failed = |failure: &Failure| Err(failure.clone());
+        if self.script.others.is_some_and(|at_work| at_work(&job.work)) {
+            self.running = path("theirs");
+            self.profile = path("theirs");
+        }
         let result = match &job.work {
             Work::Stage { target, .. } => match &self.script.stage {
                 Ok(()) => Ok(Done::Staged(Staged {
@@ -389,7 +396,14 @@ impl World {
                 Hook::Post => self.script.post.clone().map(Done::Hook),
                 Hook::Rollback => self.script.rollback.clone().map(Done::Hook),
             },
-            Work::Activate { path, mode } => {
+            Work::Activate {
+                path,
+                over: Some(over),
+                ..
+            } if ![path, &over.running].contains(&&self.running) => {
+                Err(Failure::Elsewhere(self.running.clone()))
+            }
+            Work::Activate { path, mode, .. } => {
                 let end = self.script.activation.clone();
                 if end != Ok(ActivationEnd::Busy) {
                     self.profile = path.clone();
@@ -415,6 +429,13 @@ impl World {
                     health: Health::default(),
                     facts: self.facts(),
                 }))
+            }
+            Work::Restore {
+                previous,
+                over: Some(over),
+                ..
+            } if ![over, &previous.running].contains(&&self.running) => {
+                Err(Failure::Elsewhere(self.running.clone()))
             }
             Work::Restore { previous, mode, .. } => {
                 let end = self.script.restore.clone();
@@ -554,7 +575,7 @@ impl World {
                 assert_eq!((&self.running, &self.profile), (&old, &new), "{result:?}");
             }
             OutcomeKind::Refused | OutcomeKind::Abandoned => {
-                if self.activations > 0 {
+                if self.activations > 0 && self.script.others.is_none() {
                     assert_eq!((&self.running, &self.profile), (&old, &old), "{result:?}");
                 }
             }
