@@ -430,6 +430,9 @@ in
       serviceConfig = import ./hardening.nix // {
         Type = "notify";
         ExecStart = "${getExe' cfg.package "lab-agent"} --config ${checkedConfigFile}";
+        # What it starts has limits of its own; it itself takes a few MiB.
+        MemoryMax = "256M";
+        TasksMax = 128;
         Restart = "always";
         RestartSec = 5;
         # How the agent ends when its own unit has changed, to be started as the new one.

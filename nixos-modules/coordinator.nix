@@ -212,6 +212,10 @@ in
         WatchdogSec = 30;
         # Above all places for connections together, so that an operator always finds one.
         LimitNOFILE = 65536;
+        # Others on this machine live on, whatever a fleet does to it: 50 KiB for each machine is
+        # what it takes.
+        MemoryMax = "75%";
+        TasksMax = 512;
       };
     };
 

@@ -230,6 +230,34 @@ in
     };
   };
 
+  # Machines with the boot loaders that NixOS has: where their kernels lie.
+  kernelsIn =
+    let
+      of =
+        loader:
+        (result {
+          services.lab-updater = {
+            enable = true;
+            coordinator = "hub:7443";
+          };
+          boot.loader = loader;
+        }).agentSettings.boot_directory;
+    in
+    {
+      grub = of { };
+      systemdBoot = of {
+        systemd-boot.enable = true;
+        efi.efiSysMountPoint = "/efi";
+      };
+      extended = of {
+        systemd-boot = {
+          enable = true;
+          xbootldrMountPoint = "/boot";
+        };
+        efi.efiSysMountPoint = "/efi";
+      };
+    };
+
   # A coordinator whose fleet is kept by hand, and that listens on one address.
   bareCoordinator = result {
     services.lab-coordinator = {

@@ -123,9 +123,20 @@ mod tests {
             "Restart=always",
             "StartLimitIntervalSec=0",
             "Wants=network-online.target",
+            "MemoryMax=256M",
+            "TasksMax=128",
         ] {
             assert!(has_line(unit, line), "no {line} in:\n{unit}");
         }
+    }
+
+    #[test]
+    fn the_agent_looks_for_room_where_the_boot_loader_looks_for_kernels() {
+        let Some(cases) = evaluated() else { return };
+        let kernels = &cases["kernelsIn"];
+        assert_eq!(kernels["grub"], "/boot");
+        assert_eq!(kernels["systemdBoot"], "/efi");
+        assert_eq!(kernels["extended"], "/boot");
     }
 
     #[test]
