@@ -10,5 +10,6 @@ mod identities;
 mod leases;
 mod order;
 mod reach;
+mod retry;
 mod staging;
 mod stop;
