@@ -7,6 +7,8 @@
 
 mod caps;
 mod places;
+#[cfg(test)]
+mod tests;
 
 use std::{
     convert::Infallible,
@@ -47,20 +49,12 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// From there to the first request.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
-/// Age at which a connection is ended, so that no certificate is looked at for ever; a tenth more
-/// or less, so that a fleet that connected together does not come back together.
-const AGE: Duration = Duration::from_secs(3600);
-
 /// How long calls may take to end after that, and when the coordinator stops.
 const LAST_CALLS: Duration = Duration::from_secs(600);
 const STOPPING: Duration = Duration::from_secs(3);
 
 /// The same when it is hung up on: enough to read why.
 const LAST_WORD: Duration = Duration::from_secs(1);
-
-/// A quiet connection is asked this often whether it is still there, and given up without answer.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
 
 /// Calls at one time on one connection: a poll, a watch, a renewal and a few more.
 const STREAMS: u32 = 32;
@@ -72,6 +66,38 @@ const HEADERS: u32 = 16 * 1024;
 /// what "rapid reset" attacks need many of.
 const RESETS: usize = 20;
 const OWN_RESETS: usize = 100;
+
+/// How long connections last.
+#[derive(Clone, Copy, Debug)]
+pub struct Lasting {
+    /// Age at which a connection is ended, so that no certificate is looked at for ever; a tenth
+    /// more or less, so that a fleet that connected together does not come back together.
+    pub age: Duration,
+    /// A quiet connection is asked this often whether it is still there, …
+    pub keepalive: Duration,
+    /// … and given up without an answer.
+    pub keepalive_answer: Duration,
+}
+
+impl Lasting {
+    /// What both doors have.
+    pub const USUAL: Self = Self {
+        age: Duration::from_secs(3600),
+        keepalive: Duration::from_secs(30),
+        keepalive_answer: Duration::from_secs(10),
+    };
+
+    /// The age of this connection. Spread by who it is; nothing depends on it being random.
+    fn age_of(&self, peer: &Peer) -> Duration {
+        let spread = match &peer.identity {
+            Some((_, serial)) => serial.bytes().fold(0u32, |sum, byte| {
+                sum.wrapping_mul(31).wrapping_add(u32::from(byte))
+            }),
+            None => 0,
+        };
+        self.age * 9 / 10 + self.age / 5 * (spread % 1000) / 1000
+    }
+}
 
 /// Who is at the other end of a connection.
 #[derive(Debug)]
@@ -121,6 +147,8 @@ pub struct Listener<A> {
     pub answers: A,
     /// Who is connected, and how many may be.
     pub connections: Arc<Connections>,
+    /// How long each lasts.
+    pub lasting: Lasting,
     /// Becomes true when the coordinator stops.
     pub stopping: watch::Receiver<bool>,
 }
@@ -211,8 +239,8 @@ impl<A: Answers> Listener<A> {
                 .max_header_list_size(HEADERS)
                 .max_pending_accept_reset_streams(RESETS)
                 .max_local_error_reset_streams(OWN_RESETS)
-                .keep_alive_interval(KEEPALIVE)
-                .keep_alive_timeout(KEEPALIVE_ANSWER)
+                .keep_alive_interval(self.lasting.keepalive)
+                .keep_alive_timeout(self.lasting.keepalive_answer)
                 .serve_connection(TokioIo::new(stream), service)
         );
         let silent = async {
@@ -231,7 +259,7 @@ impl<A: Answers> Listener<A> {
                 return;
             }
             () = peer.hung_up.notified() => LAST_WORD,
-            () = sleep(age_of(&peer)) => LAST_CALLS,
+            () = sleep(self.lasting.age_of(&peer)) => LAST_CALLS,
             () = stopped(&mut self.stopping) => STOPPING,
         };
         connection.as_mut().graceful_shutdown();
@@ -252,17 +280,6 @@ impl<A: Answers> Listener<A> {
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     // An error means that whoever would say so is gone.
     stopping.wait_for(|stopping| *stopping).await.ok();
-}
-
-/// [`AGE`], a tenth more or less. Spread by who it is; nothing depends on it being random.
-fn age_of(peer: &Peer) -> Duration {
-    let spread = match &peer.identity {
-        Some((_, serial)) => serial.bytes().fold(0u32, |sum, byte| {
-            sum.wrapping_mul(31).wrapping_add(u32::from(byte))
-        }),
-        None => 0,
-    };
-    AGE * 9 / 10 + AGE / 5 * (spread % 1000) / 1000
 }
 
 /// Subject and serial number of the certificate that the other end showed.

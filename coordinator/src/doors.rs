@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    connections::{Caps, Connections, Listener},
+    connections::{Caps, Connections, Lasting, Listener},
     driver::Handle,
     grpc::{
         self, agent::AgentService, auth::Gate, enrolment::EnrolmentService,
@@ -75,6 +75,7 @@ pub fn open(rooms: Rooms) -> Result<Doors, TlsError> {
         tls: acceptor(members),
         answers: Gate::new(routes, handle.clone(), clock.clone(), limits.clone()),
         connections: Connections::new(caps),
+        lasting: Lasting::USUAL,
         stopping: stopping.clone(),
     };
     let routes = grpc::stranger_routes(EnrolmentService::new(issuance, service_port));
@@ -82,6 +83,7 @@ pub fn open(rooms: Rooms) -> Result<Doors, TlsError> {
         tls: acceptor(strangers),
         answers: Gate::new(routes, handle, clock, limits),
         connections: Connections::new(Caps::STRANGERS),
+        lasting: Lasting::USUAL,
         stopping,
     };
     Ok(Doors { members, strangers })
