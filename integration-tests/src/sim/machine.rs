@@ -255,6 +255,7 @@ impl Machine {
         if let Work::Activate {
             path,
             mode: Mode::Switch,
+            ..
         } = work
             && self.flaw(path) != Some(Flaw::SwitchBusy)
         {
