@@ -140,6 +140,15 @@ async fn at_work(
         ("leased", "activating")
     );
     assert!(machine.lease.expect("a lease").expires_in_s > 0);
+    let why = WhyRequest {
+        machine: "dev-01".into(),
+    };
+    let why = bed.admin.why(why).await.expect("an answer").into_inner();
+    assert!(!why.may_go && why.wait_reason.is_none(), "it has its turn");
+    assert_eq!(
+        (why.rollout, why.state.as_str(), why.step.as_str()),
+        (grant.rollout.clone(), "leased", "activating")
+    );
     let json = serde_json::to_value(&status).expect("JSON");
     assert_eq!(
         json["rollouts"][0]["groups"][0]["waves"][0]["machines"][0]["target"],

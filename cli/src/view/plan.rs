@@ -45,12 +45,14 @@ fn one_group(group: &PlannedGroup, look: &Look) -> String {
         facts.insert(0, group.policy.clone());
     }
     let mut text = format!("{}   {}\n", group.name, facts.join(", "));
-    if !group.after.is_empty() {
-        let stagger = match group.stagger_s {
+    for name in &group.after {
+        let wait = group.waits.iter().find(|wait| wait.group == *name);
+        // The group's own stagger is what comes after it.
+        let stagger = match wait.map_or(0, |wait| wait.stagger_s) {
             0 => String::new(),
             seconds => format!(", {} later", span(seconds)),
         };
-        text.push_str(&format!("  after {}{stagger}\n", group.after.join(", ")));
+        text.push_str(&format!("  after {name}{stagger}\n"));
     }
     if !group.window.is_empty() {
         let opens = group.opens_at.as_deref().map_or_else(
@@ -98,7 +100,7 @@ fn machine_row(machine: &PlannedMachine) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::view::tests::look;
-    use lab_proto::operator::{Excluded, PlannedWave, WaitReason};
+    use lab_proto::operator::{Excluded, PlannedWait, PlannedWave, WaitReason};
 
     fn machine(name: &str) -> PlannedMachine {
         let path = |hash: char, version: &str| {
@@ -142,8 +144,14 @@ mod tests {
             max_parallel: 1,
             policy: "manual-approval".into(),
             needs_approval: true,
-            after: vec!["dev".into()],
-            stagger_s: 1800,
+            after: vec!["dev".into(), "build".into()],
+            stagger_s: 600,
+            waits: [("dev", 1800), ("build", 0)]
+                .map(|(group, stagger_s)| PlannedWait {
+                    group: group.into(),
+                    stagger_s,
+                })
+                .into(),
             window: "03:00-05:00 Europe/Oslo".into(),
             opens_at: Some("2026-11-23T02:00:00Z".into()),
             ..PlannedGroup::default()

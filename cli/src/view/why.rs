@@ -6,16 +6,12 @@ use super::{Look, span};
 
 /// The answer as a sentence and the lines that belong to it.
 pub fn why(why: &WhyReply, look: &Look) -> String {
-    let Some(reason) = &why.wait_reason else {
-        return if why.may_go {
-            format!("{} may go now\n", why.machine)
-        } else {
-            format!("{} is {}\n", why.machine, why.state)
-        };
-    };
     let inside = match why.rollout.as_str() {
         "" => String::new(),
         rollout => format!(" (rollout {rollout})"),
+    };
+    let Some(reason) = &why.wait_reason else {
+        return without_reason(why, &inside, look);
     };
     let verb = match reason.kind.as_str() {
         "up-to-date" | "final" => "stays",
@@ -36,7 +32,8 @@ pub fn why(why: &WhyReply, look: &Look) -> String {
     };
     line("by", said_by);
     line("held by", reason.machines.join(", "));
-    if reason.allowed > 0 {
+    // Of other kinds the numbers are no limit: of waves, for one, and the sentence has them.
+    if matches!(reason.kind.as_str(), "group-limit" | "fleet-limit") {
         line("limit", format!("{} of {}", reason.count, reason.allowed));
     }
     if reason.needs_s > 0 {
@@ -48,16 +45,49 @@ pub fn why(why: &WhyReply, look: &Look) -> String {
     } else {
         &why.next
     };
-    if next.is_empty() {
-        line(
-            "next",
-            "when somebody acts; time alone changes nothing".to_owned(),
-        );
-    } else {
-        line("next", look.when(next));
-    }
+    let next = match next.as_str() {
+        "" if goes_on_by_itself(&reason.kind) => "when machines report; no time is set".to_owned(),
+        "" => "when somebody acts; time alone changes nothing".to_owned(),
+        next => look.when(next),
+    };
+    line("next", next);
     line("try", reason.hint.clone());
     text
+}
+
+/// A machine that nothing holds back: it may go, or has its turn.
+fn without_reason(why: &WhyReply, inside: &str, look: &Look) -> String {
+    let (machine, step) = (&why.machine, why.step.as_str());
+    let sentence = match (why.state.as_str(), step) {
+        ("leased", "") => format!("{machine} has its turn, and has not begun yet{inside}"),
+        ("leased", step) => format!("{machine} has its turn and is at it: {step}{inside}"),
+        ("overdue", step) => {
+            let step = match step {
+                "" => String::new(),
+                step => format!(" in the step {step}"),
+            };
+            format!("{machine} had its turn and has fallen silent{step}: it is overdue{inside}")
+        }
+        _ if why.may_go => format!("{machine} may go now"),
+        (state, _) => format!("{machine} is {state}{inside}"),
+    };
+    look.columns(0, [vec![sentence]])
+}
+
+/// Whether what is waited for can come without anybody doing something about it.
+fn goes_on_by_itself(kind: &str) -> bool {
+    [
+        "dependency",
+        "wave-not-open",
+        "offline",
+        "staging",
+        "staging-failed",
+        "group-unhealthy",
+        "machine-unhealthy",
+        "group-limit",
+        "fleet-limit",
+    ]
+    .contains(&kind)
 }
 
 #[cfg(test)]
@@ -113,7 +143,52 @@ mod tests {
             may_go: true,
             ..WhyReply::default()
         };
-        let whole = [limit, window, stopped, free].map(|reply| why(&reply, &look()));
+        let wave = WhyReply {
+            machine: "web-03".into(),
+            rollout: "r-0012".into(),
+            state: "pending".into(),
+            wait_reason: Some(WaitReason {
+                kind: "wave-not-open".into(),
+                text: "in wave 2; wave 1 has not closed yet".into(),
+                count: 2,
+                allowed: 1,
+                ..WaitReason::default()
+            }),
+            ..WhyReply::default()
+        };
+        let whole = [limit, window, stopped, free, wave].map(|reply| why(&reply, &look()));
         insta::assert_snapshot!("why", whole.join("\n"));
+    }
+
+    #[test]
+    fn a_machine_that_has_its_turn_is_told_so_and_not_that_it_may_go() {
+        let said = |state: &str, step: &str, may_go| {
+            let reply = WhyReply {
+                machine: "web-01".into(),
+                rollout: "r-7".into(),
+                state: state.into(),
+                step: step.into(),
+                may_go,
+                ..WhyReply::default()
+            };
+            why(&reply, &look())
+        };
+        // An older coordinator says of those as well that they may go.
+        for may_go in [false, true] {
+            assert_eq!(
+                said("leased", "activating", may_go),
+                "web-01 has its turn and is at it: activating (rollout r-7)\n"
+            );
+            assert_eq!(
+                said("leased", "", may_go),
+                "web-01 has its turn, and has not begun yet (rollout r-7)\n"
+            );
+            assert_eq!(
+                said("overdue", "rebooting", may_go),
+                "web-01 had its turn and has fallen silent in the step rebooting: it is overdue\n\
+                 (rollout r-7)\n"
+            );
+        }
+        assert_eq!(said("pending", "", true), "web-01 may go now\n");
     }
 }

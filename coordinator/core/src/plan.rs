@@ -1,6 +1,6 @@
 //! Machines and policy → groups and waves. Pure, and complete: nothing is chosen later.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use common::{Action, GroupName, MachineName, StorePath, Target};
 use serde::Serialize;
@@ -27,6 +27,9 @@ pub struct PlannedGroup {
     pub name: GroupName,
     /// Its rules as they will be frozen.
     pub policy: Policy,
+    /// The groups that must be finished first, and the time that must then pass: the stagger of
+    /// the group that is waited for, not its own.
+    pub after: Vec<(GroupName, Duration)>,
     /// Its waves.
     pub waves: Vec<PlannedWave>,
 }

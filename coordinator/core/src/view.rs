@@ -1,5 +1,7 @@
 //! What people and programs are shown: read-only answers, computed from the state.
 
+mod why;
+
 use common::{
     AttemptStatus, CheckResult, Generation, GroupName, HealthState, LeaseId, MachineName,
     StorePath, Target, Timestamp,
@@ -11,6 +13,8 @@ use crate::{
     rollout::{PlaceState, Rollout},
     wait::WaitReason,
 };
+
+pub use self::why::WhyView;
 
 /// A question that changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,17 +146,6 @@ pub struct MachineView {
     pub enrolled: bool,
 }
 
-/// Why a machine does not go.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WhyView {
-    /// Which machine.
-    pub machine: MachineName,
-    /// The reason; none when it could go this instant, or is at it.
-    pub wait: Option<WaitReason>,
-    /// Its part in a rollout, if it has one: id and state.
-    pub place: Option<(common::RolloutId, &'static str)>,
-}
-
 /// How a machine is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HealthView {
@@ -184,7 +177,7 @@ impl Fleet {
         let result = match query {
             Query::Status { selection, all } => self.status(selection, *all, now).map(View::Status),
             Query::Machines(selection) => self.machines(selection, now).map(View::Machines),
-            Query::Why(machine) => Ok(View::Why(self.why(machine, now))),
+            Query::Why(machine) => self.why(machine, now).map(View::Why),
             Query::Config => {
                 let config = self.facts().config.as_ref();
                 let document = config.map_or(serde_json::Value::Null, |c| c.document.clone());
@@ -356,22 +349,6 @@ impl Fleet {
             HealthState::Healthy => "healthy",
             HealthState::Unhealthy => "unhealthy",
             HealthState::Unknown => "unknown",
-        }
-    }
-
-    fn why(&self, machine: &MachineName, now: Timestamp) -> WhyView {
-        let place = self
-            .index()
-            .place_of
-            .get(machine)
-            .and_then(|at| self.at(*at));
-        WhyView {
-            machine: machine.clone(),
-            wait: match self.lease_of(machine) {
-                Some(_) => None,
-                None => self.permission(machine, now).err(),
-            },
-            place: place.map(|(rollout, _, place)| (rollout.id.clone(), place.state.word())),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Rollouts: plan, create, approve, pause, resume, abort.
 
+use std::time::Duration;
+
 use common::{Action, GroupName, MachineName, OperatorName, RolloutId, Target, Timestamp};
 
 use super::Draft;
@@ -58,8 +60,16 @@ impl Fleet {
                     waves(&policy, machines)
                 }
             };
+            let after = policy.dependencies.iter().map(|before| {
+                let stagger = match wish.immediate {
+                    true => Duration::ZERO,
+                    false => config.stagger_of(before),
+                };
+                (before.clone(), stagger)
+            });
             groups.push(PlannedGroup {
                 name: name.clone(),
+                after: after.collect(),
                 policy,
                 waves,
             });

@@ -13,3 +13,4 @@ mod reach;
 mod retry;
 mod staging;
 mod stop;
+mod why;

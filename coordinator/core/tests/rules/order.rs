@@ -37,6 +37,31 @@ fn a_group_waits_for_those_it_depends_on_and_then_some() {
 }
 
 #[test]
+fn a_plan_names_the_wait_that_the_rule_makes() {
+    let groups = json!({
+        "dev": { "machines": ["d1"], "staggerDelay": "30m" },
+        "prod": { "machines": ["p1"], "staggerDelay": "5m", "dependencies": ["dev"] },
+    });
+    let mut world = World::new(groups, json!({}));
+    let dev = "dev".parse().expect("a name");
+    let waits = |wish| world.fleet.plan(&wish).expect("a plan").groups.pop();
+    let after = |wish| waits(wish).expect("prod").after;
+    assert_eq!(after(wish(&[])), [(dev, minutes(30))]);
+    // Also of a group that is no part of the plan, and not when nothing is waited for.
+    assert_eq!(after(wish(&["prod"])), after(wish(&[])));
+    let mut at_once = wish(&[]);
+    at_once.immediate = true;
+    assert_eq!(after(at_once)[0].1, Duration::ZERO);
+
+    world.execute();
+    world.update("d1");
+    world.pass(minutes(29));
+    world.waits_for("p1", "stagger");
+    world.pass(minutes(1));
+    world.go("p1");
+}
+
+#[test]
 fn dependencies_hold_between_rollouts_too() {
     let mut world = chain();
     world.execute_some(&["dev"]);

@@ -325,7 +325,7 @@ pub fn why(view: WhyView) -> wire::WhyReply {
     };
     wire::WhyReply {
         machine: view.machine.to_string(),
-        may_go: view.wait.is_none(),
+        may_go: view.wait.is_none() && !view.has_turn,
         next: view
             .wait
             .as_ref()
@@ -334,6 +334,7 @@ pub fn why(view: WhyView) -> wire::WhyReply {
         wait_reason: view.wait.as_ref().map(wait_reason),
         state,
         rollout,
+        step: view.step,
     }
 }
 
@@ -404,10 +405,18 @@ fn planned_group(group: &PlannedGroup, now: Timestamp) -> wire::PlannedGroup {
         max_failures: policy.max_failures,
         policy: policy.preset.word().to_owned(),
         needs_approval: policy.needs_approval,
-        after: policy
-            .dependencies
+        after: group
+            .after
             .iter()
-            .map(ToString::to_string)
+            .map(|(name, _)| name.to_string())
+            .collect(),
+        waits: group
+            .after
+            .iter()
+            .map(|(name, stagger)| wire::PlannedWait {
+                group: name.to_string(),
+                stagger_s: stagger.as_secs(),
+            })
             .collect(),
         stagger_s: policy.stagger.as_secs(),
         window,
