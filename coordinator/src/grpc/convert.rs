@@ -52,7 +52,7 @@ impl From<Malformed> for Status {
 pub(super) fn refusal(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     match refusal {
-        Refusal::NotFound { .. } => Status::not_found(text),
+        Refusal::NotFound { what, .. } => hinted(Status::not_found(text), where_listed(what)),
         Refusal::NotNow(_) => Status::failed_precondition(text),
         Refusal::Changed(_) => Status::aborted(text),
         Refusal::Forbidden(_) => Status::permission_denied(text),
@@ -61,6 +61,19 @@ pub(super) fn refusal(refusal: &Refusal) -> Status {
             let all: Vec<String> = faults.iter().map(ToString::to_string).collect();
             Status::invalid_argument(format!("{text}: {}", all.join("; ")))
         }
+    }
+}
+
+/// The commands that list what there is of this kind.
+fn where_listed(what: &str) -> &'static str {
+    match what {
+        "token" => "see what there is: lab token list",
+        "certificate" | "identity" => "see what there is: lab identity list",
+        "rollout" => "see what there is: lab update status --all",
+        "revision of the configuration" => "see what there is: lab update-config log",
+        "notification channel" => "see what there is: lab update-config show",
+        what if what.starts_with("machine") || what == "group" => "see what there is: lab machines",
+        _ => "see what there is: lab update status",
     }
 }
 

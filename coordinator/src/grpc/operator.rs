@@ -96,7 +96,9 @@ impl wire::operator_server::Operator for OperatorService {
         request: Request<wire::HistoryRequest>,
     ) -> Result<Response<wire::History>, Status> {
         let message = request.into_inner();
-        let Selection { groups, machines } = from::selection(message.selection)?;
+        let selection = from::selection(message.selection)?;
+        self.known(&selection).await?;
+        let Selection { groups, machines } = selection;
         let query = HistoryQuery {
             since: self.since(message.days),
             limit: limit(message.limit),

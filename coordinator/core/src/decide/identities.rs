@@ -258,13 +258,14 @@ impl Fleet {
                 name: id,
             }),
             Some(TokenState::Open) => {
+                let text = format!("token {id} is revoked");
                 self.commit(draft, Change::TokenRevoked { id });
-                Ok(Reply::Done(String::new()))
+                Ok(Reply::Done(text))
             }
             Some(TokenState::Used) => Err(Refusal::NotNow(format!(
                 "token {id} was used already; revoke the identity"
             ))),
-            Some(TokenState::Revoked) => Ok(Reply::Done("was revoked already".to_owned())),
+            Some(TokenState::Revoked) => Ok(Reply::Done(format!("token {id} was revoked already"))),
         };
         or_refused(result)
     }
@@ -292,7 +293,11 @@ impl Fleet {
             .filter(|(_, revoked)| !revoked)
             .map(|(serial, _)| serial);
         let serials: Vec<String> = live.collect();
-        let text = format!("{} certificates revoked", serials.len());
+        let text = match serials.len() {
+            0 => "nothing to revoke: it was revoked already".to_owned(),
+            1 => "1 certificate is revoked".to_owned(),
+            more => format!("{more} certificates are revoked"),
+        };
         for serial in serials {
             self.commit(draft, Change::CertificateRevoked { serial });
         }
@@ -309,13 +314,22 @@ impl Fleet {
         reason: String,
         draft: &mut Draft,
     ) -> Reply {
-        if !self.facts().machines.contains_key(&machine) {
+        let Some(known) = self.facts().machines.get(&machine) else {
             let name = machine.to_string();
             return Reply::Refused(Refusal::NotFound {
                 what: "machine",
                 name,
             });
-        }
+        };
+        let freed = match (self.lease_of(&machine), &known.failed) {
+            (Some(lease), _) => format!(
+                "its slot is free, and its turn in rollout {} counts as failed",
+                lease.rollout
+            ),
+            (None, Some(_)) => "its slot is free".to_owned(),
+            (None, None) => "it held no slot".to_owned(),
+        };
+        let text = format!("{machine} is forgotten until it reports again: {freed}");
         let by = by.to_string();
         self.commit(
             draft,
@@ -326,6 +340,6 @@ impl Fleet {
                 at: now,
             },
         );
-        Reply::Done(String::new())
+        Reply::Done(text)
     }
 }

@@ -303,3 +303,58 @@ fn a_certificate_that_was_revoked_stays_so_while_it_is_kept() {
     world.token("a", 2);
     assert!(world.fleet.facts().registry.certificates["51"].revoked);
 }
+
+#[track_caller]
+fn said(world: &mut World, request: OperatorRequest) -> String {
+    match world.ask(request) {
+        Reply::Done(text) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_was_revoked_or_forgotten_is_said_in_a_sentence() {
+    let mut world = world();
+    let id = world.token("b", 2);
+    let revoke = OperatorRequest::RevokeToken {
+        id: id.clone(),
+        reason: "lost".to_owned(),
+    };
+    assert_eq!(
+        said(&mut world, revoke.clone()),
+        format!("token {id} is revoked")
+    );
+    assert_eq!(
+        said(&mut world, revoke),
+        format!("token {id} was revoked already")
+    );
+
+    world.token("a", 1);
+    world.enrol(1, "51");
+    let revoke = OperatorRequest::RevokeIdentity {
+        which: Which::Name("a".to_owned()),
+        reason: "stolen".to_owned(),
+    };
+    assert_eq!(said(&mut world, revoke.clone()), "1 certificate is revoked");
+    let again = said(&mut world, revoke);
+    assert_eq!(again, "nothing to revoke: it was revoked already");
+
+    let forget = |machine: &str| OperatorRequest::ForgetMachine {
+        machine: name(machine),
+        reason: "sold".to_owned(),
+    };
+    let rollout = world.execute();
+    world.go("a");
+    let text = said(&mut world, forget("a"));
+    let freed = format!("its slot is free, and its turn in rollout {rollout} counts as failed");
+    assert_eq!(
+        text,
+        format!("a is forgotten until it reports again: {freed}")
+    );
+    assert_eq!(world.place(&rollout, "a"), "failed");
+    let text = said(&mut world, forget("b"));
+    assert_eq!(
+        text,
+        "b is forgotten until it reports again: it held no slot"
+    );
+}

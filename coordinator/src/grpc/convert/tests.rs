@@ -35,6 +35,27 @@ fn refusals_have_the_codes_that_lab_knows() {
 }
 
 #[test]
+fn what_is_not_found_names_the_command_that_lists_it() {
+    for (what, command) in [
+        ("machine", "lab machines"),
+        ("machine in the configuration", "lab machines"),
+        ("group", "lab machines"),
+        ("rollout", "lab update status --all"),
+        ("token", "lab token list"),
+        ("certificate", "lab identity list"),
+        ("identity", "lab identity list"),
+        ("notification channel", "lab update-config show"),
+        ("revision of the configuration", "lab update-config log"),
+    ] {
+        let name = "x".to_owned();
+        let status = refusal(&Refusal::NotFound { what, name });
+        let hint = status.metadata().get("lab-hint").expect(what);
+        let hint = hint.to_str().expect("ASCII");
+        assert_eq!(hint, format!("see what there is: {command}"), "{what}");
+    }
+}
+
+#[test]
 fn times_are_rfc_3339_in_utc() {
     assert_eq!(time(Timestamp(1_795_359_844_005)), "2026-11-22T15:04:04Z");
     assert_eq!(time(Timestamp(0)), "1970-01-01T00:00:00Z");

@@ -6,7 +6,7 @@ use coordinator_core::{
     Reply, Request as Question,
     history::Entry,
     identity::Actor,
-    request::OperatorRequest,
+    request::{OperatorRequest, Selection},
     view::{Query, View},
 };
 use lab_proto::operator as wire;
@@ -107,6 +107,38 @@ impl OperatorService {
             }
             from = next;
         }
+    }
+
+    /// Refuses names that neither the configuration nor the history has.
+    pub(super) async fn known(&self, selection: &Selection) -> Result<(), Status> {
+        let groups = selection.groups.iter().map(|group| Selection {
+            groups: vec![group.clone()],
+            ..Selection::default()
+        });
+        let machines = selection.machines.iter().map(|machine| Selection {
+            machines: vec![machine.clone()],
+            ..Selection::default()
+        });
+        for one in groups.chain(machines) {
+            let in_force = Query::Health {
+                request: 0,
+                selection: one.clone(),
+            };
+            let View::Refused(why) = self.view(in_force).await?.view else {
+                continue;
+            };
+            let Selection { groups, machines } = one;
+            let ever = HistoryQuery {
+                since: self.since(0),
+                limit: 1,
+                groups,
+                machines,
+            };
+            if self.history(ever).await?.is_empty() {
+                return Err(convert::refusal(&why));
+            }
+        }
+        Ok(())
     }
 
     /// Reads the archive without keeping others from being served.
