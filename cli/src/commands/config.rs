@@ -3,7 +3,8 @@
 use std::{ffi::OsStr, fs, path::Path};
 
 use lab_proto::operator::{
-    CheckConfigReply, ConfigFault, ConfigLogRequest, GetConfigRequest, SetConfigRequest,
+    CheckConfigReply, ConfigFault, ConfigLogRequest, ConfigReply, GetConfigRequest,
+    SetConfigRequest,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -69,16 +70,21 @@ async fn show(context: &Context, args: &Show) -> Result<Exit, LabError> {
         Some(group) => config_edit::group(&document, group.as_str())?,
         None => &document,
     };
-    let whole = json!({
-        "revision": reply.revision,
-        "set_by": reply.set_by,
-        "set_at": reply.set_at,
-        "document": shown,
-    });
+    let whole = told(&reply, shown);
     context
         .output
         .result(&whole, |_| view::config::document(shown))?;
     Ok(Exit::Yes)
+}
+
+/// A revision for programs: its document is one, and not a text that holds one.
+fn told(reply: &ConfigReply, document: &Value) -> Value {
+    json!({
+        "revision": reply.revision,
+        "set_by": reply.set_by,
+        "set_at": reply.set_at,
+        "document": document,
+    })
 }
 
 async fn set(context: &Context, args: Set) -> Result<Exit, LabError> {
@@ -148,13 +154,17 @@ async fn check(context: &Context, args: &File) -> Result<Exit, LabError> {
         ..SetConfigRequest::default()
     };
     let reply = ask(client.check_config(request)).await?;
-    if !reply.faults.is_empty() {
-        return refused(context, &reply, Some(&args.file));
-    }
+    // Nothing is put in force here, so that the document is the same with faults and without.
     context
         .output
-        .result(&reply, |_| "✔ no faults\n".to_owned())?;
-    Ok(Exit::Yes)
+        .result(&reply, |_| match reply.faults.as_slice() {
+            [] => "✔ no faults\n".to_owned(),
+            _ => String::new(),
+        })?;
+    Ok(match reply.faults.as_slice() {
+        [] => Exit::Yes,
+        faults => complained(context, faults, Some(&args.file)),
+    })
 }
 
 async fn diff(context: &Context, args: &File) -> Result<Exit, LabError> {
@@ -171,9 +181,15 @@ async fn diff(context: &Context, args: &File) -> Result<Exit, LabError> {
 async fn log(context: &Context, args: &Log) -> Result<Exit, LabError> {
     let mut client = context.open().await?;
     let log = ask(client.get_config_log(ConfigLogRequest { limit: args.limit })).await?;
+    let revisions = log
+        .revisions
+        .iter()
+        .map(|reply| Ok(told(reply, &parsed(&reply.document)?)))
+        .collect::<Result<Vec<_>, LabError>>()?;
+    let whole = json!({ "revisions": revisions });
     context
         .output
-        .result(&log, |look| view::config::log(&log, look))?;
+        .result(&whole, |look| view::config::log(&log, look))?;
     Ok(Exit::Yes)
 }
 
@@ -200,7 +216,7 @@ fn written(
     Ok(Exit::Yes)
 }
 
-/// Tells all faults at once. Nothing was changed.
+/// What came of a change that has faults: nothing was changed.
 fn refused(
     context: &Context,
     reply: &CheckConfigReply,
@@ -212,7 +228,12 @@ fn refused(
         faults: &reply.faults,
     };
     context.output.result(&written, |_| String::new())?;
-    let count = counted(reply.faults.len(), "fault");
+    Ok(complained(context, &reply.faults, file))
+}
+
+/// Tells all faults at once.
+fn complained(context: &Context, faults: &[ConfigFault], file: Option<&Path>) -> Exit {
+    let count = counted(faults.len(), "fault");
     let error = LabError::usage(format!(
         "the configuration has {count}; nothing was changed"
     ));
@@ -221,8 +242,8 @@ fn refused(
         None => error,
     };
     context.output.error(&error);
-    context.output.note(&view::config::faults(&reply.faults));
-    Ok(Exit::Usage)
+    context.output.note(&view::config::faults(faults));
+    Exit::Usage
 }
 
 /// Reads a configuration file: Nix by its ending, JSON otherwise.

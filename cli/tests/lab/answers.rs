@@ -231,9 +231,9 @@ async fn configuration() {
             "- updateGroups.dev.allowReboot: true\nrevision 4 is in force\n",
             json!({ "revision": 4, "changes": [change], "faults": [] }),
         ),
-        unset(faulty.clone(), 2, "", refused.clone()),
+        unset(faulty.clone(), 2, "", refused),
         check_file(checked(3), 0, "✔ no faults\n", checked(3)),
-        check_file(faulty, 2, "", refused),
+        check_file(faulty.clone(), 2, "", faulty),
         Row {
             line: "update-config diff new.json",
             answers: vec![get.clone()],
@@ -254,14 +254,24 @@ async fn configuration() {
             "{\n  \"allowReboot\": true,\n  \"machines\": [\n    \"a\"\n  ]\n}\n",
             group,
         ),
-        told(
-            "update-config log --limit=2",
-            ("get_config_log", json!({ "limit": 2 })),
-            ConfigLog {
-                revisions: vec![in_force.clone()],
-            },
-            "revision 3  2026-11-22 11:00:00  by geir\n",
-        ),
+        Row {
+            line: "update-config log --limit=2",
+            answers: vec![(
+                "get_config_log",
+                value(ConfigLog {
+                    revisions: vec![in_force.clone()],
+                }),
+            )],
+            asks: ("get_config_log", json!({ "limit": 2 })),
+            code: 0,
+            text: "revision 3  2026-11-22 11:00:00  by geir\n",
+            json: json!({
+                "revisions": [{
+                    "revision": 3, "set_by": "geir", "set_at": "2026-11-22T11:00:00Z",
+                    "document": before(),
+                }],
+            }),
+        },
     ])
     .await;
 }
