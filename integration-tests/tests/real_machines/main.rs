@@ -20,4 +20,5 @@ mod stage;
 mod switches;
 mod systems;
 mod targets;
+mod verdicts;
 mod webhooks;

@@ -53,6 +53,28 @@ fn where_policy_says_so_a_failing_target_stays() {
 }
 
 #[test]
+fn what_runs_already_and_fails_is_neither_left_nor_thought_ill_of() {
+    let script = Script {
+        healthy: vec![false, false],
+        ..Script::default()
+    };
+    let mut world = World::staged(script);
+    let mut lease = proceed(7);
+    lease.target = Some(target("old"));
+    world.say(Directive::Proceed(lease));
+    let outcome = world.finish().outcome;
+    assert_eq!(
+        outcome.kind, Stuck,
+        "there is nothing to go back to: {outcome:?}"
+    );
+    assert_eq!(
+        (&world.running, &world.profile),
+        (&path("old"), &path("old"))
+    );
+    assert_eq!(world.disk.bad_targets, [], "it is what the machine has");
+}
+
+#[test]
 fn a_target_that_failed_is_not_tried_again_unasked() {
     let script = Script {
         healthy: vec![false],
