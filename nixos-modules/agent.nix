@@ -7,7 +7,9 @@
 }:
 let
   inherit (lib)
+    any
     concatStringsSep
+    elem
     filterAttrs
     getExe'
     literalExpression
@@ -363,6 +365,19 @@ in
       {
         assertion = config.nix.enable;
         message = "services.lab-updater needs Nix on the machine: nix.enable must be true.";
+      }
+      {
+        assertion = any (
+          user:
+          elem user [
+            "*"
+            "lab-updater-fetch"
+          ]
+        ) (config.nix.settings.allowed-users or [ "*" ]);
+        message = ''
+          The Nix daemon would refuse the user who fetches updates for services.lab-updater: add
+          "lab-updater-fetch" to nix.settings.allowed-users.
+        '';
       }
     ];
 

@@ -95,6 +95,9 @@ pub struct Limits {
     pub stage_pause: Duration,
     /// Longest time for a switch; units that never finish starting are why it is bounded at all.
     pub switch_timeout: Duration,
+    /// How long people who are logged in, and programs that ask for time, are waited for before an
+    /// attempt that reboots the machine.
+    pub reboot_wait: Duration,
     /// Longest time from asking for a reboot until the agent runs again.
     pub boot_timeout: Duration,
     /// When systemd takes the machine back at the latest, counted from the beginning of an attempt;

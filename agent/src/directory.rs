@@ -59,6 +59,9 @@ const JOURNAL: &str = "/run/lab-updater/journal";
 /// Who answers over the network, one word a line; nobody is known without it.
 const NETWORK: &str = "/run/lab-updater/network";
 
+/// Who would mind a reboot, one a line.
+const USERS: &str = "/run/lab-updater/users";
+
 /// Runs a program and leaves its end in a file, whether or not the agent still lives. The program
 /// and its arguments come as arguments: nothing of them is read as shell.
 const WRAPPER: &str = r#"dir=$1; shift
@@ -398,6 +401,11 @@ impl Host for Directory {
             tokio::time::sleep(LOOK_MAX).await;
         }
         self.drop_unit(&unit)
+    }
+
+    async fn reboot_blockers(&self) -> Result<Vec<String>, HostError> {
+        let said = fs::read_to_string(self.links.at(USERS)).unwrap_or_default();
+        Ok(said.lines().map(str::to_owned).collect())
     }
 
     async fn reboot(&self) -> Result<Reboot, HostError> {

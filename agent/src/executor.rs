@@ -1,6 +1,7 @@
 //! What each kind of work means, in terms of the machine's edge ([`Host`]). The same for a real
 //! machine and for a directory.
 
+mod blockers;
 mod judge;
 mod room;
 mod stage;
@@ -135,7 +136,11 @@ impl<H: Host> Executor<H> {
     async fn work(&self, job: &Job) -> Result<Answer, HostError> {
         match &job.work {
             Work::Stage { target, action, .. } => self.stage(job, target, *action).await,
-            Work::Snapshot { target, action } => self.snapshot(job, target, *action).await,
+            Work::Snapshot {
+                target,
+                action,
+                reboot_wait,
+            } => self.snapshot(job, target, *action, *reboot_wait).await,
             Work::ArmDeadMan { lease, after, .. } => {
                 // From here on a full disk must not stop anybody on the way back.
                 self.verdicts.prepare(*lease)?;

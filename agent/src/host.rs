@@ -110,8 +110,12 @@ pub struct Unit {
     pub may_begin: MayBegin,
 }
 
-/// What somebody has for a home who is made for a unit: there while the unit is.
-pub const NOBODYS_HOME: &str = "/run/lab-updater-nobody";
+/// The user who is made for a unit that runs as [`RunAs::Nobody`]. Where the Nix daemon's
+/// `allowed-users` names users, this is the one to name.
+pub const NOBODY: &str = "lab-updater-fetch";
+
+/// That user's home: there while the unit is.
+pub const NOBODYS_HOME: &str = "/run/lab-updater-fetch";
 
 /// Who a unit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -401,6 +405,11 @@ pub trait Host {
 
     /// Waits for the end of what that timer has started, at most this long; then ends it.
     async fn await_dead_man(&self, lease: LeaseId, within: Duration) -> Result<(), HostError>;
+
+    /// Who or what a reboot would disturb, one short line each.
+    async fn reboot_blockers(&self) -> Result<Vec<String>, HostError> {
+        Ok(Vec::new())
+    }
 
     /// Reboots, in order.
     async fn reboot(&self) -> Result<Reboot, HostError>;

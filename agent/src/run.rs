@@ -260,6 +260,7 @@ fn core_limits(config: &Config, clock: &Clock) -> Limits {
         short_step: patient(usual.short_step.max(looks)),
         hook_timeout: patient(config.hooks.timeout),
         switch_timeout: patient(config.limits.switch_timeout),
+        reboot_wait: config.limits.reboot_wait,
         announce_timeout: patient(usual.announce_timeout),
         reboot_timeout: patient(usual.reboot_timeout),
         boot_timeout: patient(config.limits.boot_timeout),

@@ -6,6 +6,7 @@
 //! missed at all.
 
 mod bus;
+mod logind;
 mod pid1;
 mod properties;
 mod unit_look;
@@ -16,10 +17,7 @@ use std::{
 };
 
 use zbus::proxy::CacheProperties;
-use zbus_systemd::{
-    login1,
-    systemd1::{ManagerProxy, ServiceProxy, UnitProxy},
-};
+use zbus_systemd::systemd1::{ManagerProxy, ServiceProxy, UnitProxy};
 
 use crate::host::{End, FailedUnit, HostError, UNIT_PREFIX, Unit};
 
@@ -288,22 +286,6 @@ impl Systemd {
                 restarting: unit.3 != "failed",
             })
             .collect())
-    }
-
-    /// Asks logind for a reboot.
-    pub async fn reboot(&self) -> Result<(), HostError> {
-        let reboot = async {
-            let connection = self.bus.system().await?;
-            let manager = login1::ManagerProxy::builder(&connection)
-                .cache_properties(CacheProperties::No)
-                .build()
-                .await?;
-            manager.reboot(false).await
-        };
-        reboot.await.map_err(|error| HostError::Bus {
-            doing: "ask logind for a reboot".to_owned(),
-            cause: Box::new(error),
-        })
     }
 
     /// What the service that a process belongs to is made of, as systemd has it loaded now: its

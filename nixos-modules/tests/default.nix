@@ -288,6 +288,10 @@ in
     imports = [ machine ];
     nix.enable = false;
   };
+  closedDaemon = result {
+    imports = [ machine ];
+    nix.settings.allowed-users = [ "@wheel" ];
+  };
   strangeGroup = result {
     services.lab-coordinator = {
       enable = true;

@@ -16,6 +16,7 @@ let
 in
 rec {
   inherit (builtins)
+    any
     attrNames
     attrValues
     concatMap

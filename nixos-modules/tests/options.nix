@@ -56,6 +56,7 @@ in
       enable = option types.bool true;
       package = option types.package pkgs.nix;
       envVars = option (types.attrsOf types.str) { };
+      settings.allowed-users = option texts [ "*" ];
       nixPath = option texts [ "nixos-config=/etc/nixos/configuration.nix" ];
     };
     programs.ssh.package = option types.package pkgs.openssh;

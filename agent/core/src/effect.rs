@@ -149,6 +149,9 @@ pub enum Work {
         target: StorePath,
         /// What for: going back waits for no condition.
         action: Action,
+        /// Where the attempt may reboot the machine: how long to wait, if it does, for people who
+        /// are logged in and programs that ask for time.
+        reboot_wait: Option<Duration>,
     },
     /// Start the timer that rolls back by itself unless it is disarmed. Takes the place of an
     /// earlier timer of the same lease. Answer: [`crate::input::Done::Armed`].

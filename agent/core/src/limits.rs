@@ -44,6 +44,9 @@ pub struct Limits {
     pub switch_tries: u32,
     /// Pause before trying again when somebody else switches the machine.
     pub busy_pause: Duration,
+    /// Longest that people who are logged in, and programs that ask for time, are waited for before
+    /// an attempt that reboots the machine.
+    pub reboot_wait: Duration,
     /// How long the agent waits to hear that the coordinator knows of the reboot.
     pub announce_timeout: Duration,
     /// Longest from asking for a reboot to the machine being down.
@@ -84,6 +87,7 @@ impl Default for Limits {
             switch_timeout: Duration::from_secs(900),
             switch_tries: 3,
             busy_pause: Duration::from_secs(20),
+            reboot_wait: Duration::ZERO,
             announce_timeout: Duration::from_secs(10),
             reboot_timeout: Duration::from_secs(300),
             boot_timeout: Duration::from_secs(900),

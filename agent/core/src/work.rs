@@ -47,9 +47,16 @@ impl Agent {
             Step::Snapshot => {
                 let target = attempt.path.clone()?;
                 // The backup check is one of the machine's own scripts.
-                let within = limits.short_step + limits.hook_timeout;
+                let mut within = limits.short_step + limits.hook_timeout;
                 let action = attempt.action;
-                Some((within, Work::Snapshot { target, action }))
+                let wait = attempt.allow_reboot.then_some(limits.reboot_wait);
+                within += wait.unwrap_or_default();
+                let work = Work::Snapshot {
+                    target,
+                    action,
+                    reboot_wait: wait,
+                };
+                Some((within, work))
             }
             Step::Arming | Step::Rearming => {
                 let work = Work::ArmDeadMan {

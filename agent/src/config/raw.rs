@@ -72,6 +72,7 @@ pub(super) struct RawLimits {
     pub(super) stage_timeout: Option<RawDuration>,
     pub(super) stage_pause: Option<RawDuration>,
     pub(super) switch_timeout: Option<RawDuration>,
+    pub(super) reboot_wait: Option<RawDuration>,
     pub(super) boot_timeout: Option<RawDuration>,
     pub(super) attempt_timeout: Option<RawDuration>,
     pub(super) settle: Option<RawDuration>,

@@ -189,6 +189,7 @@ fn limits(faults: &mut Faults, raw: &raw::RawLimits) -> Limits {
             30 * MINUTE,
             DAY,
         ),
+        reboot_wait: duration("limits.reboot_wait", &raw.reboot_wait, 10 * MINUTE, DAY),
         boot_timeout: duration("limits.boot_timeout", &raw.boot_timeout, 15 * MINUTE, DAY),
         attempt_timeout: raw.attempt_timeout.as_ref().map(|raw| {
             let raw = Some(raw.clone());

@@ -1,6 +1,6 @@
 //! Before anything changes: obtaining the target, what speaks against it, and how the machine was.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use agent_core::{Answer, Baseline, Done, Job, MayBegin, Reach};
 use common::{Action, Changes, Staged, StorePath, Target};
@@ -144,8 +144,16 @@ impl<H: Host> Executor<H> {
         job: &Job,
         target: &StorePath,
         action: Action,
+        reboot_wait: Option<Duration>,
     ) -> Result<Answer, HostError> {
         self.check_ready(job, target, action).await?;
+        let boots = || {
+            let reasons = self.host.links().reboot_reasons(target);
+            action == Action::Reboot || !reasons.is_empty()
+        };
+        if let Some(wait) = reboot_wait.filter(|_| boots()) {
+            self.await_leave_to_reboot(wait).await;
+        }
         if !self.host.is_complete(target).await? {
             return Err(HostError::Missing(format!(
                 "{target} is not in the store any more"

@@ -7,7 +7,7 @@ use zbus::{OwnedVariant, Variant};
 use super::END_WITHIN;
 use crate::{
     dead_man::EXIT_NOT_BACK,
-    host::{NOBODYS_HOME, RunAs, Unit},
+    host::{NOBODY, NOBODYS_HOME, RunAs, Unit},
 };
 
 /// Pause before the dead-man program is started again when it has failed.
@@ -114,6 +114,7 @@ pub(super) fn service(
         // what is temporary: systemd.exec(5).
         RunAs::Nobody => {
             let home = NOBODYS_HOME.trim_start_matches("/run/");
+            properties.push(property("User", NOBODY)?);
             properties.push(property("DynamicUser", true)?);
             properties.push(property("RuntimeDirectory", vec![home.to_owned()])?);
         }

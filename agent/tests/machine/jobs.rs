@@ -208,7 +208,11 @@ async fn a_check_had_failed_before_when_it_failed_twice() {
         let (world, target) = machine_with_check(script);
         let executor = world.executor().await;
         let action = Action::Update;
-        let work = Work::Snapshot { target, action };
+        let work = Work::Snapshot {
+            target,
+            action,
+            reboot_wait: None,
+        };
         let answer = carry_out(&executor, &job(1, MayBegin::Always, work)).await;
         let Ok(Done::Snapshot { baseline, .. }) = answer.result else {
             panic!("{answer:?}");
@@ -242,6 +246,7 @@ async fn what_must_hold_before_an_update_is_looked_at_twice_and_not_before_a_rol
     let snapshot = |action| Work::Snapshot {
         target: path.clone(),
         action,
+        reboot_wait: None,
     };
     let mut number = 0;
     let mut cases = async |expected: Option<&str>| {
@@ -265,4 +270,51 @@ async fn what_must_hold_before_an_update_is_looked_at_twice_and_not_before_a_rol
     cases(Some("cannot see a fresh backup: exit status 1: ")).await;
     fs::write(world.links().at("/backup"), "").expect("written");
     cases(None).await;
+}
+
+#[tokio::test]
+async fn a_reboot_waits_for_whoever_would_mind_and_a_switch_for_nobody() {
+    let world = World::new();
+    let same = world.system("same", SAME_KERNEL);
+    let kernel = "6.13";
+    let other = world.system(
+        "other",
+        Like {
+            kernel,
+            ..SAME_KERNEL
+        },
+    );
+    let executor = world.executor().await;
+    let users = world.links().at("/run/lab-updater/users");
+    let snapshot = |target: &StorePath, reboot_wait| Work::Snapshot {
+        target: target.clone(),
+        action: Action::Update,
+        reboot_wait,
+    };
+    let hour = Some(Duration::from_secs(3600));
+    let mut number = 0;
+    let mut look = async |work| {
+        number += 1;
+        let answer = carry_out(&executor, &job(number, MayBegin::Always, work)).await;
+        assert!(answer.result.is_ok(), "{answer:?}");
+    };
+    fs::write(&users, "alice is logged in\n").expect("written");
+    for system in [&same, &other] {
+        look(Work::Stage {
+            target: Target::Closure(system.clone()),
+            action: Action::Update,
+            rollout: None,
+        })
+        .await;
+    }
+    look(snapshot(&same, hour)).await;
+    look(snapshot(&other, None)).await;
+    look(snapshot(&other, Some(Duration::from_secs(1)))).await;
+    // She logs out while it waits.
+    let logs_out = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        fs::remove_file(&users).expect("removed");
+    };
+    futures_util::future::join(look(snapshot(&other, hour)), logs_out).await;
+    assert!(!users.exists(), "it was waited for");
 }

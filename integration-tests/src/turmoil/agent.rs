@@ -176,6 +176,7 @@ fn config(world: &super::world::World, machine: usize, hook: &std::path::Path) -
             stage_timeout: Duration::from_secs(1200),
             stage_pause: Duration::from_secs(60),
             switch_timeout: Duration::from_secs(600),
+            reboot_wait: Duration::ZERO,
             boot_timeout: Duration::from_secs(900),
             attempt_timeout: None,
             settle: Duration::from_secs(30),

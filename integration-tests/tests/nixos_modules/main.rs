@@ -205,6 +205,7 @@ mod tests {
         for (case, word) in [
             ("autoUpgrade", "system.autoUpgrade.enable = false"),
             ("withoutNix", "nix.enable must be true"),
+            ("closedDaemon", "\"lab-updater-fetch\" to nix.settings"),
             ("strangeGroup", "lost-01 says it is in group dev"),
             ("strangeGroup", "web-01 says it is in group databases"),
         ] {

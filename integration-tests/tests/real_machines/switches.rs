@@ -2,7 +2,7 @@
 //! go back like any other are in `rollouts.rs`.
 
 use common::id::MachineName;
-use integration_tests::fleet::{Failure, SystemSpec};
+use integration_tests::fleet::{AGENT_UNIT, Failure, SystemSpec};
 
 use super::{
     rollouts::await_activation,
@@ -74,4 +74,59 @@ fn a_switch_that_is_killed_goes_back() {
     stage.await_end();
     assert_eq!(stage.settled(node), before, "{}", stage.scene());
     assert_eq!(stage.in_rollout(node)["verdict"], "rolled-back");
+}
+
+/// Lets a unit of this name run until it is stopped, with these properties and this program.
+fn keep_running(stage: &Stage, name: &str, properties: &[&str], program: &[&str]) {
+    let unit = format!("--unit={name}");
+    let command = [&["systemd-run", &unit][..], properties, program].concat();
+    ok(stage.fleet().run(node(stage), &command));
+}
+
+#[test]
+fn a_reboot_waits_for_programs_and_people_and_not_for_ever() {
+    let Some(stage) = stage() else { return };
+    let (fleet, node) = (stage.fleet(), node(&stage));
+    let says = |text: &str| fleet.journal(node, AGENT_UNIT).contains(text);
+    let patient = "limits.reboot_wait = \"10m\"";
+    stage.install(&stage.system_with(node, patient));
+    let boot = ok(fleet.boot_id(node));
+
+    // Something writes a tape, and then somebody is logged in.
+    let tape = [
+        "systemd-inhibit",
+        "--what=shutdown",
+        "--who=backup",
+        "--why=a tape",
+    ];
+    let tape = [&tape[..], &["sleep", "infinity"]].concat();
+    keep_running(&stage, "tape", &[], &tape);
+    let session = [
+        "--property=PAMName=login",
+        "--setenv=XDG_SESSION_CLASS=user",
+        "--setenv=XDG_SESSION_TYPE=tty",
+    ];
+    let paths = stage.prepare(&[stage.system_with(node, patient).kernel("6.14.0")]);
+    stage.execute_detached(&[node]);
+    stage.eventually("it waits for the tape", || {
+        says("the reboot waits: backup asks for time: a tape")
+    });
+    keep_running(&stage, "person", &session, &["sleep", "infinity"]);
+    ok(fleet.run(node, &["systemctl", "stop", "tape"]));
+    stage.eventually("it waits for the person", || {
+        says("the reboot waits: root is logged in")
+    });
+    assert_eq!(ok(fleet.boot_id(node)), boot, "not yet");
+    assert_eq!(stage.in_rollout(node)["state"], "leased");
+    ok(fleet.run(node, &["systemctl", "stop", "person"]));
+    assert_eq!(stage.await_end(), "finished", "{}", stage.scene());
+    assert_ne!(ok(fleet.boot_id(node)), boot);
+    assert_eq!(stage.settled(node), paths[0].as_str());
+
+    // One who never logs out, and a machine that waits for a second.
+    let hasty = "limits.reboot_wait = \"1s\"";
+    stage.install(&stage.system_with(node, hasty));
+    keep_running(&stage, "person", &session, &["sleep", "infinity"]);
+    is_booted(&stage, stage.system_with(node, hasty).kernel("6.14.1"));
+    assert!(says("the reboot waits no longer: root is logged in"));
 }
