@@ -48,13 +48,13 @@ pub async fn run(size: Size, state: &Path) -> Result<Figures, Error> {
     figures.add_count("machines", size.machines);
     figures.add_count("history entries", size.history);
     let mut version = 0;
-    for (kind, end) in [("crash", End::Crash), ("orderly end", End::Orderly)] {
+    for (kind, end) in [("a crash", End::Crash), ("an orderly end", End::Orderly)] {
         let mut times = Times::default();
         for _ in 0..size.restarts {
             version += 1;
             restart(&mut fleet, version, end, &mut times).await?;
         }
-        let what = |of| format!("after a {kind}: {of}");
+        let what = |of| format!("after {kind}: {of}");
         figures.add_spread(&what("start until it serves"), times.serving);
         figures.add_spread(&what("start until the next grant"), times.granting);
         figures.add_spread(&what("every agent has its stream again"), times.together);
