@@ -1,6 +1,6 @@
 //! Rollouts: plan, create, approve, pause, resume, abort.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use common::{Action, GroupName, MachineName, OperatorName, RolloutId, Target, Timestamp};
 
@@ -21,7 +21,7 @@ use crate::{
 impl Fleet {
     /// What a wish comes to. Changes nothing.
     pub fn plan(&self, wish: &Wish) -> Result<Plan, Refusal> {
-        let chosen = self.select(&wish.selection)?;
+        let chosen: BTreeSet<MachineName> = self.select(&wish.selection)?.into_iter().collect();
         let Some(config) = self.facts().config.as_deref() else {
             return Err(Refusal::NotNow(
                 "there is no fleet configuration yet".to_owned(),
