@@ -31,7 +31,7 @@ fn a_machine_without_room_says_how_many_bytes_are_missing_and_changes_nothing() 
 
     // The store: how much would be fetched is known before it is.
     let bulky = SystemSpec {
-        bulk: 128 * MIB,
+        bulk: 384 * MIB,
         ..stage.system(node)
     };
     let target = ok(fleet.publish(slice::from_ref(&bulky)));
@@ -40,14 +40,14 @@ fn a_machine_without_room_says_how_many_bytes_are_missing_and_changes_nothing() 
         .split_whitespace()
         .map(|number| number.parse().expect("a number"))
         .collect();
-    let reserve = numbers[0] * numbers[1] - 64 * MIB;
+    let reserve = numbers[0] * numbers[1] - 192 * MIB;
     let few = format!("limits.store_reserve_bytes = {reserve}");
     let said = refuses(&stage, &stage.system_with(node, &few), bulky);
     let missing = said.split(" bytes are missing in /nix/store: ").next();
     let missing = missing.and_then(|before| before.rsplit(' ').next()?.parse::<u64>().ok());
     let missing = missing.unwrap_or_else(|| panic!("{said}"));
     // Others use the same disk meanwhile.
-    assert!((32 * MIB..96 * MIB).contains(&missing), "{said}");
+    assert!((32 * MIB..352 * MIB).contains(&missing), "{said}");
     assert!(said.contains("are needed"), "{said}");
     let there = ok(fleet.exec(node, &["test", "-e", target[0].as_str()]));
     assert_ne!(there.code(), 0, "it was not fetched");
