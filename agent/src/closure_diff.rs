@@ -11,16 +11,13 @@ use std::{
 
 use common::{
     StorePath,
-    report::{CHANGES_MAX, ChangeKind, Changes, PackageChange},
+    report::{CHANGE_VERSIONS_MAX, CHANGES_MAX, ChangeKind, Changes, PackageChange},
     text,
 };
 
 /// Smallest change in size, in bytes, for which a package with the same versions is listed; `nix
 /// store diff-closures` draws the line there too.
 const BYTES_MIN: u64 = 8 * 1024;
-
-/// Most versions of one package that are told.
-const VERSIONS_MAX: usize = 4;
 
 /// Longest name or version that is told, in characters.
 const WORD_MAX: usize = 64;
@@ -99,7 +96,7 @@ fn change_of(name: &str, before: &Held, after: &Held) -> Option<PackageChange> {
     let versions = |held: &Held| -> Vec<String> {
         let mut sorted: Vec<&String> = held.versions.iter().filter(|v| !v.is_empty()).collect();
         sorted.sort_by(|one, other| compare_versions(one, other));
-        let told = sorted.iter().rev().take(VERSIONS_MAX).rev();
+        let told = sorted.iter().rev().take(CHANGE_VERSIONS_MAX).rev();
         told.map(|version| text::tame_line(version, WORD_MAX))
             .collect()
     };

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use agent_core::{Directive, Proceed, Renewal, Signal, StandDown, state::Unreported};
 use common::{
-    Action, AttemptStatus, Changes, Declined, DeclinedKind, Epoch, Health, HealthState, LeaseId,
-    MachineReport, OutcomeKind, PackageChange, RolloutId, Staged, StopMode, Target, text,
+    Action, AttemptStatus, Declined, DeclinedKind, Epoch, Health, HealthState, LeaseId,
+    MachineReport, OutcomeKind, RolloutId, Staged, StopMode, Target, text,
 };
 use lab_proto::agent as wire;
+use platform::changes;
 use prost::Message as _;
 
 use crate::link::LinkError;
@@ -156,23 +157,7 @@ fn staged(staged: &Staged) -> wire::Staged {
         path: staged.path.to_string(),
         needs_reboot: staged.needs_reboot,
         reboot_reasons: staged.reboot_reasons.clone(),
-        changes: staged.changes.as_ref().map(changes),
-    }
-}
-
-fn changes(changes: &Changes) -> lab_proto::changes::Changes {
-    let package = |change: &PackageChange| lab_proto::changes::PackageChange {
-        name: change.name.clone(),
-        kind: change.kind.word().to_owned(),
-        before: change.before.clone(),
-        after: change.after.clone(),
-        size_bytes: change.bytes,
-    };
-    lab_proto::changes::Changes {
-        from: changes.from.to_string(),
-        size_bytes: changes.bytes,
-        packages: changes.packages.iter().map(package).collect(),
-        more: changes.more,
+        changes: staged.changes.as_ref().map(changes::to_wire),
     }
 }
 

@@ -10,6 +10,9 @@ pub const GENERATIONS_MAX: usize = 32;
 /// Most packages that a report names as changed.
 pub const CHANGES_MAX: usize = 24;
 
+/// Most versions that it names of each of them.
+pub const CHANGE_VERSIONS_MAX: usize = 4;
+
 /// What is true of a machine now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineReport {

@@ -1,6 +1,7 @@
 //! What the daemons and `lab` share at their edges: identity files, mTLS channels, the clock, logs,
-//! documents.
+//! documents, a message that both say.
 
+pub mod changes;
 pub mod channel;
 pub mod clock;
 pub mod enrol;

@@ -10,7 +10,7 @@ impl<H: Host> Executor<H> {
     /// for this long. What cannot be found out is waited for too.
     pub(super) async fn await_leave_to_reboot(&self, wait: Duration) {
         let begin = self.clock.uptime();
-        let mut told = Vec::new();
+        let mut told = String::new();
         loop {
             let blockers = match self.host.reboot_blockers().await {
                 Ok(blockers) => blockers,
@@ -27,9 +27,9 @@ impl<H: Host> Executor<H> {
                 tracing::warn!("the reboot waits no longer: {blocked_by}");
                 return;
             }
-            if told != blockers {
+            if told != blocked_by {
                 tracing::info!("the reboot waits: {blocked_by}");
-                told = blockers;
+                told = blocked_by;
             }
             self.clock.sleep(LOOK_AGAIN).await;
         }

@@ -11,8 +11,9 @@ use coordinator_core::{
     window::{self, WindowState},
 };
 use lab_proto::operator as wire;
+use platform::changes;
 
-use super::{changes, count, path, seconds_until, time};
+use super::{count, path, seconds_until, time};
 
 /// The status of rollouts.
 pub fn status(view: StatusView, now: Timestamp) -> wire::Status {
@@ -289,7 +290,7 @@ pub(crate) fn machine(view: MachineView, now: Timestamp) -> wire::Machine {
         changes: staged
             .filter(|staged| Some(&staged.target) == view.target.as_ref())
             .and_then(|staged| staged.changes.as_ref())
-            .map(changes::told),
+            .map(changes::to_wire),
         target: view
             .target
             .as_ref()
