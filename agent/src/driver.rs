@@ -6,7 +6,7 @@
 
 use std::{future::Future, pin::pin, rc::Rc, time::Duration};
 
-use agent_core::{Agent, Effect, Input, Job, Limits, Moment, Note, Output, StepId};
+use agent_core::{Agent, Effect, Input, Job, Limits, Moment, Note, Output, StepId, Work};
 use common::{BootId, LeaseId};
 use platform::clock::Clock;
 use tokio::{
@@ -71,6 +71,8 @@ pub struct Driver<H, L, S = StateFile> {
     events: UnboundedReceiver<Event>,
     sender: UnboundedSender<Event>,
     poll: Option<JoinHandle<()>>,
+    /// The work of the present step; health checks on demand go on beside it.
+    job: Option<(StepId, JoinHandle<()>)>,
     tasks: Vec<JoinHandle<()>>,
     /// An attempt has ended since the own service was last looked at.
     look_at_service: bool,
@@ -100,6 +102,7 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
             events,
             sender,
             poll: None,
+            job: None,
             tasks: Vec::new(),
             look_at_service: false,
             made_of: None,
@@ -121,8 +124,10 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Exit, DriverError> {
         let ended = self.turn(stop).await;
         // What calls say from now on, nobody hears. Units go on without us.
+        let job = self.job.iter().map(|(_, task)| task);
         self.poll
             .iter()
+            .chain(job)
             .chain(&self.tasks)
             .for_each(JoinHandle::abort);
         self.service.stopping();
@@ -201,12 +206,7 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
                 self.look_for_dead_man()?;
                 self.handle(Input::StepDone { step, answer })?;
                 // The result is written down now, so its unit is not needed any more.
-                let executor = Rc::clone(&self.executor);
-                self.spawn(async move {
-                    if let Err(error) = executor.clear(step).await {
-                        tracing::debug!(%step, "an ended unit is left behind: {error}");
-                    }
-                });
+                self.clear(step);
             }
         }
         Ok(None)
@@ -302,13 +302,35 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
 
     fn carry_out(&mut self, job: Job) {
         tracing::debug!(step = %job.step, "begins: {:?}", job.work);
+        let is_apart = matches!(job.work, Work::CheckHealth { .. });
+        let step = job.step;
         let (executor, sender) = (Rc::clone(&self.executor), self.sender.clone());
         let task = spawn_local(async move {
             let ended = executor.carry_out(&job).await;
             // Nobody listens any more only when the process is ending.
             sender.send(Event::JobEnded(job.step, ended)).ok();
         });
-        self.keep(task);
+        if is_apart {
+            self.keep(task);
+            return;
+        }
+        // The core has given up what came before, if it has not ended by now: it must not go on to
+        // start things beside what takes its place.
+        if let Some((before, task)) = self.job.replace((step, task))
+            && !task.is_finished()
+        {
+            task.abort();
+            self.clear(before);
+        }
+    }
+
+    fn clear(&mut self, step: StepId) {
+        let executor = Rc::clone(&self.executor);
+        self.spawn(async move {
+            if let Err(error) = executor.clear(step).await {
+                tracing::debug!(%step, "a unit is left behind: {error}");
+            }
+        });
     }
 
     fn note(&mut self, note: &Note) {

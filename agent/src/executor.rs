@@ -156,7 +156,16 @@ impl<H: Host> Executor<H> {
             }
             // Handled by the caller: after it there may be nobody to answer.
             Work::Reboot { .. } => Ok(answer(Err(Failure::Unfitting))),
-            Work::Judge { baseline, timeout } => self.judge(job, baseline, *timeout).await,
+            Work::Judge {
+                baseline,
+                timeout,
+                back,
+            } => {
+                if *back {
+                    self.heard.set(false);
+                }
+                self.judge(job, baseline, *timeout).await
+            }
             Work::Restore {
                 lease,
                 previous,

@@ -429,6 +429,16 @@ pub trait Host {
     /// Journal entries of this syslog priority or worse, at most 20, newest last.
     async fn serious_entries(&self, priority: u8, since: Since) -> Result<Vec<String>, HostError>;
 
+    /// Services that were started again by themselves at least so many times in the time up to now.
+    /// A machine without anybody who starts services again has none.
+    async fn restart_loops(
+        &self,
+        _within: Duration,
+        _times: u32,
+    ) -> Result<Vec<String>, HostError> {
+        Ok(Vec::new())
+    }
+
     /// What the service that this process runs as would be started from now; `None` when that
     /// cannot be said.
     async fn service(&self) -> Option<ServiceMake>;

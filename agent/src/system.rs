@@ -330,6 +330,10 @@ impl Host for System {
         self.entries(priority, since).await
     }
 
+    async fn restart_loops(&self, within: Duration, times: u32) -> Result<Vec<String>, HostError> {
+        self.loops(within, times).await
+    }
+
     async fn service(&self) -> Option<ServiceMake> {
         self.systemd.service_of(std::process::id()).await.ok()
     }

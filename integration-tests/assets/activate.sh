@@ -59,6 +59,12 @@ else
     printf 'ok\n' >"$root/run/toy/www/health.new" && mv -f "$root/run/toy/www/health.new" "$root/run/toy/www/health"
 fi
 
+# A snippet that belongs to the machine.
+if [ -x "$root/etc/lab-toy/activate" ] && ! "$root/etc/lab-toy/activate" "$toplevel"; then
+    echo "activation: the machine's own snippet failed" >&2
+    status=1
+fi
+
 network=up
 [ "$failure" != network ] || network=down
 printf '%s\n' "$network" >"$root/run/toy/network"

@@ -86,6 +86,11 @@ switch | boot)
         exit 1
     fi
     [ "$failure" != slow ] || sleep 1
+    # As boot.loader.external.installHook is: what the machine has in the place of a boot loader.
+    if [ -x "$root/etc/lab-toy/boot-loader" ] && ! "$root/etc/lab-toy/boot-loader" "$toplevel" 9>&-; then
+        echo "Failed to install bootloader" >&2
+        exit 1
+    fi
     ln -sfn "$toplevel" "$root/boot/default.new" && mv -fT "$root/boot/default.new" "$root/boot/default" || exit 1
     [ "${NIXOS_NO_SYNC:-0}" = 1 ] || sync -f "$root/boot/default" 2>/dev/null || sync
     ;;

@@ -63,6 +63,26 @@ pub(crate) struct Running {
     pub(crate) step: StepId,
     pub(crate) began: Moment,
     pub(crate) deadline: Moment,
+    /// It was given more time: the agent was stopped while it ran out.
+    pub(crate) extended: bool,
+}
+
+/// How late a deadline has to be seen for the agent to have been stopped meanwhile, and not just busy.
+const STOPPED_FOR: Duration = Duration::from_secs(10);
+
+impl Running {
+    /// The same with time to hear an answer, if its own ran out while nobody could hear one: a machine
+    /// that was suspended, a process that was stopped. Once.
+    fn with_time_to_hear(self, now: Moment, grace: Duration) -> Self {
+        if self.extended || now < self.deadline + STOPPED_FOR {
+            return self;
+        }
+        Self {
+            deadline: now + grace,
+            extended: true,
+            ..self
+        }
+    }
 }
 
 impl Agent {
@@ -182,6 +202,11 @@ impl Agent {
             self.on_call_failed(now, call, "no answer in time", out);
         }
         self.lease_runs_out(now, out);
+        let grace = self.limits.grace;
+        self.job = self.job.map(|job| job.with_time_to_hear(now, grace));
+        if let Some((running, _)) = &mut self.check {
+            *running = running.with_time_to_hear(now, grace);
+        }
         if let Some(running) = self.job.filter(|running| running.deadline <= now) {
             self.on_step_done(now, running.step, timed_out(), out);
         }
@@ -425,6 +450,7 @@ impl Agent {
             step: job.step,
             began: now,
             deadline: now + job.within + self.limits.grace,
+            extended: false,
         }
     }
 

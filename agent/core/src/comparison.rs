@@ -73,12 +73,13 @@ impl Comparison {
         self.worse.is_empty() && !self.checks_fail
     }
 
-    /// The judgement that this look comes to.
+    /// The judgement that this look comes to, on a machine that is not cut off from the network.
     pub fn judgement(self, health: Health, facts: Facts) -> Judgement {
         Judgement {
             healthy: self.worse.is_empty(),
             findings: self.worse,
             no_better: self.no_better,
+            cut_off: false,
             health,
             facts,
         }

@@ -200,6 +200,9 @@ pub enum Work {
         baseline: Baseline,
         /// How long health checks may take to come good, the settle time included.
         timeout: Duration,
+        /// Whether the machine has gone back: then it counts as cut off from the network when it is so
+        /// now, even if the coordinator was heard since the switch.
+        back: bool,
     },
     /// Go back: profile and boot default to `previous.boot_default`, and with [`Mode::Switch`]
     /// activate `previous.running`. Waits first for the lease's dead-man program, where that is at

@@ -331,8 +331,12 @@ pub struct Judgement {
     pub healthy: bool,
     /// What speaks against it, one short line each.
     pub findings: Vec<String>,
-    /// What had failed before and still does, one short line each: told, and held against nobody.
+    /// What had failed before and still does, and critical entries of the journal, one short line
+    /// each: told, and held against nobody.
     pub no_better: Vec<String>,
+    /// The coordinator has been silent since the switch, and of those that answered over the network
+    /// before the attempt nobody does.
+    pub cut_off: bool,
     /// The health checks behind it.
     pub health: Health,
     /// Measured with it.

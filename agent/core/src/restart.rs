@@ -151,6 +151,7 @@ impl Agent {
             step: id,
             began: now,
             deadline: now,
+            extended: false,
         };
         self.attempt_step_done(now, unseen, answer, out);
     }
@@ -191,6 +192,7 @@ impl Agent {
             Step::Rebooting => self.reboot_again(now, out),
             Step::RollingBack => self.restore_again(now, out),
             Step::RebootingBack => self.boot_back_again(now, out),
+            Step::JudgingRollback => self.enter(now, Step::JudgingRollback, out),
             Step::Staging
             | Step::Snapshot
             | Step::Arming
@@ -199,7 +201,6 @@ impl Agent {
             | Step::PostHook
             | Step::Judging
             | Step::RollbackHook
-            | Step::JudgingRollback
             | Step::Closing { .. }
             | Step::Unknown(_) => {}
         }

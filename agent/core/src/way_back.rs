@@ -257,6 +257,12 @@ impl Agent {
             Ok(judgement) => {
                 self.set_health(judgement.health, 0);
                 self.facts = Some(judgement.facts);
+                // A network that is still gone is not what the target did, or nothing that going
+                // back mends; and nobody could be told. So it is no verdict: it is waited for.
+                if !judgement.healthy && judgement.cut_off {
+                    self.wait = Some(now + self.limits.busy_pause);
+                    return;
+                }
                 if judgement.healthy {
                     self.not_really_back()
                 } else {

@@ -27,12 +27,16 @@ impl Agent {
             let context = self.hook_context(attempt)?;
             Some((limits.hook_timeout, Work::RunHook { hook, context }))
         };
-        let judge = || {
+        let judge = |back| {
             let timeout = attempt.health_timeout();
             let baseline = attempt.baseline.clone();
             (
                 timeout + limits.short_step,
-                Work::Judge { baseline, timeout },
+                Work::Judge {
+                    baseline,
+                    timeout,
+                    back,
+                },
             )
         };
         match &attempt.step {
@@ -82,7 +86,8 @@ impl Agent {
                 Some((limits.short_step, Work::Reboot { lease }))
             }
             Step::PostHook => hook(Hook::Post),
-            Step::Judging | Step::JudgingRollback => Some(judge()),
+            Step::Judging => Some(judge(false)),
+            Step::JudgingRollback => Some(judge(true)),
             Step::RollingBack => {
                 let work = Work::Restore {
                     lease,

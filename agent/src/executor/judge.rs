@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use agent_core::{Answer, Baseline, Comparison, Done, Failure, Job, Reach};
+use agent_core::{Answer, Baseline, Comparison, Done, FailedUnit, Failure, Job, Judgement, Reach};
 use common::Health;
 use futures_util::future::join_all;
 
@@ -13,6 +13,22 @@ use crate::{
     host::{Family, Host, HostError, Since},
 };
 
+/// How late something has to be seen to be over for the process to have been stopped meanwhile.
+const STOPPED_FOR: Duration = Duration::from_secs(10);
+
+/// How long it then looks once more, at most. Shorter than the core's own patience.
+const LOOK_AGAIN_MAX: Duration = Duration::from_secs(30);
+
+/// A service that was started again so often within the settle time is in a loop: one that had to wait
+/// for another is not.
+const LOOP_TIMES: u32 = 3;
+
+/// Syslog's priority *critical*: what no program writes lightly, a crash of one included.
+const CRITICAL: u8 = 2;
+
+/// Most of such entries that are told.
+const TOLD_MAX: usize = 3;
+
 impl<H: Host> Executor<H> {
     /// Looks until all is well, until it cannot become well any more, or until time is up.
     pub(super) async fn judge(
@@ -21,26 +37,36 @@ impl<H: Host> Executor<H> {
         baseline: &Baseline,
         timeout: Duration,
     ) -> Result<Answer, HostError> {
-        let deadline = self.clock.uptime() + timeout;
+        let mut deadline = self.clock.uptime() + timeout;
+        let mut looked_again = false;
         self.clock
             .sleep(self.config.limits.settle.min(timeout / 2))
             .await;
         let mut failed_before: BTreeSet<String> = BTreeSet::new();
         loop {
+            // A process that was stopped for a while has seen nothing meanwhile: it looks once more.
+            if self.clock.uptime() > deadline + STOPPED_FOR && !looked_again {
+                looked_again = true;
+                deadline = self.clock.uptime() + timeout.min(LOOK_AGAIN_MAX);
+            }
             let left = deadline.saturating_sub(self.clock.uptime());
             let checks = self.checks(job, Since::Mark);
             let health = match self.clock.timeout(left.max(LOOK_AGAIN), checks).await {
                 Ok(health) => health,
+                Err(_) if self.clock.uptime() > deadline + STOPPED_FOR && !looked_again => continue,
                 Err(_) => return Ok(answer(Err(Failure::TimedOut))),
             };
-            let (units, unseen) = match self.host.failed_units().await {
+            let (units, unseen) = match self.units_not_well().await {
                 Ok(units) => (units, None),
                 // A bus that is just being started again is no verdict: another look will tell.
                 Err(error) => (Vec::new(), Some(error)),
             };
             let mut look = Comparison::of(baseline, &units, &health);
-            look.worse.extend(self.cut_off(baseline).await);
-            let late = self.clock.uptime() >= deadline;
+            let cut_off = self.cut_off(baseline).await;
+            let is_cut_off = cut_off.is_some();
+            look.worse.extend(cut_off);
+            let now = self.clock.uptime();
+            let late = now >= deadline && (now <= deadline + STOPPED_FOR || looked_again);
             let is_seen = unseen.is_none();
             if let Some(error) = unseen.filter(|_| late && look.worse.is_empty()) {
                 return Err(error);
@@ -49,10 +75,48 @@ impl<H: Host> Executor<H> {
             let hopeless = !look.failed_units.is_disjoint(&failed_before);
             if (is_seen && look.is_settled()) || hopeless || late {
                 let facts = self.measure()?;
-                return Ok(answer(Ok(Done::Judged(look.judgement(health, facts)))));
+                let mut judgement = Judgement {
+                    cut_off: is_cut_off,
+                    ..look.judgement(health, facts)
+                };
+                self.tell_critical(&mut judgement).await;
+                return Ok(answer(Ok(Done::Judged(judgement))));
             }
             failed_before = look.failed_units;
             self.clock.sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Units that have failed, that are about to be started again, or that are again and again.
+    pub(super) async fn units_not_well(&self) -> Result<Vec<FailedUnit>, HostError> {
+        let mut units = self.host.failed_units().await?;
+        let window = self.config.limits.settle;
+        for name in self.host.restart_loops(window, LOOP_TIMES).await? {
+            if !units.iter().any(|unit| unit.name == name) {
+                let restarting = true;
+                units.push(FailedUnit { name, restarting });
+            }
+        }
+        Ok(units)
+    }
+
+    /// Critical entries that came since the attempt began explain what speaks against the machine.
+    /// Alone they are told and decide nothing: hardware writes such things of its own accord, and a
+    /// check of the kind `journal` is there for those who want them to.
+    async fn tell_critical(&self, judgement: &mut Judgement) {
+        let entries = match self.host.serious_entries(CRITICAL, Since::Mark).await {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::warn!("critical journal entries cannot be told: {error}");
+                return;
+            }
+        };
+        let newest = entries.iter().rev().take(TOLD_MAX).rev();
+        let told = newest.map(|entry| format!("critical in the journal: {entry}"));
+        if judgement.healthy {
+            judgement.no_better.extend(told);
+        } else {
+            judgement.findings.extend(told);
         }
     }
 

@@ -171,7 +171,7 @@ impl<H: Host> Executor<H> {
         if let Err(error) = self.host.mark_journal().await {
             tracing::warn!("new journal entries will not be told from old ones: {error}");
         }
-        let failed_units = self.host.failed_units().await?;
+        let failed_units = self.units_not_well().await?;
         let baseline = Baseline {
             failed_units: failed_units.into_iter().map(|unit| unit.name).collect(),
             failed_checks: self.failing_checks(job).await,

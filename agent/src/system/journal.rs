@@ -1,11 +1,15 @@
 //! The journal of a real machine, through `journalctl`.
 
-use std::{fs, io};
+use std::{collections::BTreeMap, fs, io, time::Duration};
 
 use common::text;
 
 use super::System;
-use crate::host::{HostError, Since};
+use crate::host::{HostError, Since, UNIT_PREFIX};
+
+/// What systemd writes when it is about to start a service again by itself: `sd-messages.h`,
+/// `SD_MESSAGE_UNIT_RESTART_SCHEDULED`.
+const RESTART_SCHEDULED: &str = "MESSAGE_ID=5eb03494b6584870a536b337290809b3";
 
 impl System {
     /// The end of what a unit wrote, from the journal.
@@ -68,6 +72,46 @@ impl System {
     }
 }
 
+impl System {
+    /// From the journal and not from the services' own counters: those begin anew with every start
+    /// by hand, and do not say when.
+    pub(super) async fn loops(
+        &self,
+        within: Duration,
+        times: u32,
+    ) -> Result<Vec<String>, HostError> {
+        let arguments = [
+            "--quiet",
+            "--no-pager",
+            "--lines=1000",
+            "--output=json",
+            "--output-fields=UNIT",
+            &format!("--since=-{}s", within.as_secs().max(1)),
+            RESTART_SCHEDULED,
+            // Anybody may write a message with this number.
+            "_PID=1",
+        ];
+        let text = self.look("journalctl", &arguments).await?;
+        Ok(looping(&text, times))
+    }
+}
+
+/// The units that are named at least so many times.
+fn looping(journal: &str, times: u32) -> Vec<String> {
+    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+    for line in journal.lines() {
+        let entry: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+        if let Some(unit) = entry["UNIT"].as_str() {
+            *counts.entry(unit.to_owned()).or_default() += 1;
+        }
+    }
+    let often = counts.into_iter().filter(|(_, count)| *count >= times);
+    let units = often.map(|(unit, _)| unit);
+    units
+        .filter(|unit| !unit.starts_with(UNIT_PREFIX))
+        .collect()
+}
+
 /// One journal entry in a few words.
 fn entry_line(json: &str) -> String {
     let entry: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
@@ -81,6 +125,20 @@ fn entry_line(json: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_that_is_started_again_often_is_in_a_loop() {
+        let entry = |unit: &str| format!("{{\"UNIT\":\"{unit}\",\"_PID\":\"1\"}}\n");
+        let journal = [
+            entry("b.service").repeat(3),
+            entry("once.service"),
+            entry("a.service").repeat(4),
+            entry("lab-updater-check-0-1-1.service").repeat(9),
+            "not json\n".to_owned(),
+        ];
+        assert_eq!(looping(&journal.concat(), 3), ["a.service", "b.service"]);
+        assert_eq!(looping("", 3), [""; 0]);
+    }
 
     #[test]
     fn a_journal_entry_becomes_one_harmless_line() {

@@ -113,6 +113,8 @@ struct Supervise {
     image: PathBuf,
     #[arg(long = "machine")]
     machines: Vec<MachineName>,
+    #[arg(long)]
+    disk: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -170,7 +172,7 @@ fn act(cli: &Cli) -> Result<ExitCode, FleetError> {
         }
         Command::Host => return Ok(cli.host()),
         Command::Supervise(with) => {
-            fleet::supervise(&cli.fleet, &with.image, &with.machines)?;
+            fleet::supervise(&cli.fleet, &with.image, &with.machines, with.disk)?;
         }
         Command::ServeFiles { listen, root } => {
             fleet::file_server::serve(*listen, root.clone()).map_err(|source| {
@@ -209,6 +211,7 @@ impl Cli {
             machines,
             program,
             ends_with_us: false,
+            disk: None,
         };
         let fleet = Fleet::up(&options, &|step| {
             writeln!(io::stderr(), "{step}").ok();

@@ -79,7 +79,7 @@ pub enum FleetError {
 
 impl FleetError {
     /// For `map_err`: a file operation failed.
-    pub(super) fn file(
+    pub(crate) fn file(
         what: &'static str,
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(io::Error) -> Self {

@@ -45,7 +45,13 @@ pub struct FleetOptions {
     pub program: PathBuf,
     /// End the fleet when this process ends, in whatever way.
     pub ends_with_us: bool,
+    /// Bytes that each machine, `control` excepted, may write; its `/boot` then holds next to
+    /// nothing, and [`WITNESS`] is a file system of its own that stays writable.
+    pub disk: Option<u64>,
 }
+
+/// Where a machine with a small disk can still be told things, and say them.
+pub const WITNESS: &str = "/srv/witness";
 
 /// A fleet that is up.
 #[derive(Debug)]
@@ -279,6 +285,11 @@ impl Fleet {
         self.run.remove()
     }
 
+    /// The process that owns the fleet, in the host's PID namespace.
+    pub(super) fn supervisor(&self) -> u32 {
+        self.record.supervisor.pid
+    }
+
     pub(super) fn ask_done(&self, request: &Request) -> Result<(), FleetError> {
         match ask(&self.run, request)? {
             Reply::Refused(reason) => Err(FleetError::Refused(reason)),
@@ -306,6 +317,9 @@ fn start_supervisor(
         .args(["--machine", CONTROL]);
     for machine in &options.machines {
         command.args(["--machine", machine.as_str()]);
+    }
+    if let Some(bytes) = options.disk {
+        command.arg(format!("--disk={bytes}"));
     }
     command
         .stdin(Stdio::piped())

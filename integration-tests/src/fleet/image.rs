@@ -28,7 +28,7 @@ const SECOND_STEP: &str = "\
 set -e
 mount -t proc proc \"$1/proc\"
 chroot \"$1\" apt-get -q update
-DEBIAN_FRONTEND=noninteractive chroot \"$1\" apt-get -q -y install --no-install-recommends nix-bin libpam-systemd
+DEBIAN_FRONTEND=noninteractive chroot \"$1\" apt-get -q -y install --no-install-recommends nix-bin libpam-systemd libfaketime
 chroot \"$1\" apt-get clean
 rm -rf \"$1\"/var/lib/apt/lists/* \"$1\"/var/cache/apt/*.bin \"$1\"/usr/share/doc/* \"$1\"/usr/share/man/*
 rm -f \"$1/etc/resolv.conf\" \"$1/etc/hostname\" \"$1/etc/machine-id\" \"$1/etc/localtime\"

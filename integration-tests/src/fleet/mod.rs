@@ -17,6 +17,7 @@
 //! | `trouble` | reboot, power cut, partition, break, heal |
 //! | `system` | closures of NixOS shape, built by Nix and published to the cache |
 //! | `provision` | names, the signed cache, the first system of each machine |
+//! | `inside` | processes, disks and connections of the machines, taken hold of from outside |
 //! | `install` | our own daemons on the machines |
 //! | [`file_server`] | a small static HTTP server, for the cache and for health checks |
 //! | [`post_server`] | a webhook that writes down what it is sent |
@@ -27,6 +28,7 @@ pub mod file_server;
 mod handle;
 pub mod host;
 mod image;
+mod inside;
 mod install;
 mod machine;
 mod network;
@@ -41,7 +43,8 @@ mod trouble;
 pub use command::Finished;
 pub(crate) use command::run as run_program;
 pub use error::FleetError;
-pub use handle::{CONTROL, Fleet, FleetOptions};
+pub use handle::{CONTROL, Fleet, FleetOptions, WITNESS};
+pub use inside::PID_1;
 pub use install::{AGENT_UNIT, COORDINATOR_UNIT, PROGRAMS_VARIABLE, Programs};
 pub use protocol::{MachineStatus, Power};
 pub use supervisor::supervise;

@@ -15,7 +15,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use sha2::{Digest, Sha256};
 
 use super::{
-    FleetError,
+    CONTROL, FleetError, WITNESS,
     machine::Machine,
     network,
     protocol::{Reply, Request},
@@ -23,6 +23,12 @@ use super::{
 };
 
 const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// The boot directory of a machine with a small disk: a link or two.
+const SMALL_BOOT: &str = "mode=755,size=64k,nr_inodes=16";
+
+/// What such a machine can write even so.
+const SMALL_WITNESS: &str = "mode=755,size=4m";
 
 /// What the supervisor reads when the fleet is to outlive the process that started it.
 pub(super) const STAY: &str = "stay";
@@ -35,7 +41,12 @@ pub(super) const STAY: &str = "stay";
 ///
 /// # Errors
 /// When the namespaces, the network or a machine cannot be set up.
-pub fn supervise(name: &str, image: &Path, machines: &[MachineName]) -> Result<(), FleetError> {
+pub fn supervise(
+    name: &str,
+    image: &Path,
+    machines: &[MachineName],
+    disk: Option<u64>,
+) -> Result<(), FleetError> {
     let run = RunDir::named(name);
     let cgroups = Path::new(CGROUPS).join(run.cgroup());
     private_mounts(&run)?;
@@ -43,7 +54,8 @@ pub fn supervise(name: &str, image: &Path, machines: &[MachineName]) -> Result<(
     let mut fleet = Vec::new();
     for (index, name) in (0_u8..).zip(machines) {
         network::connect(name.as_str(), index)?;
-        mount_root(&run, image, name.as_str())?;
+        let disk = disk.filter(|_| name.as_str() != CONTROL);
+        mount_root(&run, image, name.as_str(), disk)?;
         write_identity(&run, machines, name)?;
         fleet.push(Arc::new(Machine::new(&run, &cgroups, name.clone(), index)));
     }
@@ -174,16 +186,16 @@ fn private_mounts(run: &RunDir) -> Result<(), FleetError> {
     ];
     for at in &memory {
         fs::create_dir_all(at).map_err(FleetError::file("create", at))?;
-        mount(
-            Some("tmpfs"),
-            at,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some("mode=755"),
-        )
-        .map_err(failed(at))?;
+        mount_memory(at, "mode=755")?;
     }
     Ok(())
+}
+
+/// Mounts a file system in memory.
+fn mount_memory(at: &Path, options: &str) -> Result<(), FleetError> {
+    let memory = Some("tmpfs");
+    mount(memory, at, memory, MsFlags::empty(), Some(options))
+        .map_err(|errno| FleetError::file("mount", at)(errno.into()))
 }
 
 /// Mount points at or below `top`, in the order in which they were made.
@@ -197,9 +209,19 @@ fn mounts_below(top: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The machine's root: image, common layer and its own files, one over the other.
-fn mount_root(run: &RunDir, image: &Path, machine: &str) -> Result<(), FleetError> {
+/// The machine's root: image, common layer and its own files, one over the other. With a small disk
+/// its own files have that many bytes, and its boot directory next to none.
+fn mount_root(
+    run: &RunDir,
+    image: &Path,
+    machine: &str,
+    disk: Option<u64>,
+) -> Result<(), FleetError> {
     let base = run.file_systems().join(machine);
+    if let Some(bytes) = disk {
+        fs::create_dir_all(&base).map_err(FleetError::file("create", &base))?;
+        mount_memory(&base, &format!("mode=755,size={bytes}"))?;
+    }
     let (upper, work, root) = (base.join("own"), base.join("work"), run.root_of(machine));
     for dir in [&upper, &work, &root] {
         fs::create_dir_all(dir).map_err(FleetError::file("create", dir))?;
@@ -219,7 +241,17 @@ fn mount_root(run: &RunDir, image: &Path, machine: &str) -> Result<(), FleetErro
         none,
         Some(options.as_str()),
     )
-    .map_err(|errno| FleetError::file("mount", &root)(errno.into()))
+    .map_err(|errno| FleetError::file("mount", &root)(errno.into()))?;
+    let small = [
+        ("boot", SMALL_BOOT),
+        (WITNESS.trim_start_matches('/'), SMALL_WITNESS),
+    ];
+    for (at, options) in small.iter().filter(|_| disk.is_some()) {
+        let at = root.join(at);
+        fs::create_dir_all(&at).map_err(FleetError::file("create", &at))?;
+        mount_memory(&at, options)?;
+    }
+    Ok(())
 }
 
 /// Names and numbers of the machine, before its first boot.

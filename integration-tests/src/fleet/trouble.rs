@@ -132,6 +132,14 @@ impl Fleet {
         self.set_link(machine, false)
     }
 
+    /// Connects it again.
+    ///
+    /// # Errors
+    /// When there is no such machine.
+    pub fn plug_in(&self, machine: &MachineName) -> Result<(), FleetError> {
+        self.set_link(machine, true)
+    }
+
     /// Breaks something in the running machine.
     ///
     /// # Errors

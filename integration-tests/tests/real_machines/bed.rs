@@ -76,6 +76,7 @@ impl Bed {
             machines: [spare.clone(), named(NODES)].concat(),
             program: PROGRAM.into(),
             ends_with_us: true,
+            disk: None,
         };
         let fleet = Fleet::up(&options, &|step| eprintln!("{step}"));
         let fleet =

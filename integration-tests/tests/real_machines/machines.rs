@@ -143,6 +143,7 @@ fn a_killed_fleet_leaves_nothing_and_its_name_is_free() {
         machines: Vec::new(),
         program: bed::PROGRAM.into(),
         ends_with_us: true,
+        disk: None,
     };
     let first = Fleet::up(&options, &|_| ()).expect("a fleet of control alone");
     let refused = Fleet::up(&options, &|_| ()).expect_err("the name is taken");

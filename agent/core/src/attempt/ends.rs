@@ -265,6 +265,7 @@ impl Agent {
             healthy,
             findings,
             no_better,
+            cut_off: _,
             health,
             facts,
         } = judgement;

@@ -1,5 +1,7 @@
 //! An attempt from its lease to its verdict, with each thing going wrong once.
 
+use std::time::Duration;
+
 use agent_core::{ActivationEnd, Directive, Failure, Hook, HookEnd, Input, Step};
 use common::{LeaseId, OutcomeKind};
 
@@ -343,4 +345,56 @@ fn a_step_that_never_answers_is_given_up() {
     let waited = world.now.since(began);
     assert_eq!(waited, world.limits.hook_timeout + world.limits.grace);
     assert_eq!(world.finish().outcome.kind, RolledBack);
+}
+
+#[test]
+fn a_network_that_is_still_gone_after_going_back_is_waited_for() {
+    for (healthy, cut_off, expected, says) in [
+        // It comes back, and all is well.
+        (vec![false; 3], vec![true; 3], RolledBack, "unhealthy: "),
+        // It comes back, and something else is not.
+        (vec![false; 4], vec![true; 3], Stuck, "after going back: "),
+        // The switch cut it off, and going back mended that.
+        (vec![false], vec![true], RolledBack, "unhealthy: "),
+        // It never does: the attempt ends all the same.
+        (
+            vec![false; 999],
+            vec![true; 999],
+            Stuck,
+            "did not come to an end",
+        ),
+    ] {
+        let script = Script {
+            healthy,
+            cut_off,
+            ..Script::default()
+        };
+        let (world, kind, reason) = run(script, proceed(7));
+        assert_eq!(kind, expected, "{reason}");
+        assert!(reason.contains(says), "{reason}");
+        assert_eq!(world.running, path("old"));
+        let ran: Vec<Hook> = world.hooks.iter().map(|(_, hook)| *hook).collect();
+        assert_eq!(ran, [Hook::Pre, Hook::Post, Hook::Rollback]);
+    }
+}
+
+#[test]
+fn an_agent_that_was_stopped_hears_what_came_of_its_work_meanwhile() {
+    for step in [Step::PostHook, Step::Judging] {
+        let stopped = || {
+            let mut world = World::staged(Script::default());
+            world.say(Directive::Proceed(proceed(7)));
+            assert!(world.work_until(&step));
+            world.now = world.now + Duration::from_secs(3600);
+            world.feed(Input::Tick);
+            world
+        };
+        let result = stopped().finish();
+        assert_eq!(result.outcome.kind, Confirmed, "{step:?}: {result:?}");
+        // Nothing came of it: it is given up all the same.
+        let mut world = stopped();
+        world.open.clear();
+        let result = world.finish();
+        assert_eq!(result.outcome.kind, RolledBack, "{step:?}: {result:?}");
+    }
 }

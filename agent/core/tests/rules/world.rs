@@ -76,6 +76,8 @@ pub(crate) struct Script {
     pub(crate) stage: Result<(), Failure>,
     /// How the judgements go, the first one first; healthy when there are no more.
     pub(crate) healthy: Vec<bool>,
+    /// Whether the judgements find the machine cut off, the first one first; not when there are no more.
+    pub(crate) cut_off: Vec<bool>,
     /// What had failed before and still does.
     pub(crate) no_better: Vec<String>,
     /// The target needs a reboot.
@@ -104,6 +106,7 @@ impl Default for Script {
             arming: Ok(()),
             stage: Ok(()),
             healthy: Vec::new(),
+            cut_off: Vec::new(),
             no_better: Vec::new(),
             needs_reboot: false,
             reboots: true,
@@ -422,8 +425,10 @@ impl World {
                 } else {
                     self.script.healthy.remove(0)
                 };
+                let cut_off = !self.script.cut_off.is_empty() && self.script.cut_off.remove(0);
                 Ok(Done::Judged(Judgement {
                     healthy,
+                    cut_off,
                     findings: vec!["unit web.service failed".to_owned()],
                     no_better: self.script.no_better.clone(),
                     health: Health::default(),
