@@ -77,8 +77,19 @@ pub(crate) struct Calls {
     pub(crate) report: Line,
     /// Calls that failed since one succeeded.
     pub(crate) failures: u32,
+    /// Polls in a row that were answered with nothing, and not held.
+    quick: u32,
     made: u64,
 }
+
+/// Shortest pause between two polls, should a coordinator answer without holding the call.
+const POLL_PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// What that grows to: short enough that nobody waits for it, and no loop.
+const POLL_PAUSE_QUICK: Duration = Duration::from_secs(2);
+
+/// A poll that was answered within this time was not held.
+const HELD_MIN: Duration = Duration::from_secs(1);
 
 /// Kinds of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +100,18 @@ pub(crate) enum Kind {
 }
 
 impl Calls {
+    /// The pause before the next poll, after one that brought nothing and took this time. A coordinator
+    /// that holds no polls is not asked as fast as it answers.
+    pub(crate) fn pause_after_nothing(&mut self, took: Duration) -> Duration {
+        self.quick = if took < HELD_MIN {
+            self.quick.saturating_add(1)
+        } else {
+            0
+        };
+        let doublings = self.quick.saturating_sub(1).min(5);
+        (POLL_PAUSE_MIN * 2_u32.pow(doublings)).min(POLL_PAUSE_QUICK)
+    }
+
     fn line(&mut self, kind: Kind) -> &mut Line {
         match kind {
             Kind::Poll => &mut self.poll,

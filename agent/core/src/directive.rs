@@ -15,9 +15,6 @@ use crate::{
     state::{Attempt, Baseline, BootMoment, Hooks, Mode, Step},
 };
 
-/// Shortest pause between two polls, should a coordinator answer without holding the call.
-const POLL_PAUSE_MIN: Duration = Duration::from_millis(100);
-
 impl Agent {
     pub(crate) fn on_directive(
         &mut self,
@@ -39,7 +36,8 @@ impl Agent {
         match directive {
             Directive::Wait { ask_again, .. } => {
                 if landed && self.durable.attempt.is_none() {
-                    self.calls.poll.due_by(now + ask_again.max(POLL_PAUSE_MIN));
+                    let pause = self.calls.pause_after_nothing(now.since(sent));
+                    self.calls.poll.due_by(now + ask_again.max(pause));
                 }
             }
             Directive::Stage {

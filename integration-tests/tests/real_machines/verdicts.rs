@@ -29,6 +29,31 @@ RestartSec=4
 WantedBy=multi-user.target
 ";
 
+/// One that dies a second after each start, and is well at almost any moment.
+const LOOPS: &str = "\
+[Unit]
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart=/bin/sh -c 'sleep 1; exit 1'
+Restart=always
+RestartSec=50ms
+
+[Install]
+WantedBy=multi-user.target
+";
+
+/// One that says something critical once, and is well.
+const ALARMS: &str = "\
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/echo '<2>the battery is low'
+
+[Install]
+WantedBy=multi-user.target
+";
+
 /// The machine that these tests use.
 fn node(stage: &Stage) -> &'static MachineName {
     &stage.nodes()[0]
@@ -119,6 +144,41 @@ fn a_unit_that_fails_for_a_moment_is_waited_for() {
     let mut shown: Vec<&str> = shown.split_whitespace().collect();
     shown.sort_unstable();
     assert_eq!(shown, ["1", "active"], "it failed, and is well by now");
+}
+
+#[test]
+fn a_unit_that_keeps_being_started_again_is_found_out() {
+    let Some(stage) = stage() else { return };
+    let node = node(&stage);
+    let settle = "limits.settle = \"8s\"";
+    stage.install(&stage.system_with(node, settle));
+    let before = stage.settled(node);
+    let system = stage.system_with(node, settle);
+    stage.prepare(&[system.unit("loops.service", LOOPS)]);
+    let executed = stage.execute(&[node], &[]);
+    assert_eq!(executed.code(), 9, "{executed:?}\n{}", stage.scene());
+    let part = stage.in_rollout(node);
+    assert_eq!(part["verdict"], "rolled-back", "{part:#}");
+    let reason = part["reason"].to_string();
+    let says = "loops.service keeps being started again";
+    assert!(reason.contains(says), "{part:#}");
+    assert_eq!(stage.settled(node), before);
+}
+
+#[test]
+fn what_is_critical_in_the_journal_is_told_and_decides_nothing() {
+    let Some(stage) = stage() else { return };
+    let node = node(&stage);
+    let system = stage.system_with(node, "\n");
+    let paths = stage.prepare(&[system.unit("alarms.service", ALARMS)]);
+    let executed = stage.execute(&[node], &[]);
+    assert_eq!(executed.code(), 0, "{executed:?}\n{}", stage.scene());
+    let part = stage.in_rollout(node);
+    assert_eq!(part["verdict"], "confirmed", "{part:#}");
+    let reason = part["reason"].to_string();
+    let says = "critical in the journal: echo: the battery is low";
+    assert!(reason.contains(says), "{part:#}");
+    assert_eq!(stage.settled(node), paths[0].as_str());
 }
 
 #[test]

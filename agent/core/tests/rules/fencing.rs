@@ -354,6 +354,24 @@ fn polls_are_few_while_there_is_nothing_new_to_hear() {
 }
 
 #[test]
+fn a_coordinator_that_answers_at_once_is_not_asked_in_a_loop() {
+    let mut world = World::new(Script::default());
+    world.work_all();
+    let (began, polls) = (world.now, world.polls.len());
+    while world.now.since(began) < Duration::from_secs(600) {
+        world.say(Directive::Wait {
+            ask_again: Duration::ZERO,
+            kind: String::new(),
+            text: String::new(),
+        });
+        world.work_all();
+        world.pass_time();
+    }
+    let polls = world.polls.len() - polls;
+    assert!((100..=320).contains(&polls), "{polls} polls in ten minutes");
+}
+
+#[test]
 fn a_coordinator_that_is_gone_is_asked_ever_more_rarely() {
     let mut world = World::new(Script::default());
     let began = world.now;
