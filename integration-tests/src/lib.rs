@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod demo;
 pub mod fleet;
+pub mod matrix;
 pub mod powercut;
 pub mod sim;
 pub mod turmoil;

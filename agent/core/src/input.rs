@@ -334,8 +334,8 @@ pub struct Judgement {
     /// What had failed before and still does, and critical entries of the journal, one short line
     /// each: told, and held against nobody.
     pub no_better: Vec<String>,
-    /// The coordinator has been silent since the switch, and of those that answered over the network
-    /// before the attempt nobody does.
+    /// At one of the looks the coordinator had been silent since the switch, and of those that answered
+    /// over the network before the attempt nobody did.
     pub cut_off: bool,
     /// The health checks behind it.
     pub health: Health,

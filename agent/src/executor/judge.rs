@@ -39,6 +39,7 @@ impl<H: Host> Executor<H> {
     ) -> Result<Answer, HostError> {
         let mut deadline = self.clock.uptime() + timeout;
         let mut looked_again = false;
+        let mut was_cut_off = false;
         self.clock
             .sleep(self.config.limits.settle.min(timeout / 2))
             .await;
@@ -63,7 +64,8 @@ impl<H: Host> Executor<H> {
             };
             let mut look = Comparison::of(baseline, &units, &health);
             let cut_off = self.cut_off(baseline).await;
-            let is_cut_off = cut_off.is_some();
+            // A network that has just come back leaves checks that failed without it.
+            was_cut_off |= cut_off.is_some();
             look.worse.extend(cut_off);
             let now = self.clock.uptime();
             let late = now >= deadline && (now <= deadline + STOPPED_FOR || looked_again);
@@ -76,7 +78,7 @@ impl<H: Host> Executor<H> {
             if (is_seen && look.is_settled()) || hopeless || late {
                 let facts = self.measure()?;
                 let mut judgement = Judgement {
-                    cut_off: is_cut_off,
+                    cut_off: was_cut_off,
                     ..look.judgement(health, facts)
                 };
                 self.tell_critical(&mut judgement).await;
