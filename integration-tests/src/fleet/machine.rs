@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, File},
+    io::Write as _,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -30,6 +31,12 @@ pub(super) const BOOT_PROGRAM: &str = "/usr/local/lib/lab-fleet/boot";
 /// How long a killed machine may take to be gone.
 const DEATH_MAX: Duration = Duration::from_secs(10);
 
+/// How soon after its start a machine that ends has not started at all.
+const CRASH_MAX: Duration = Duration::from_secs(10);
+
+/// How often in a row it is then started again.
+const RESETS_MAX: u32 = 2;
+
 /// Puts itself into the cgroup `$1`, then becomes the rest of its arguments.
 const ENTER_CGROUP: &str = "echo $$ >\"$1/cgroup.procs\" && shift && exec \"$@\"";
 
@@ -47,6 +54,8 @@ pub(super) struct Machine {
 struct State {
     wanted: Wanted,
     crashed: bool,
+    /// Ends in a row that nobody asked for, each soon after the start.
+    resets: u32,
     /// systemd-nspawn.
     guard: Option<u32>,
     boots: u64,
@@ -74,6 +83,7 @@ impl Machine {
             state: Mutex::new(State {
                 wanted: Wanted::On,
                 crashed: false,
+                resets: 0,
                 guard: None,
                 boots: 0,
                 link_up: true,
@@ -106,22 +116,44 @@ impl Machine {
             state.boots += 1;
             state.crashed = false;
             drop(state);
+            let since = Instant::now();
             let ended = guard
                 .wait()
                 .map_err(FleetError::file("wait for", &self.root))?;
-            self.ended(ended);
+            self.ended(ended, since);
         }
     }
 
-    fn ended(&self, status: ExitStatus) {
+    /// Notes how it ended: a machine that was switched off stays off, and one that ended by itself and
+    /// badly is reset, as a watchdog would do it, unless it does nothing else.
+    fn ended(&self, status: ExitStatus, since: Instant) {
         let mut state = self.lock();
         state.guard = None;
         state.frozen = false;
         if state.wanted == Wanted::On && status.code() != Some(REBOOT_STATUS) {
-            state.wanted = Wanted::Off;
-            state.crashed = !status.success() || status.signal().is_some();
+            let badly = !status.success() || status.signal().is_some();
+            state.resets = if since.elapsed() > CRASH_MAX {
+                1
+            } else {
+                state.resets + 1
+            };
+            if !badly || state.resets > RESETS_MAX {
+                state.wanted = Wanted::Off;
+                state.crashed = badly;
+            }
+            self.say(&format!("systemd-nspawn ended by itself: {status}"));
         }
         self.changed.notify_all();
+    }
+
+    /// Adds a line to the machine's console.
+    fn say(&self, line: &str) {
+        let console = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.console);
+        // For people who look for a cause; nothing depends on it.
+        console.and_then(|mut file| writeln!(file, "{line}")).ok();
     }
 
     fn start(&self) -> Result<Child, FleetError> {

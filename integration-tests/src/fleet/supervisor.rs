@@ -50,6 +50,7 @@ pub fn supervise(
     let run = RunDir::named(name);
     let cgroups = Path::new(CGROUPS).join(run.cgroup());
     private_mounts(&run)?;
+    allow_watches()?;
     network::create_bridge()?;
     let mut fleet = Vec::new();
     for (index, name) in (0_u8..).zip(machines) {
@@ -147,6 +148,19 @@ fn reply_to(request: Request, fleet: &[Arc<Machine>]) -> Reply {
         Request::Freeze { machine, frozen } => with(machine, &|machine| machine.set_frozen(frozen)),
         Request::Shutdown => Reply::Done,
     }
+}
+
+/// Lets root watch as many files as machines of root do together: a systemd takes about ten instances of
+/// inotify, and the usual limit is 128 for all of them. Never lowers it.
+fn allow_watches() -> Result<(), FleetError> {
+    const LIMIT: &str = "/proc/sys/fs/inotify/max_user_instances";
+    const ENOUGH: u32 = 4096;
+    let now = fs::read_to_string(LIMIT).map_err(FleetError::file("read", LIMIT))?;
+    if now.trim().parse().is_ok_and(|now: u32| now < ENOUGH) {
+        let enough = ENOUGH.to_string();
+        fs::write(LIMIT, enough).map_err(FleetError::file("write", LIMIT))?;
+    }
+    Ok(())
 }
 
 /// Makes the mounts that machines need and the host does not have: cgroup v2 alone in its place, /run/systemd and /run/netns on
