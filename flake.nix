@@ -74,7 +74,7 @@
             cargo fmt --check
           '';
           nixfmt = pkgs.runCommand "lab-updater-nixfmt" { nativeBuildInputs = [ pkgs.nixfmt ]; } ''
-            find ${self} -name '*.nix' -not -path '*/docs/examples/*' -exec nixfmt --check {} +
+            find ${self} -name '*.nix' -exec nixfmt --check {} +
             touch $out
           '';
           modules =

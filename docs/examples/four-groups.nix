@@ -7,7 +7,10 @@ fleet
 // {
   updateGroups = fleet.updateGroups // {
     management = {
-      machines = [ "controller-01" "orchestrator-01" ];
+      machines = [
+        "controller-01"
+        "orchestrator-01"
+      ];
       updatePolicy = "conservative";
       maintenanceWindow = "05:00-07:00";
       allowReboot = true;
