@@ -448,10 +448,9 @@ in
         # What it starts has limits of its own; it itself takes a few MiB.
         MemoryMax = "256M";
         TasksMax = 128;
+        # It also ends, well, to be started as the new one when its own unit has changed.
         Restart = "always";
         RestartSec = 5;
-        # How the agent ends when its own unit has changed, to be started as the new one.
-        SuccessExitStatus = 85;
         # Longer than any of its waits on a bus that a switch restarts.
         WatchdogSec = 300;
 

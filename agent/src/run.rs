@@ -36,9 +36,6 @@ use crate::{
 /// Exit status when the configuration is wrong.
 const EXIT_CONFIG: u8 = 2;
 
-/// Exit status when the own service was changed: the service manager starts the new one.
-const EXIT_OUTDATED: u8 = 85;
-
 /// How much the machine's own deadlines are exceeded by the core's patience with its health
 /// checks.
 const CHECKS_MARGIN: Duration = Duration::from_secs(30);
@@ -150,7 +147,9 @@ fn run_agent(runtime: &Runtime, config: Config, program: DeadManProgram) -> Exit
         Ok(Exit::Booted) => ExitCode::from(EXIT_REBOOTED),
         Ok(Exit::Outdated) => {
             tracing::info!("the service has been changed: starting anew");
-            ExitCode::from(EXIT_OUTDATED)
+            // The service manager starts it again after any end. Another status than 0 would be a
+            // failed unit to a switch that looks at it just then.
+            ExitCode::SUCCESS
         }
         Err(error) => {
             tracing::error!("{}", Chain(&error));

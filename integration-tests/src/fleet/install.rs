@@ -138,7 +138,6 @@ impl SystemSpec {
              ExecStart={BIN}/lab-agent --config @file:lab-agent.toml@\n\
              Restart=always\n\
              RestartSec=1\n\
-             SuccessExitStatus=85\n\
              WatchdogSec=300\n\
              {ENVIRONMENT}\
              {hardening}\

@@ -191,6 +191,7 @@ fn an_agent_that_its_own_switch_changed_is_the_new_one_afterwards() {
             .unwrap_or_default()
     };
     let old = command(node);
+    let begin = ok(stage.fleet().run(node, &["date", "+@%s"]));
     let paths = stage.prepare(&[stage.system_with(node, "check_interval = \"3m\"")]);
     let executed = stage.execute(&[node], &[]);
     assert_eq!(executed.code(), 0, "{executed:?}\n{}", stage.scene());
@@ -213,6 +214,18 @@ fn an_agent_that_its_own_switch_changed_is_the_new_one_afterwards() {
         journal.contains("the service has been changed: starting anew"),
         "{journal}"
     );
+    // A unit that ended badly and waits for its restart fails whatever switch looks at it then.
+    let badly = "--grep=Main process exited";
+    let badly = [
+        "journalctl",
+        "--unit",
+        AGENT_UNIT,
+        "--since",
+        begin.trim(),
+        badly,
+    ];
+    let badly = ok(stage.fleet().exec(node, &badly));
+    assert_ne!(badly.code(), 0, "{}", badly.stdout);
     assert_eq!(
         stage.in_rollout(node)["verdict"],
         "confirmed",
