@@ -12,14 +12,17 @@
 #   failure            what is wrong with this system, or `none`; activate.sh and
 #                      switch-to-configuration.sh say what each word does
 #   inhibitors         a JSON object, as system.switch.inhibitors writes it
+#   switcher           another switch-to-configuration, a path of the machine (may be empty): it takes
+#                      the place of ours, with what NixOS' wrapper gives it
 #   unit_files         words NAME=FILE: the units of the system; WantedBy= in their [Install] is honoured
 #   stc_script activate_script init_script  the scripts beside this one
 set -eu
 PATH=/usr/bin:/bin
 : "${out:?}" "${version:?}" "${kernel_path:?}" "${initrd_path:?}" "${modules_path:?}" "${kernel_params=}"
-: "${failure:?}" "${inhibitors:?}" "${unit_files=}" "${stc_script:?}" "${activate_script:?}" "${init_script:?}"
+: "${failure:?}" "${inhibitors:?}" "${unit_files=}" "${switcher=}" "${stc_script:?}" "${activate_script:?}" "${init_script:?}"
 
-mkdir -p "$out/bin" "$out/etc/systemd/system" "$out/toy"
+mkdir -p "$out/bin" "$out/etc/systemd/system" "$out/sw" "$out/toy"
+ln -s /usr/bin "$out/sw/bin"
 printf '%s\n' "$version" >"$out/nixos-version"
 printf '%s\n' "$failure" >"$out/toy/failure"
 printf '%s\n' "$inhibitors" >"$out/switch-inhibitors"
@@ -40,7 +43,27 @@ install_script() { # FILE NAME
     cp "$1" "$out/$2"
     chmod 555 "$out/$2"
 }
-install_script "$stc_script" bin/switch-to-configuration
+if [ -z "$switcher" ]; then
+    install_script "$stc_script" bin/switch-to-configuration
+else
+    cat >"$out/bin/switch-to-configuration" <<END
+#!/bin/sh
+export OUT='$out' TOPLEVEL='$out' DISTRO_ID=nixos LOCALE_ARCHIVE= SYSTEMD=/usr
+export PRE_SWITCH_CHECK=/bin/true INSTALL_BOOTLOADER='$out/toy/install-boot-loader'
+exec '$switcher' "\$@"
+END
+    cat >"$out/toy/install-boot-loader" <<'END'
+#!/bin/sh
+ln -sfn "$1" /boot/default.new && mv -fT /boot/default.new /boot/default
+END
+    chmod 555 "$out/bin/switch-to-configuration" "$out/toy/install-boot-loader"
+    # A system of NixOS has all units and settings of systemd; of these it looks at:
+    ln -s /etc/systemd/system.conf "$out/etc/systemd/system.conf"
+    for target in multi-user sockets timers; do
+        ln -s "/usr/lib/systemd/system/$target.target" "$out/etc/systemd/system/"
+    done
+    printf '[Unit]\nRefuseManualStop=no\n' >"$out/etc/systemd/system/sysinit-reactivation.target"
+fi
 install_script "$activate_script" activate
 install_script "$init_script" init
 

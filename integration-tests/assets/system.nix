@@ -48,6 +48,7 @@ let
       bulk ? 0,
       failure ? "none",
       inhibitors ? { },
+      switcher ? "",
       files ? { },
       units ? { },
     }:
@@ -59,7 +60,7 @@ let
       unitFile = name: builtins.toFile name (builtins.replaceStrings placeholders paths units.${name});
     in
     builder "nixos-system-${host}-${version}" {
-      inherit version failure;
+      inherit version failure switcher;
       kernel_path = single "linux-${kernel}" "bzImage" "kernel ${kernel}";
       initrd_path = single "initrd-linux-${kernel}" "initrd" "initrd ${kernel}";
       modules_path = single "linux-${kernel}-modules" "modules.builtin" "modules ${kernel}";

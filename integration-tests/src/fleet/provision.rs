@@ -66,7 +66,8 @@ const MASKED: &[&str] = &[
     "console-getty.service",
 ];
 
-/// Files of the layer: path, mode, content.
+/// Files of the layer: path, mode, content. Units are where a distribution has its own: what is in
+/// `/etc/systemd/system` is a system's.
 const FILES: &[(&str, u32, &str)] = &[
     ("etc/NIXOS", 0o444, ""),
     ("srv/cache/nix-cache-info", 0o644, "StoreDir: /nix/store\n"),
@@ -80,14 +81,18 @@ const FILES: &[(&str, u32, &str)] = &[
         0o444,
         "[Journal]\nStorage=persistent\nSystemMaxUse=48M\nRateLimitIntervalSec=0\n",
     ),
-    ("etc/systemd/system/lab-cache.service", 0o444, CACHE_UNIT),
     (
-        "etc/systemd/system/nix-daemon.service",
+        "usr/local/lib/systemd/system/lab-cache.service",
+        0o444,
+        CACHE_UNIT,
+    ),
+    (
+        "usr/local/lib/systemd/system/nix-daemon.service",
         0o444,
         NIX_DAEMON_UNIT,
     ),
     (
-        "etc/systemd/system/nix-daemon.socket",
+        "usr/local/lib/systemd/system/nix-daemon.socket",
         0o444,
         NIX_DAEMON_SOCKET,
     ),
@@ -144,8 +149,10 @@ pub(super) fn write_layer(run: &RunDir, program: &Path) -> Result<(), FleetError
         write(path, *mode, text)?;
     }
     write(machine::BOOT_PROGRAM.trim_start_matches('/'), 0o555, BOOT)?;
+    let units = layer.join("etc/systemd/system");
+    fs::create_dir_all(&units).map_err(FleetError::file("create", &units))?;
     for unit in MASKED {
-        let link = layer.join("etc/systemd/system").join(unit);
+        let link = units.join(unit);
         symlink("/dev/null", &link).map_err(FleetError::file("link", &link))?;
     }
     for dir in [
@@ -158,7 +165,7 @@ pub(super) fn write_layer(run: &RunDir, program: &Path) -> Result<(), FleetError
         let dir = layer.join(dir);
         fs::create_dir_all(&dir).map_err(FleetError::file("create", &dir))?;
     }
-    let sockets = layer.join("etc/systemd/system/sockets.target.wants");
+    let sockets = layer.join("usr/local/lib/systemd/system/sockets.target.wants");
     fs::create_dir_all(&sockets).map_err(FleetError::file("create", &sockets))?;
     let link = sockets.join("nix-daemon.socket");
     symlink("../nix-daemon.socket", &link).map_err(FleetError::file("link", &link))?;
@@ -174,6 +181,7 @@ pub(super) fn write_layer(run: &RunDir, program: &Path) -> Result<(), FleetError
         "usr",
         "usr/local",
         "usr/local/bin",
+        "usr/local/lib",
         "nix",
         "var",
         "srv",

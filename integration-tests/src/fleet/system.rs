@@ -85,6 +85,9 @@ pub struct SystemSpec {
     pub failure: Failure,
     /// Switch inhibitors: when the running system has others, only a reboot may activate this one.
     pub inhibitors: BTreeMap<String, String>,
+    /// Another `switch-to-configuration` in place of the toy's, a path of the machine; none when it
+    /// is empty.
+    pub switcher: String,
     /// Files in store paths of their own, by name.
     pub files: BTreeMap<String, String>,
     /// Unit files besides those of `/etc/systemd/system` in the image, by name; `@file:NAME@` in
@@ -103,6 +106,7 @@ impl SystemSpec {
             bulk: 0,
             failure: Failure::None,
             inhibitors: BTreeMap::from([("dbus-implementation".to_owned(), "broker".to_owned())]),
+            switcher: String::new(),
             files: BTreeMap::new(),
             units: BTreeMap::from([("web.service".to_owned(), web)]),
         }

@@ -8,6 +8,7 @@
 
 mod attempts;
 mod bed;
+mod caller_table;
 mod conditions;
 mod daemons;
 mod document;
