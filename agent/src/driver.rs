@@ -26,7 +26,8 @@ use crate::{
 };
 
 /// How often the machine is looked at besides: for the dead-man program's mark and a new boot while
-/// an attempt runs, and to tell systemd that the loop turns.
+/// an attempt runs, and to tell systemd that the loop turns. An idle agent looks as seldom as systemd's
+/// watchdog allows; where there is none, a new boot is noticed in no other way.
 const LOOK_AROUND_BUSY: Duration = Duration::from_secs(1);
 const LOOK_AROUND_IDLE: Duration = Duration::from_secs(10);
 
@@ -392,7 +393,8 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
         if self.agent.durable().attempt.is_some() || self.look_at_service {
             LOOK_AROUND_BUSY
         } else {
-            LOOK_AROUND_IDLE
+            let watched = self.service.watched();
+            watched.map_or(LOOK_AROUND_IDLE, |limit| (limit / 3).max(LOOK_AROUND_BUSY))
         }
     }
 

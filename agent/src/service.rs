@@ -1,6 +1,8 @@
 //! What systemd is told about this service: ready, at what, alive, stopping. Does nothing where
 //! nobody listens.
 
+use std::time::Duration;
+
 use agent_core::Durable;
 use sd_notify::NotifyState;
 
@@ -19,9 +21,14 @@ impl Service {
         tell(&[NotifyState::Stopping]);
     }
 
+    /// Within which time systemd wants to be told that the loop turns, if it wants it at all.
+    pub(crate) fn watched(&self) -> Option<Duration> {
+        sd_notify::watchdog_enabled()
+    }
+
     /// The loop turns.
     pub(crate) fn alive(&self) {
-        if sd_notify::watchdog_enabled().is_some() {
+        if self.watched().is_some() {
             tell(&[NotifyState::Watchdog]);
         }
     }

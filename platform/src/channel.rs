@@ -48,7 +48,8 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
-            keepalive: Duration::from_secs(30),
+            // Waking up is what an idle agent costs its machine; the coordinator asks more often.
+            keepalive: Duration::from_secs(45),
             keepalive_answer: Duration::from_secs(10),
         }
     }

@@ -14,11 +14,16 @@ use tracing::{
     span::{Attributes, Id},
 };
 use tracing_subscriber::{
-    EnvFilter, Layer, layer::Context, layer::SubscriberExt as _, registry::LookupSpan,
+    Layer,
+    filter::{ParseError, Targets},
+    layer::Context,
+    layer::SubscriberExt as _,
+    registry::LookupSpan,
     util::SubscriberInitExt as _,
 };
 
-/// The environment variable with the filter, in the syntax of `tracing_subscriber::EnvFilter`.
+/// The environment variable with the filter: a level, or targets and levels (`info,agent=debug`), in the
+/// syntax of [`Targets`]. It knows no regular expressions, which would be in every agent's memory.
 pub const FILTER_VARIABLE: &str = "LAB_LOG";
 
 /// Why logging could not be set up.
@@ -26,7 +31,7 @@ pub const FILTER_VARIABLE: &str = "LAB_LOG";
 pub enum TelemetryError {
     /// The variable holds no filter.
     #[error("{FILTER_VARIABLE} does not hold a log filter")]
-    Filter(#[from] tracing_subscriber::filter::ParseError),
+    Filter(#[from] ParseError),
     /// stderr is the journal, but its socket does not answer.
     #[error("the journal cannot be reached")]
     Journal(#[source] std::io::Error),
@@ -37,9 +42,9 @@ pub enum TelemetryError {
 
 /// Sets up logging for the whole process. `default_filter` holds where the environment says nothing.
 pub fn init(program_name: &str, default_filter: &str) -> Result<(), TelemetryError> {
-    let filter = match std::env::var(FILTER_VARIABLE) {
-        Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(text)?,
-        Ok(_) | Err(_) => EnvFilter::try_new(default_filter)?,
+    let filter: Targets = match std::env::var(FILTER_VARIABLE) {
+        Ok(text) if !text.trim().is_empty() => text.trim().parse()?,
+        Ok(_) | Err(_) => default_filter.parse()?,
     };
     let registry = tracing_subscriber::registry().with(filter);
     if connected_to_journal() {
@@ -223,6 +228,14 @@ mod tests {
     fn entry<const N: usize>(fields: [(&str, &str); N]) -> Entry {
         let owned = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
         owned.to_vec()
+    }
+
+    #[test]
+    fn a_filter_is_a_level_or_targets_with_levels() {
+        for filter in ["info", "debug", "info,agent=debug,h2=off"] {
+            assert!(filter.parse::<Targets>().is_ok(), "{filter}");
+        }
+        assert!("agent=loud".parse::<Targets>().is_err());
     }
 
     #[test]
