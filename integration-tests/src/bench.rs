@@ -6,6 +6,7 @@
 //! | `decide`, `makespan` | one measurement each, of the core alone |
 //! | `bare` | that core, with a fleet in memory |
 //! | `leases`, `agents`, `stop`, `restart` | one measurement each, of a whole coordinator |
+//! | `footprint` | an agent, on a real machine |
 //! | `coordinator` | that coordinator, a process of its own |
 //! | `beginning` | what its store begins with |
 //! | `fleet` | its machines and its administrator, who make the load |
@@ -24,6 +25,7 @@ pub mod decide;
 mod error;
 pub mod figures;
 mod fleet;
+pub mod footprint;
 pub mod leases;
 pub mod makespan;
 pub mod restart;

@@ -44,6 +44,9 @@ pub enum Error {
     /// Something that the processes told each other.
     #[error("what the processes say to each other cannot be read")]
     Json(#[from] serde_json::Error),
+    /// A real machine.
+    #[error(transparent)]
+    Machine(#[from] crate::fleet::FleetError),
     /// A file, pipe or process.
     #[error("cannot set up the measurement")]
     Io(#[from] std::io::Error),

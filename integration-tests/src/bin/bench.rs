@@ -5,7 +5,9 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Parser, ValueEnum};
 use common::error_chain::Chain;
 use integration_tests::{
-    bench::{self, Error, agents, decide, figures::Figures, leases, makespan, restart, stop},
+    bench::{
+        self, Error, agents, decide, figures::Figures, footprint, leases, makespan, restart, stop,
+    },
     demo,
 };
 
@@ -32,9 +34,15 @@ struct Args {
     /// restart: attempts in the history.
     #[arg(long, default_value_t = 1_000_000)]
     history: usize,
-    /// agents: how long nothing happens, in seconds.
+    /// agents, footprint: how long nothing happens, in seconds.
     #[arg(long, default_value_t = 60)]
     idle: u64,
+    /// footprint: memory of the machine, in MiB.
+    #[arg(long, default_value_t = 512)]
+    memory: u64,
+    /// footprint: what the update adds to the machine's closure, in MiB.
+    #[arg(long, default_value_t = 400)]
+    closure: u64,
     /// Where coordinators keep their state meanwhile: on the disk that is to be measured.
     #[arg(long, value_name = "DIRECTORY")]
     state: Option<PathBuf>,
@@ -57,6 +65,8 @@ enum What {
     Restart,
     /// A rollout's time against the shortest possible.
     Makespan,
+    /// An agent on its machine: program, memory, wake-ups; and an update within little memory.
+    Footprint,
     /// All of these.
     All,
 }
@@ -92,6 +102,7 @@ fn measure(args: &Args) -> Result<(), Error> {
         What::Stop,
         What::Restart,
         What::Makespan,
+        What::Footprint,
     ] {
         if args.what != what && args.what != What::All {
             continue;
@@ -130,6 +141,14 @@ fn run(what: What, args: &Args) -> Result<Figures, Error> {
             away: args.away,
             rollouts: args.rounds as u64,
         }),
+        What::Footprint => {
+            let size = footprint::Size {
+                idle: Duration::from_secs(args.idle),
+                memory: args.memory << 20,
+                closure: args.closure << 20,
+            };
+            footprint::run(size, state)
+        }
         What::Leases => {
             let size = leases::Size {
                 machines,

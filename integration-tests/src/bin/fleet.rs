@@ -10,7 +10,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use common::{error_chain::Chain, id::MachineName};
 use integration_tests::fleet::{
-    self, Damage, Failure, Fleet, FleetError, FleetOptions, SystemSpec, host,
+    self, Damage, Failure, Fleet, FleetError, FleetOptions, Means, SystemSpec, host,
 };
 use serde_json::{Value, json};
 
@@ -115,6 +115,10 @@ struct Supervise {
     machines: Vec<MachineName>,
     #[arg(long)]
     disk: Option<u64>,
+    #[arg(long)]
+    files: Option<PathBuf>,
+    #[arg(long)]
+    memory: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -172,7 +176,13 @@ fn act(cli: &Cli) -> Result<ExitCode, FleetError> {
         }
         Command::Host => return Ok(cli.host()),
         Command::Supervise(with) => {
-            fleet::supervise(&cli.fleet, &with.image, &with.machines, with.disk)?;
+            let means = Means {
+                image: &with.image,
+                disk: with.disk,
+                files: with.files.as_deref(),
+                memory: with.memory,
+            };
+            fleet::supervise(&cli.fleet, &with.machines, means)?;
         }
         Command::ServeFiles { listen, root } => {
             fleet::file_server::serve(*listen, root.clone()).map_err(|source| {
@@ -212,6 +222,8 @@ impl Cli {
             program,
             ends_with_us: false,
             disk: None,
+            files: None,
+            memory: None,
         };
         let fleet = Fleet::up(&options, &|step| {
             writeln!(io::stderr(), "{step}").ok();

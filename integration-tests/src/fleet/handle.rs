@@ -48,6 +48,12 @@ pub struct FleetOptions {
     /// Bytes that each machine, `control` excepted, may write; its `/boot` then holds next to
     /// nothing, and [`WITNESS`] is a file system of its own that stays writable.
     pub disk: Option<u64>,
+    /// Where the machines' own files are kept; in memory when there is no such directory. It is the
+    /// caller's, and is left as the machines leave it.
+    pub files: Option<PathBuf>,
+    /// Memory of each machine but `control`, in bytes, without swap; as much as the host has when it
+    /// is not limited.
+    pub memory: Option<u64>,
 }
 
 /// Where a machine with a small disk can still be told things, and say them.
@@ -224,11 +230,14 @@ impl Fleet {
     /// Where a file of the machine is seen from this process; the machine may be off. Not for what
     /// the machine mounts itself: /run, /tmp, /proc.
     pub fn path(&self, machine: &MachineName, path: &str) -> PathBuf {
-        let root = self.run.root_of(machine.as_str());
-        let inside = root.strip_prefix("/").unwrap_or(&root);
-        PathBuf::from(format!("/proc/{}/root", self.record.supervisor.pid))
-            .join(inside)
+        self.supervisors(&self.run.root_of(machine.as_str()))
             .join(path.trim_start_matches('/'))
+    }
+
+    /// Where a path of the supervisor's mount namespace is seen from this process.
+    pub(super) fn supervisors(&self, path: &Path) -> PathBuf {
+        let inside = path.strip_prefix("/").unwrap_or(path);
+        PathBuf::from(format!("/proc/{}/root", self.record.supervisor.pid)).join(inside)
     }
 
     /// Writes a file of the machine, with its directories.
@@ -315,6 +324,12 @@ fn start_supervisor(
         .args(["supervise", "--fleet", &options.name, "--image"])
         .arg(image)
         .args(["--machine", CONTROL]);
+    if let Some(files) = &options.files {
+        command.arg("--files").arg(files);
+    }
+    if let Some(bytes) = options.memory {
+        command.args(["--memory", &bytes.to_string()]);
+    }
     for machine in &options.machines {
         command.args(["--machine", machine.as_str()]);
     }

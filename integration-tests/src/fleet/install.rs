@@ -1,24 +1,17 @@
-//! Our own daemons on the machines: binaries of this build, configuration, systemd units with the
-//! settings of the NixOS modules, enrolment.
+//! Our own daemons on the machines: configuration, systemd units with the settings of the NixOS modules,
+//! enrolment.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{collections::BTreeMap, process::Command};
 
 use common::{error_chain::Chain, id::MachineName};
 use serde_json::Value;
 
 use super::{
-    CONTROL, Fleet, FleetError, SystemSpec,
+    CONTROL, Fleet, FleetError, Programs, SystemSpec,
     command::{self, Finished},
+    programs::BIN,
     system::EXPRESSIONS,
 };
-
-/// Names a directory with `lab`, `lab-agent` and `lab-coordinator`, ready built.
-pub const PROGRAMS_VARIABLE: &str = "LAB_PROGRAMS";
 
 /// The agent's service, named as in `nixos-modules/agent.nix`.
 pub const AGENT_UNIT: &str = "lab-updater.service";
@@ -32,9 +25,6 @@ const COORDINATOR_STATE: &str = "/var/lib/lab-coordinator";
 /// The coordinator's settings file.
 const COORDINATOR_CONFIG: &str = "/etc/lab-coordinator.toml";
 
-/// Where binaries go.
-const BIN: &str = "/usr/local/bin";
-
 /// The token of a machine that is not enrolled yet.
 const TOKEN: &str = "/etc/lab-updater/token";
 
@@ -44,47 +34,6 @@ Environment=HOME=/var/lib/lab-updater
 Environment=NIX_REMOTE=daemon
 Environment=PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 ";
-
-/// Our programs, built.
-#[derive(Clone, Debug)]
-pub struct Programs {
-    dir: PathBuf,
-}
-
-impl Programs {
-    /// Those in the directory that [`PROGRAMS_VARIABLE`] names; otherwise the three programs are
-    /// built as users get them, into the target directory that the `fleet` program is in.
-    ///
-    /// # Errors
-    /// When they do not compile.
-    pub fn ready(fleet_program: &Path) -> Result<Self, FleetError> {
-        if let Some(dir) = std::env::var_os(PROGRAMS_VARIABLE) {
-            return Ok(Self { dir: dir.into() });
-        }
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let target = fleet_program.ancestors().nth(2).unwrap_or(Path::new("/"));
-        let mut build = Command::new(cargo);
-        build
-            .args(["build", "--quiet", "--locked", "--bins"])
-            .args(["-p", "agent", "-p", "coordinator", "-p", "cli"])
-            .arg("--manifest-path")
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
-            .arg("--target-dir")
-            .arg(target);
-        command::run(&mut build)?;
-        Ok(Self {
-            dir: target.join("debug"),
-        })
-    }
-
-    fn install(&self, fleet: &Fleet, machine: &MachineName, name: &str) -> Result<(), FleetError> {
-        let to = fleet.path(machine, &format!("{BIN}/{name}"));
-        // Beside it first: a program that runs cannot be written to.
-        let beside = to.with_extension("new");
-        fs::copy(self.dir.join(name), &beside).map_err(FleetError::file("write", &beside))?;
-        fs::rename(&beside, &to).map_err(FleetError::file("rename", to))
-    }
-}
 
 impl SystemSpec {
     /// The same with our agent as a service of the system, as `services.lab-updater` adds it.

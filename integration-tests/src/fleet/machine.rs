@@ -18,7 +18,7 @@ use nix::{
 };
 
 use super::{
-    FleetError, MachineStatus, Power, network,
+    FleetError, MachineStatus, Power, memory, network,
     run_dir::{RunDir, remove_cgroup},
 };
 
@@ -37,8 +37,9 @@ const CRASH_MAX: Duration = Duration::from_secs(10);
 /// How often in a row it is then started again.
 const RESETS_MAX: u32 = 2;
 
-/// Puts itself into the cgroup `$1`, then becomes the rest of its arguments.
-const ENTER_CGROUP: &str = "echo $$ >\"$1/cgroup.procs\" && shift && exec \"$@\"";
+/// Puts itself into the cgroups `$1` and `$2`, then becomes the rest of its arguments.
+const ENTER_CGROUPS: &str =
+    "echo $$ >\"$1/cgroup.procs\" && echo $$ >\"$2/cgroup.procs\" && shift 2 && exec \"$@\"";
 
 /// One machine.
 pub(super) struct Machine {
@@ -47,6 +48,8 @@ pub(super) struct Machine {
     root: PathBuf,
     console: PathBuf,
     cgroup: PathBuf,
+    /// The cgroup that limits its memory, and to how many bytes.
+    memory: Option<(PathBuf, u64)>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -73,11 +76,18 @@ enum Wanted {
 
 impl Machine {
     /// A machine that is still off.
-    pub(super) fn new(run: &RunDir, cgroups: &Path, name: MachineName, index: u8) -> Self {
+    pub(super) fn new(
+        run: &RunDir,
+        cgroups: &Path,
+        name: MachineName,
+        index: u8,
+        memory: Option<(PathBuf, u64)>,
+    ) -> Self {
         Self {
             root: run.root_of(name.as_str()),
             console: run.log(name.as_str()),
             cgroup: cgroups.join(name.as_str()),
+            memory,
             index,
             name,
             state: Mutex::new(State {
@@ -159,6 +169,14 @@ impl Machine {
     fn start(&self) -> Result<Child, FleetError> {
         remove_cgroup(&self.cgroup);
         fs::create_dir_all(&self.cgroup).map_err(FleetError::file("create", &self.cgroup))?;
+        let mut limited = &self.cgroup;
+        if let Some((cgroup, bytes)) = &self.memory {
+            if cgroup != &self.cgroup {
+                remove_cgroup(cgroup);
+            }
+            memory::limit(cgroup, *bytes)?;
+            limited = cgroup;
+        }
         network::reset_card(self.name.as_str())?;
         let console = File::options()
             .create(true)
@@ -169,8 +187,8 @@ impl Machine {
             .try_clone()
             .map_err(FleetError::file("open", &self.console))?;
         Command::new("sh")
-            .args(["-c", ENTER_CGROUP, "sh"])
-            .arg(&self.cgroup)
+            .args(["-c", ENTER_CGROUPS, "sh"])
+            .args([&self.cgroup, limited])
             .arg("systemd-nspawn")
             .arg("-D")
             .arg(&self.root)

@@ -16,9 +16,10 @@
 //! | `handle` | [`Fleet`]: up, status, exec, files, down |
 //! | `trouble` | reboot, power cut, partition, break, heal |
 //! | `system` | closures of NixOS shape, built by Nix and published to the cache |
+//! | `memory` | how much memory machines may use, and have used |
 //! | `provision` | names, the signed cache, the first system of each machine |
 //! | `inside` | processes, disks and connections of the machines, taken hold of from outside |
-//! | `install` | our own daemons on the machines |
+//! | `programs`, `install` | our own programs, and the daemons on the machines |
 //! | [`file_server`] | a small static HTTP server, for the cache and for health checks |
 //! | [`post_server`] | a webhook that writes down what it is sent |
 
@@ -31,8 +32,10 @@ mod image;
 mod inside;
 mod install;
 mod machine;
+mod memory;
 mod network;
 pub mod post_server;
+mod programs;
 mod protocol;
 mod provision;
 mod run_dir;
@@ -45,8 +48,10 @@ pub(crate) use command::run as run_program;
 pub use error::FleetError;
 pub use handle::{CONTROL, Fleet, FleetOptions, WITNESS};
 pub use inside::PID_1;
-pub use install::{AGENT_UNIT, COORDINATOR_UNIT, PROGRAMS_VARIABLE, Programs};
+pub use install::{AGENT_UNIT, COORDINATOR_UNIT};
+pub use memory::MemoryUse;
+pub use programs::{PROGRAMS_VARIABLE, Programs};
 pub use protocol::{MachineStatus, Power};
-pub use supervisor::supervise;
+pub use supervisor::{Means, supervise};
 pub use system::{Failure, SystemSpec};
 pub use trouble::Damage;

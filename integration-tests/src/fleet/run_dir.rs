@@ -119,6 +119,11 @@ impl RunDir {
         self.0.join("fs")
     }
 
+    /// Where the supervisor mounts the hierarchy of the memory controller, if that is one of cgroup v1.
+    pub(super) fn memory_hierarchy(&self) -> PathBuf {
+        self.0.join("memory")
+    }
+
     /// A machine's root, inside the supervisor's mount namespace.
     pub(super) fn root_of(&self, machine: &str) -> PathBuf {
         self.file_systems().join(machine).join("root")
@@ -148,7 +153,7 @@ impl RunDir {
 
     /// Removes the directory and the empty cgroups. The supervisor must be gone.
     pub(super) fn remove(&self) -> Result<(), FleetError> {
-        if let Some(hierarchy) = unified_hierarchy() {
+        for hierarchy in hierarchies() {
             remove_cgroup(&hierarchy.join(self.cgroup()));
         }
         match fs::remove_dir_all(&self.0) {
@@ -189,14 +194,16 @@ pub(super) fn remove_cgroup(cgroup: &Path) {
     fs::remove_dir(cgroup).ok();
 }
 
-/// Where the host mounts cgroup v2.
-fn unified_hierarchy() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/mounts").ok()?;
-    mounts.lines().find_map(|line| {
+/// Where the host mounts cgroup v2, and the memory controller of v1.
+fn hierarchies() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let found = mounts.lines().filter_map(|line| {
         let mut words = line.split(' ').skip(1);
-        let (at, kind) = (words.next()?, words.next()?);
-        (kind == "cgroup2").then(|| PathBuf::from(at))
-    })
+        let (at, kind, options) = (words.next()?, words.next()?, words.next()?);
+        let memory = || options.split(',').any(|option| option == "memory");
+        (kind == "cgroup2" || kind == "cgroup" && memory()).then(|| PathBuf::from(at))
+    });
+    found.collect()
 }
 
 #[cfg(test)]

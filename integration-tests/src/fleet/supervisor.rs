@@ -17,12 +17,13 @@ use sha2::{Digest, Sha256};
 use super::{
     CONTROL, FleetError, WITNESS,
     machine::Machine,
-    network,
+    memory, network,
     protocol::{Reply, Request},
     run_dir::{RunDir, remove_cgroup},
 };
 
-const CGROUPS: &str = "/sys/fs/cgroup";
+/// Where cgroup v2 is inside the supervisor's mount namespace.
+pub(super) const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The boot directory of a machine with a small disk: a link or two.
 const SMALL_BOOT: &str = "mode=755,size=64k,nr_inodes=16";
@@ -33,6 +34,19 @@ const SMALL_WITNESS: &str = "mode=755,size=4m";
 /// What the supervisor reads when the fleet is to outlive the process that started it.
 pub(super) const STAY: &str = "stay";
 
+/// What the machines of a fleet are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Means<'a> {
+    /// The root file system that they share.
+    pub image: &'a Path,
+    /// Bytes that each but `control` may write; as many as there are unless it is given.
+    pub disk: Option<u64>,
+    /// Where their own files are kept; in memory unless it is given.
+    pub files: Option<&'a Path>,
+    /// Memory of each but `control`, in bytes; not limited unless it is given.
+    pub memory: Option<u64>,
+}
+
 /// Runs a fleet until it is told to end. Called by the `fleet` program inside new PID and mount
 /// namespaces; nobody else should.
 ///
@@ -41,24 +55,26 @@ pub(super) const STAY: &str = "stay";
 ///
 /// # Errors
 /// When the namespaces, the network or a machine cannot be set up.
-pub fn supervise(
-    name: &str,
-    image: &Path,
-    machines: &[MachineName],
-    disk: Option<u64>,
-) -> Result<(), FleetError> {
+pub fn supervise(name: &str, machines: &[MachineName], means: Means<'_>) -> Result<(), FleetError> {
     let run = RunDir::named(name);
     let cgroups = Path::new(CGROUPS).join(run.cgroup());
-    private_mounts(&run)?;
+    private_mounts(&run, means.files)?;
     allow_watches()?;
+    let memory = match means.memory {
+        Some(bytes) => Some((memory::prepare(&run)?, bytes)),
+        None => None,
+    };
     network::create_bridge()?;
     let mut fleet = Vec::new();
     for (index, name) in (0_u8..).zip(machines) {
         network::connect(name.as_str(), index)?;
-        let disk = disk.filter(|_| name.as_str() != CONTROL);
-        mount_root(&run, image, name.as_str(), disk)?;
+        let disk = means.disk.filter(|_| name.as_str() != CONTROL);
+        mount_root(&run, means.image, name.as_str(), disk)?;
         write_identity(&run, machines, name)?;
-        fleet.push(Arc::new(Machine::new(&run, &cgroups, name.clone(), index)));
+        let limited = memory.as_ref().filter(|_| name.as_str() != CONTROL);
+        let limited = limited.map(|(cgroup, bytes)| (cgroup.join(name.as_str()), *bytes));
+        let machine = Machine::new(&run, &cgroups, name.clone(), index, limited);
+        fleet.push(Arc::new(machine));
     }
     let (end, ended) = mpsc::channel();
     for machine in &fleet {
@@ -94,6 +110,10 @@ pub fn supervise(
         }
     });
     remove_cgroup(&cgroups);
+    if let Some((cgroup, _)) = &memory {
+        remove_cgroup(cgroup);
+        umount2(&run.memory_hierarchy(), MntFlags::MNT_DETACH).ok();
+    }
     // The overlays and the memory below them; then the directory is empty but for plain files.
     for at in mounts_below(&run.file_systems()).into_iter().rev() {
         umount2(&at, MntFlags::MNT_DETACH)
@@ -164,8 +184,8 @@ fn allow_watches() -> Result<(), FleetError> {
 }
 
 /// Makes the mounts that machines need and the host does not have: cgroup v2 alone in its place, /run/systemd and /run/netns on
-/// tmpfs, and memory for the machines' own files.
-fn private_mounts(run: &RunDir) -> Result<(), FleetError> {
+/// tmpfs, and memory, or this directory, for the machines' own files.
+fn private_mounts(run: &RunDir, files: Option<&Path>) -> Result<(), FleetError> {
     let none = None::<&str>;
     let failed = |at: &Path| {
         let at = at.to_owned();
@@ -193,11 +213,14 @@ fn private_mounts(run: &RunDir) -> Result<(), FleetError> {
         none,
     )
     .map_err(failed(cgroups))?;
-    let memory = [
-        PathBuf::from("/run/systemd"),
-        PathBuf::from("/run/netns"),
-        run.file_systems(),
-    ];
+    let mut memory = vec![PathBuf::from("/run/systemd"), PathBuf::from("/run/netns")];
+    match files {
+        Some(files) => {
+            let at = run.file_systems();
+            mount(Some(files), &at, none, MsFlags::MS_BIND, none).map_err(failed(&at))?;
+        }
+        None => memory.push(run.file_systems()),
+    }
     for at in &memory {
         fs::create_dir_all(at).map_err(FleetError::file("create", at))?;
         mount_memory(at, "mode=755")?;

@@ -80,6 +80,8 @@ pub fn run(
             program: options.program.clone(),
             ends_with_us: true,
             disk: Some(DISK_BYTES),
+            files: None,
+            memory: None,
         },
         step,
     )?;

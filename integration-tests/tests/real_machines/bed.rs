@@ -77,6 +77,8 @@ impl Bed {
             program: PROGRAM.into(),
             ends_with_us: true,
             disk: None,
+            files: None,
+            memory: None,
         };
         let fleet = Fleet::up(&options, &|step| eprintln!("{step}"));
         let fleet =

@@ -144,6 +144,8 @@ fn a_killed_fleet_leaves_nothing_and_its_name_is_free() {
         program: bed::PROGRAM.into(),
         ends_with_us: true,
         disk: None,
+        files: None,
+        memory: None,
     };
     let first = Fleet::up(&options, &|_| ()).expect("a fleet of control alone");
     let refused = Fleet::up(&options, &|_| ()).expect_err("the name is taken");
