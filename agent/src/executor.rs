@@ -71,8 +71,10 @@ impl<H: Host> Executor<H> {
     }
 
     /// Measures the machine.
-    pub fn measure(&self) -> Result<Facts, HostError> {
-        Ok(self.host.links().facts(self.host.boot_id()?))
+    pub async fn measure(&self) -> Result<Facts, HostError> {
+        let mut facts = self.host.links().facts(self.host.boot_id()?);
+        facts.next_boot = self.host.next_boot().await;
+        Ok(facts)
     }
 
     /// What there is when the agent starts. An ended unit counts as running: waiting for it, which
@@ -83,7 +85,7 @@ impl<H: Host> Executor<H> {
             None => false,
         };
         Ok(Found {
-            facts: self.measure()?,
+            facts: self.measure().await?,
             unit: if running {
                 UnitState::Running
             } else {
@@ -173,7 +175,7 @@ impl<H: Host> Executor<H> {
                 over,
             } => {
                 if let Some(over) = over {
-                    self.check_runs(CURRENT, [over, &previous.running])?;
+                    self.check_runs(CURRENT, &[over, &previous.running])?;
                 }
                 let tag = job.step.to_string();
                 let mut within = job.within;
@@ -187,7 +189,7 @@ impl<H: Host> Executor<H> {
                 }
                 let limits = (within, self.config.limits.switch_tasks_max);
                 let ran = restore(&self.host, previous, *mode, &tag, limits).await?;
-                let facts = self.measure()?;
+                let facts = self.measure().await?;
                 let done = activation_end(&ran.end).map(|end| Done::Restored { end, facts });
                 Ok(Answer {
                     result: done,
@@ -201,7 +203,7 @@ impl<H: Host> Executor<H> {
                     Ok(health) => health,
                     Err(_) => return Ok(answer(Err(Failure::TimedOut))),
                 };
-                let facts = self.measure()?;
+                let facts = self.measure().await?;
                 Ok(answer(Ok(Done::Checked { health, facts })))
             }
         }

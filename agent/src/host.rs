@@ -7,7 +7,7 @@
 use std::{fmt, io, path::PathBuf, time::Duration};
 
 pub use agent_core::FailedUnit;
-use agent_core::{Failure, MayBegin, Moment, Reach, StepId};
+use agent_core::{Failure, MayBegin, Moment, NextBoot, Reach, StepId};
 use common::{BootId, LeaseId, StorePath, Target};
 use platform::clock::Clock;
 
@@ -337,6 +337,11 @@ pub trait Host {
 
     /// The boot it is in.
     fn boot_id(&self) -> Result<BootId, HostError>;
+
+    /// What the boot loader starts next.
+    async fn next_boot(&self) -> NextBoot {
+        NextBoot::Unknown
+    }
 
     /// Runs a unit to its end; when it is at work already, or has ended and was not
     /// [cleared](Self::clear), waits for that one instead. Starts it only if it

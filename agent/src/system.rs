@@ -1,6 +1,7 @@
 //! A real machine: systemd and Nix. Whatever is heavy or disruptive runs as a transient unit of
 //! PID 1, so that it outlives the agent and is not bound by the agent's own restrictions.
 
+mod boot;
 mod journal;
 mod store;
 
@@ -11,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use agent_core::{MayBegin, Reach, StepId};
+use agent_core::{MayBegin, NextBoot, Reach, StepId};
 use common::{BootId, LeaseId, StorePath, Target, text};
 use platform::clock::Clock;
 use tokio::process::Command;
@@ -88,9 +89,20 @@ impl System {
 
     /// Runs a program that only reads, as our child, and returns what it printed.
     async fn look(&self, program: &str, arguments: &[&str]) -> Result<String, HostError> {
+        self.look_with(&[&[program], arguments].concat(), &[]).await
+    }
+
+    /// The same for a program and its arguments in one, with something in its environment.
+    async fn look_with(
+        &self,
+        words: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<String, HostError> {
+        let (program, arguments) = words.split_first().unwrap_or((&"", &[]));
         let doing = || format!("run {program}");
         let child = Command::new(self.nix.program(program))
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(std::process::Stdio::null())
             .kill_on_drop(true)
             .output();
@@ -136,6 +148,10 @@ impl Host for System {
         let text = fs::read_to_string(path).map_err(|e| HostError::io("read the boot id", e))?;
         let boot_id = text.trim().parse();
         boot_id.map_err(|error| HostError::Missing(format!("{path} holds no boot id: {error}")))
+    }
+
+    async fn next_boot(&self) -> NextBoot {
+        self.ask_next_boot().await
     }
 
     async fn run(&self, unit: &Unit) -> Result<Ran, HostError> {

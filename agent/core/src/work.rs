@@ -163,6 +163,7 @@ impl Agent {
             return Some(Previous {
                 boot_default: running.clone(),
                 running,
+                profile: None,
             });
         }
         attempt.previous.clone()

@@ -20,8 +20,9 @@ impl<H: Host> Executor<H> {
         over: Option<&Previous>,
     ) -> Result<Answer, HostError> {
         if let Some(over) = over {
-            self.check_runs(CURRENT, [&over.running, path])?;
-            self.check_runs(PROFILE, [&over.boot_default, path])?;
+            self.check_runs(CURRENT, &[&over.running, path])?;
+            let named = over.profile.as_ref().unwrap_or(&over.boot_default);
+            self.check_runs(PROFILE, &[named, path])?;
         }
         let tag = job.step.to_string();
         let limits = (job.within, self.config.limits.switch_tasks_max);
@@ -78,7 +79,7 @@ impl<H: Host> Executor<H> {
             end => end,
         };
         self.heard.set(false);
-        let facts = self.measure()?;
+        let facts = self.measure().await?;
         Ok(Answer {
             result: end.map(|end| Done::Activated { end, facts }),
             output: ran.output,
@@ -88,7 +89,7 @@ impl<H: Host> Executor<H> {
 
 impl<H: Host> Executor<H> {
     /// Whether this link leads to one of these, and not to what somebody else has put there.
-    pub(super) fn check_runs(&self, link: &str, ours: [&StorePath; 2]) -> Result<(), HostError> {
+    pub(super) fn check_runs(&self, link: &str, ours: &[&StorePath]) -> Result<(), HostError> {
         match self.host.links().resolve(link) {
             Some(other) if !ours.contains(&&other) => Err(HostError::Elsewhere(other)),
             Some(_) | None => Ok(()),
