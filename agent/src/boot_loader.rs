@@ -127,12 +127,78 @@ pub fn default_of(entries: &[Entry]) -> Result<&Entry, BootLoaderError> {
 }
 
 impl Entry {
+    /// Its id, if that can be an argument of `bootctl`: neither a pattern nor an option.
+    pub fn plain_id(&self) -> Option<&str> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._+~-".contains(c);
+        let id = self.id.as_str();
+        let good = !id.is_empty() && !id.starts_with('-') && id.chars().all(plain);
+        good.then_some(id)
+    }
+
     /// What booting it starts.
     pub fn starts(&self) -> NextBoot {
         match &self.system {
             Some(path) => NextBoot::System(path.clone()),
             None => NextBoot::Other(self.id.clone()),
         }
+    }
+}
+
+/// What is to be done about a boot that may fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Nothing: the target's tries are counted.
+    Counted {
+        /// How many.
+        tries: u64,
+    },
+    /// Start the one entry once, and the other from then on.
+    Once {
+        /// The target's.
+        target: String,
+        /// The one to come back to.
+        back: String,
+    },
+}
+
+impl BootChain {
+    /// How a target that does not boot is to be left again.
+    ///
+    /// # Errors
+    /// Why it would not be, in words for a person.
+    pub fn plan(&self, target: &StorePath, back: &StorePath) -> Result<Plan, String> {
+        let entries = self.entries.as_ref().map_err(Clone::clone)?;
+        let of = |system: &StorePath| {
+            let system = Some(system.clone());
+            entries.iter().filter(move |entry| entry.system == system)
+        };
+        let missing = |system: &StorePath| format!("no boot entry starts {system}");
+        let tried = of(target)
+            .find(|entry| entry.is_default)
+            .or_else(|| of(target).next())
+            .ok_or_else(|| missing(target))?;
+        if let Some(tries) = tried.tries_left.filter(|tries| *tries > 0)
+            && self.counting().is_ok()
+        {
+            return Ok(Plan::Counted { tries });
+        }
+        self.one_shot()?;
+        // One that has used up its tries does not boot.
+        let kept = of(back).find(|entry| entry.tries_left != Some(0));
+        let kept = kept.ok_or_else(|| missing(back))?;
+        if let Some(chosen) = &self.chosen {
+            return Err(format!(
+                "the default {chosen} was chosen by hand and is not overwritten"
+            ));
+        }
+        let plain = |entry: &Entry| {
+            let id = entry.plain_id().map(str::to_owned);
+            id.ok_or_else(|| format!("the boot entry {:?} has a strange name", entry.id))
+        };
+        Ok(Plan::Once {
+            target: plain(tried)?,
+            back: plain(kept)?,
+        })
     }
 }
 
@@ -211,7 +277,8 @@ pub struct BootChain {
     pub features: u64,
     /// Whether variables of the firmware can be written.
     pub variables_writable: bool,
-    /// The default that somebody chose, in the boot menu or by `bootctl set-default`.
+    /// The default that somebody chose, in the boot menu or by `bootctl set-default`; not the one of
+    /// a trial of our own.
     pub chosen: Option<String>,
     /// What `loader.conf` says.
     pub conf: LoaderConf,

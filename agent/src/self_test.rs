@@ -34,12 +34,14 @@ pub fn judge(chain: &BootChain, facts: &Facts) -> Findings {
         Ok(how) => format!("can be relied on ({how})"),
         Err(why) => format!("cannot be relied on: {why}"),
     };
-    let comes_back = match &counting {
-        Ok(how) => Ok(format!("boot counting: {how}")),
-        Err(why) => Err(why.clone()),
+    let comes_back = match (&chain.chosen, &counting, &one_shot) {
+        (None, Ok(how), _) => Ok(format!("boot counting: {how}")),
+        (None, Err(_), Ok(how)) => Ok(format!("one-shot entries: {how}")),
+        // What somebody chose by hand is not overwritten.
+        (Some(_), _, _) | (None, Err(_), Err(_)) => Err(counting.clone().err().unwrap_or_default()),
     };
     let in_short = match &comes_back {
-        Ok(_) => "the boot loader starts the system before it, and the agent reports a rollback",
+        Ok(_) => "the boot loader starts the one before it, and the agent reports a rollback",
         Err(_) => "nobody takes the machine back: it needs a person at the console",
     };
     let mut text = String::new();

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use agent_core::{MayBegin, NextBoot, Reach, StepId};
+use agent_core::{MayBegin, NextBoot, Reach, StepId, Trial};
 use common::{BootId, LeaseId, StorePath, Target, text};
 use platform::clock::Clock;
 use tokio::process::Command;
@@ -56,6 +56,7 @@ pub struct System {
     coordinator: String,
     dead_man: DeadManProgram,
     journal_mark: PathBuf,
+    trial_mark: PathBuf,
     reboots_asked: Cell<u32>,
     /// Programs run as our own children, and nothing needs the bus.
     direct: bool,
@@ -73,6 +74,7 @@ impl System {
             coordinator: config.coordinator.clone(),
             dead_man,
             journal_mark: config.state_dir.join("journal-mark"),
+            trial_mark: config.state_dir.join("boot-trial"),
             reboots_asked: Cell::new(0),
             direct: false,
         }
@@ -121,8 +123,8 @@ impl System {
         }
     }
 
-    /// Runs a unit of Nix and makes anything but success an error.
-    async fn run_nix(&self, unit: &Unit) -> Result<String, HostError> {
+    /// Runs a unit and makes anything but success an error.
+    async fn run_well(&self, unit: &Unit) -> Result<String, HostError> {
         let ran = self.run(unit).await?;
         let doing = unit.description.trim_start_matches("lab-updater: ");
         match ran.end {
@@ -152,6 +154,14 @@ impl Host for System {
 
     async fn next_boot(&self) -> NextBoot {
         self.ask_next_boot().await
+    }
+
+    async fn boot_once(&self, trial: &Trial, tag: &str) -> Result<Option<String>, HostError> {
+        self.try_once(trial, tag).await.map(Some)
+    }
+
+    async fn boot_always(&self, tag: &str) -> Result<(), HostError> {
+        self.end_trial(tag).await
     }
 
     async fn run(&self, unit: &Unit) -> Result<Ran, HostError> {
@@ -266,7 +276,7 @@ impl Host for System {
             run_as: RunAs::Root,
             may_begin,
         };
-        self.run_nix(&unit).await.map(drop)
+        self.run_well(&unit).await.map(drop)
     }
 
     fn switcher(&self, system: &StorePath) -> PathBuf {

@@ -282,3 +282,106 @@ fn only_systemd_boot_is_believed_about_the_next_boot() {
     let why = grub.next_boot().expect_err("not asked");
     assert!(why.starts_with("GRUB 2.12 cannot be asked"), "{why}");
 }
+
+/// What is done about a target that may not boot, and why nothing is.
+#[test]
+fn a_target_is_counted_or_tried_once_or_it_is_said_why_not() {
+    type Change = fn(&mut BootChain);
+    let once = || {
+        Ok(Plan::Once {
+            target: "nixos-bbb.conf".to_owned(),
+            back: "nixos-aaa.conf".to_owned(),
+        })
+    };
+    let table: &[(&str, Change, Result<Plan, String>)] = &[
+        ("counted", |_| (), Ok(Plan::Counted { tries: 1 })),
+        (
+            "marked good before",
+            |c| {
+                c.entries
+                    .iter_mut()
+                    .flatten()
+                    .for_each(|e| e.tries_left = None)
+            },
+            once(),
+        ),
+        ("not counted", |c| c.features = ONE_SHOT, once()),
+        (
+            "asked for again",
+            |c| {
+                c.conf = LoaderConf::parse("default nixos-bbb.conf");
+                c.entries
+                    .iter_mut()
+                    .flatten()
+                    .for_each(|e| e.is_default = false);
+            },
+            once(),
+        ),
+        (
+            "chosen by hand",
+            |c| c.chosen = Some("nixos-zzz.conf".to_owned()),
+            Err("the default nixos-zzz.conf was chosen by hand and is not overwritten".to_owned()),
+        ),
+        (
+            "no way back",
+            |c| {
+                c.features = ONE_SHOT;
+                c.entries.iter_mut().flatten().for_each(|e| {
+                    if e.id == "nixos-aaa.conf" {
+                        e.tries_left = Some(0);
+                    }
+                });
+            },
+            Err(format!("no boot entry starts {OLD}")),
+        ),
+        (
+            "a pattern for a name",
+            |c| {
+                c.features = ONE_SHOT;
+                c.entries
+                    .iter_mut()
+                    .flatten()
+                    .for_each(|e| e.id = "nixos-*".to_owned());
+            },
+            Err("the boot entry \"nixos-*\" has a strange name".to_owned()),
+        ),
+        (
+            "unread",
+            |c| c.entries = Err("no list".to_owned()),
+            Err("no list".to_owned()),
+        ),
+    ];
+    for (what, change, expected) in table {
+        let mut chain = counting();
+        change(&mut chain);
+        assert_eq!(&chain.plan(&path(NEW), &path(OLD)), expected, "{what}");
+    }
+    let neither = BootChain {
+        features: 0,
+        ..counting()
+    };
+    assert!(neither.plan(&path(NEW), &path(OLD)).is_err());
+    assert!(counting().plan(&path(OLD), &path(NEW)).is_ok());
+}
+
+#[test]
+fn only_plain_names_are_arguments() {
+    for (id, plain) in [
+        ("nixos-generation-7.conf", true),
+        ("nixos-0123abcd.conf", true),
+        ("a+b~c_d.efi", true),
+        ("", false),
+        ("-h", false),
+        ("@saved", false),
+        ("nixos-[12].conf", false),
+        ("a b", false),
+    ] {
+        let entry = Entry {
+            id: id.to_owned(),
+            system: None,
+            tries_left: None,
+            is_default: false,
+        };
+        assert_eq!(entry.plain_id().is_some(), plain, "{id}");
+    }
+}

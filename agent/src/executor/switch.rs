@@ -107,6 +107,25 @@ pub async fn restore<H: Host>(
     tag: &str,
     limits: (Duration, u64),
 ) -> Result<Ran, HostError> {
+    let ran = install_previous(host, previous, mode, tag, limits).await?;
+    // Only now: until here the boot loader may be the only one who starts what was there before. Not
+    // being able to is no reason to go back once more: what it would start is the right system.
+    if went_through(&ran.end)
+        && let Err(error) = host.boot_always(tag).await
+    {
+        let error = common::error_chain::Chain(&error);
+        tracing::warn!("the boot loader keeps the default of an attempt: {error}");
+    }
+    Ok(ran)
+}
+
+async fn install_previous<H: Host>(
+    host: &H,
+    previous: &Previous,
+    mode: Mode,
+    tag: &str,
+    limits: (Duration, u64),
+) -> Result<Ran, HostError> {
     host.set_profile(tag, &previous.boot_default, MayBegin::Always)
         .await?;
     let same = previous.running == previous.boot_default;

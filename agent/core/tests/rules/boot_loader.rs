@@ -1,6 +1,6 @@
 //! What the boot loader says of the next boot, beside what the profile names.
 
-use agent_core::{Directive, NextBoot, Step};
+use agent_core::{Directive, NextBoot, Step, Trial, Work};
 use common::{Action, OutcomeKind};
 
 use crate::world::{Script, World, path, proceed};
@@ -106,4 +106,28 @@ fn a_reboot_is_into_what_the_boot_loader_starts() {
     world.say(Directive::Proceed(lease));
     let path_of = world.disk.attempt.as_ref().and_then(|a| a.path.clone());
     assert_eq!(path_of, Some(path("old")));
+}
+
+#[test]
+fn only_the_reboot_to_the_target_is_a_trial() {
+    let mut world = halfway(Script {
+        healthy: vec![false],
+        ..by_reboot()
+    });
+    world.say(Directive::Proceed(proceed(7)));
+    assert!(world.work_until(&Step::Rebooting));
+    let trial = Trial {
+        target: path("new"),
+        back: path("old"),
+    };
+    let asked = |world: &World| {
+        let work = &world.open.last().expect("a job").work;
+        let Work::Reboot { trial, .. } = work else {
+            panic!("{work:?}");
+        };
+        trial.clone()
+    };
+    assert_eq!(asked(&world), Some(trial));
+    assert!(world.work_until(&Step::RebootingBack));
+    assert_eq!(asked(&world), None);
 }
