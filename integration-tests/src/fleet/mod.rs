@@ -19,6 +19,7 @@
 //! | `provision` | names, the signed cache, the first system of each machine |
 //! | `inside` | processes, disks and connections of the machines, taken hold of from outside |
 //! | `install` | our own daemons on the machines |
+//! | `part` | the subcommands that a program needs which starts a fleet |
 //! | [`file_server`] | a small static HTTP server, for the cache and for health checks |
 //! | [`post_server`] | a webhook that writes down what it is sent |
 
@@ -32,6 +33,7 @@ mod inside;
 mod install;
 mod machine;
 mod network;
+mod part;
 pub mod post_server;
 mod protocol;
 mod provision;
@@ -44,9 +46,10 @@ pub use command::Finished;
 pub(crate) use command::run as run_program;
 pub use error::FleetError;
 pub use handle::{CONTROL, Fleet, FleetOptions, WITNESS};
+pub use image::BOOT_FILES;
 pub use inside::PID_1;
 pub use install::{AGENT_UNIT, COORDINATOR_UNIT, PROGRAMS_VARIABLE, Programs};
+pub use part::Part;
 pub use protocol::{MachineStatus, Power};
-pub use supervisor::supervise;
 pub use system::{Failure, SystemSpec};
 pub use trouble::Damage;

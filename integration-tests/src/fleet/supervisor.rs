@@ -41,7 +41,7 @@ pub(super) const STAY: &str = "stay";
 ///
 /// # Errors
 /// When the namespaces, the network or a machine cannot be set up.
-pub fn supervise(
+pub(super) fn supervise(
     name: &str,
     image: &Path,
     machines: &[MachineName],
