@@ -293,12 +293,21 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
                     tracing::warn!("garbage collection roots: {error}");
                 }
             }
-            Effect::Measure => match self.executor.measure() {
-                Ok(facts) => self.send(Event::Input(Box::new(Input::Measured(facts)))),
-                Err(error) => tracing::warn!("the machine cannot be measured: {error}"),
-            },
+            Effect::Measure => self.measure(),
             Effect::Note(note) => self.note(&note),
         }
+    }
+
+    fn measure(&mut self) {
+        let (executor, sender) = (Rc::clone(&self.executor), self.sender.clone());
+        let task = spawn_local(async move {
+            match executor.measure().await {
+                // Nobody listens any more only when the process is ending.
+                Ok(facts) => drop(sender.send(Event::Input(Box::new(Input::Measured(facts))))),
+                Err(error) => tracing::warn!("the machine cannot be measured: {error}"),
+            }
+        });
+        self.keep(task);
     }
 
     fn carry_out(&mut self, job: Job) {
@@ -449,11 +458,6 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
     fn keep(&mut self, task: JoinHandle<()>) {
         self.tasks.retain(|task| !task.is_finished());
         self.tasks.push(task);
-    }
-
-    fn send(&self, event: Event) {
-        // The receiver is ours and lives as long as we do.
-        self.sender.send(event).ok();
     }
 }
 

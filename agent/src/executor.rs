@@ -10,7 +10,8 @@ mod switch;
 use std::{cell::Cell, time::Duration};
 
 use agent_core::{
-    Answer, Done, Facts, Failure, Found, Hook, HookContext, HookEnd, Job, StepId, UnitState, Work,
+    Answer, Done, Facts, Failure, Found, Hook, HookContext, HookEnd, Job, StepId, Trial, UnitState,
+    Work,
 };
 use common::{LeaseId, StorePath};
 use platform::clock::Clock;
@@ -71,19 +72,27 @@ impl<H: Host> Executor<H> {
     }
 
     /// Measures the machine.
-    pub fn measure(&self) -> Result<Facts, HostError> {
-        Ok(self.host.links().facts(self.host.boot_id()?))
+    pub async fn measure(&self) -> Result<Facts, HostError> {
+        let mut facts = self.host.links().facts(self.host.boot_id()?);
+        facts.next_boot = self.host.next_boot().await;
+        Ok(facts)
     }
 
     /// What there is when the agent starts. An ended unit counts as running: waiting for it, which
     /// the core then asks for, takes no time, and its answer is read in one place only.
     pub async fn find(&self, open: Option<StepId>, lease: LeaseId) -> Result<Found, HostError> {
+        if lease == LeaseId::default()
+            && let Err(error) = self.host.boot_always("start").await
+        {
+            let error = common::error_chain::Chain(&error);
+            tracing::error!("the next boot may start what ran before the last attempt: {error}");
+        }
         let running = match open {
             Some(step) => self.host.has_unit(step).await?,
             None => false,
         };
         Ok(Found {
-            facts: self.measure()?,
+            facts: self.measure().await?,
             unit: if running {
                 UnitState::Running
             } else {
@@ -119,8 +128,13 @@ impl<H: Host> Executor<H> {
     /// Carries out a job, or waits for one that is at work.
     pub async fn carry_out(&self, job: &Job) -> CarriedOut {
         let ended = |answer| CarriedOut::Answer(Box::new(answer));
-        if let Work::Reboot { .. } = job.work {
-            if let Err(why) = job.may_begin.now(moment(&self.clock)) {
+        if let Work::Reboot { trial, .. } = &job.work {
+            let may_begin = || job.may_begin.now(moment(&self.clock));
+            if let (Some(trial), Ok(())) = (trial, may_begin()) {
+                self.try_once(trial, &job.step.to_string()).await;
+            }
+            // Last of all: that took its time.
+            if let Err(why) = may_begin() {
                 return ended(answer(Err(why)));
             }
             return match self.host.reboot().await {
@@ -131,6 +145,20 @@ impl<H: Host> Executor<H> {
         }
         let done = self.work(job).await;
         ended(done.unwrap_or_else(|error| answer(Err(error.into()))))
+    }
+
+    /// Sees to it, as far as the boot loader can, that a target that does not boot is left again.
+    /// Where it cannot, the reboot is no more of a risk than it is without an agent.
+    async fn try_once(&self, trial: &Trial, tag: &str) {
+        match self.host.boot_once(trial, tag).await {
+            Ok(None) => {}
+            Ok(Some(how)) => tracing::info!("should {} not boot: {how}", trial.target),
+            Err(error) => {
+                let error = common::error_chain::Chain(&error);
+                let target = &trial.target;
+                tracing::warn!("should {target} not boot, a person is needed: {error}");
+            }
+        }
     }
 
     async fn work(&self, job: &Job) -> Result<Answer, HostError> {
@@ -173,7 +201,7 @@ impl<H: Host> Executor<H> {
                 over,
             } => {
                 if let Some(over) = over {
-                    self.check_runs(CURRENT, [over, &previous.running])?;
+                    self.check_runs(CURRENT, &[over, &previous.running])?;
                 }
                 let tag = job.step.to_string();
                 let mut within = job.within;
@@ -187,7 +215,7 @@ impl<H: Host> Executor<H> {
                 }
                 let limits = (within, self.config.limits.switch_tasks_max);
                 let ran = restore(&self.host, previous, *mode, &tag, limits).await?;
-                let facts = self.measure()?;
+                let facts = self.measure().await?;
                 let done = activation_end(&ran.end).map(|end| Done::Restored { end, facts });
                 Ok(Answer {
                     result: done,
@@ -201,7 +229,7 @@ impl<H: Host> Executor<H> {
                     Ok(health) => health,
                     Err(_) => return Ok(answer(Err(Failure::TimedOut))),
                 };
-                let facts = self.measure()?;
+                let facts = self.measure().await?;
                 Ok(answer(Ok(Done::Checked { health, facts })))
             }
         }
@@ -215,6 +243,10 @@ impl<H: Host> Executor<H> {
                 lease = lease.0,
                 "the timer runs on, without effect: {error}"
             );
+        }
+        if let Err(error) = self.host.boot_always(&lease.to_string()).await {
+            let error = common::error_chain::Chain(&error);
+            tracing::error!("the next boot may start what ran before the attempt: {error}");
         }
         self.verdicts.forget_before(lease);
         let fired = judge == Judge::DeadMan;

@@ -7,7 +7,7 @@
 use std::{fmt, io, path::PathBuf, time::Duration};
 
 pub use agent_core::FailedUnit;
-use agent_core::{Failure, MayBegin, Moment, Reach, StepId};
+use agent_core::{Failure, MayBegin, Moment, NextBoot, Reach, StepId, Trial};
 use common::{BootId, LeaseId, StorePath, Target};
 use platform::clock::Clock;
 
@@ -39,6 +39,8 @@ pub enum Family {
     PostHook,
     /// `rollbackScript`.
     RollbackHook,
+    /// Telling the boot loader what to start.
+    BootLoader,
     /// A condition's command.
     Condition,
     /// A health check's command.
@@ -47,7 +49,7 @@ pub enum Family {
 
 impl Family {
     /// Every family.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Stage,
         Self::BackupCheck,
         Self::Profile,
@@ -56,6 +58,7 @@ impl Family {
         Self::PreHook,
         Self::PostHook,
         Self::RollbackHook,
+        Self::BootLoader,
         Self::Condition,
         Self::Check,
     ];
@@ -80,6 +83,7 @@ impl Family {
             Self::PreHook => "pre-hook",
             Self::PostHook => "post-hook",
             Self::RollbackHook => "rollback-hook",
+            Self::BootLoader => "boot-loader",
             Self::Condition => "condition",
             Self::Check => "check",
         }
@@ -337,6 +341,23 @@ pub trait Host {
 
     /// The boot it is in.
     fn boot_id(&self) -> Result<BootId, HostError>;
+
+    /// What the boot loader starts next.
+    async fn next_boot(&self) -> NextBoot {
+        NextBoot::Unknown
+    }
+
+    /// Makes the boot loader start the target once and what was there before after that, unless it
+    /// passes over a system that does not boot by itself. Says how, for a person; `None` on a machine
+    /// that has no boot loader. Safe to repeat.
+    async fn boot_once(&self, _trial: &Trial, _tag: &str) -> Result<Option<String>, HostError> {
+        Ok(None)
+    }
+
+    /// Takes back what [`Host::boot_once`] did; nothing when it did nothing.
+    async fn boot_always(&self, _tag: &str) -> Result<(), HostError> {
+        Ok(())
+    }
 
     /// Runs a unit to its end; when it is at work already, or has ended and was not
     /// [cleared](Self::clear), waits for that one instead. Starts it only if it

@@ -5,6 +5,7 @@
 
 mod apart;
 pub mod ballast;
+pub mod boot_loader;
 mod child;
 pub mod closure_diff;
 pub mod config;
@@ -24,6 +25,7 @@ pub mod nix;
 pub mod nix_daemon;
 mod roots;
 pub mod run;
+pub mod self_test;
 mod service;
 pub mod state_file;
 pub mod system;

@@ -12,14 +12,14 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use agent_core::Facts;
+use agent_core::{Facts, NextBoot};
 use common::{BootId, Generation, StorePath};
 
 /// The system that runs.
 pub const CURRENT: &str = "/run/current-system";
 /// The system that was booted.
 pub const BOOTED: &str = "/run/booted-system";
-/// The system profile: what the next boot starts.
+/// The system profile: what the next boot starts, unless the boot loader says otherwise.
 pub const PROFILE: &str = "/nix/var/nix/profiles/system";
 /// Directory of the system profile and its generations.
 pub const PROFILES: &str = "/nix/var/nix/profiles";
@@ -108,13 +108,14 @@ impl Links {
         Some(done)
     }
 
-    /// Everything measured that a report carries.
+    /// Everything measured that a report carries, but for what the boot loader says.
     pub fn facts(&self, boot_id: BootId) -> Facts {
         Facts {
             boot_id,
             running: self.resolve(CURRENT),
             booted: self.resolve(BOOTED),
             profile: self.resolve(PROFILE),
+            next_boot: NextBoot::Unknown,
             generation: self.generation().unwrap_or(0),
             generations: self.generations(),
             store_free_bytes: self.free_bytes("/nix/store").unwrap_or(0),

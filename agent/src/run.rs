@@ -29,6 +29,7 @@ use crate::{
     executor::{Executor, LOOK_AGAIN},
     host::{Host, HostError},
     jitter,
+    self_test::{self, Findings},
     state_file::StateFile,
     system::System,
 };
@@ -70,6 +71,13 @@ enum Command {
         #[arg(long, default_value_t = 0.0)]
         after: f64,
     },
+    /// Say what the boot loader starts next, and whether anything brings the machine back from a
+    /// system that does not boot. Exit status 1: nothing does.
+    SelfTest {
+        /// Configuration file (TOML).
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
 }
 
 /// Runs the agent. `program` is how this program is started without arguments of its own: the
@@ -80,7 +88,8 @@ pub fn main(program: Vec<String>, arguments: impl IntoIterator<Item = OsString>)
         Err(error) => error.exit(),
     };
     let file = match (&arguments.command, &arguments.config) {
-        (Some(Command::DeadMan { config, .. }), _) | (None, Some(config)) => config.clone(),
+        (Some(Command::DeadMan { config, .. } | Command::SelfTest { config }), _)
+        | (None, Some(config)) => config.clone(),
         (None, None) => return fail(EXIT_CONFIG, &"--config FILE is needed"),
     };
     let config = match Config::load(&file) {
@@ -111,6 +120,7 @@ pub fn main(program: Vec<String>, arguments: impl IntoIterator<Item = OsString>)
             let after = Duration::try_from_secs_f64(after).unwrap_or_default();
             run_dead_man(&runtime, &config, program, lease.map(LeaseId), after)
         }
+        Some(Command::SelfTest { .. }) => run_self_test(&runtime, &config, program),
         None => run_agent(&runtime, config, program),
     }
 }
@@ -134,6 +144,10 @@ fn run_agent(runtime: &Runtime, config: Config, program: DeadManProgram) -> Exit
         match &config.executor {
             ExecutorConfig::System => {
                 let host = System::new(&config, program);
+                match self_test(&host).await?.comes_back {
+                    Ok(how) => tracing::info!("a system that does not boot is left by {how}"),
+                    Err(why) => tracing::warn!("nothing leaves a system that does not boot: {why}"),
+                }
                 drive(host, config).await
             }
             ExecutorConfig::Directory { root, cache } => {
@@ -240,6 +254,28 @@ fn run_dead_man(
     }
 }
 
+async fn self_test(host: &System) -> Result<Findings, HostError> {
+    let facts = host.links().facts(host.boot_id()?);
+    Ok(self_test::judge(&host.boot_chain().await, &facts))
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to who asked")]
+fn run_self_test(runtime: &Runtime, config: &Config, program: DeadManProgram) -> ExitCode {
+    if !matches!(config.executor, ExecutorConfig::System) {
+        return fail(EXIT_CONFIG, &"a directory has no boot loader");
+    }
+    match runtime.block_on(self_test(&System::new(config, program))) {
+        Ok(findings) => {
+            print!("{}", findings.text);
+            match findings.comes_back {
+                Ok(_) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            }
+        }
+        Err(error) => fail(1, &Chain(&error)),
+    }
+}
+
 /// The core's limits, from the machine's configuration. With a fast clock, what takes real time
 /// gets it (see [`Clock::patience`]).
 fn core_limits(config: &Config, clock: &Clock) -> Limits {
@@ -279,6 +315,8 @@ mod tests {
         assert!(parse(&["lab-agent", "--config", "f"]).is_ok());
         assert!(parse(&["lab-agent", "--config", "f", "--check-config"]).is_ok());
         assert!(parse(&["lab-agent", "dead-man", "--config", "f", "--lease", "3"]).is_ok());
+        assert!(parse(&["lab-agent", "self-test", "--config", "f"]).is_ok());
+        assert!(parse(&["lab-agent", "self-test"]).is_err());
         assert!(parse(&["lab-agent"]).is_err());
         assert!(parse(&["lab-agent", "dead-man", "--config", "f"]).is_ok());
         assert!(parse(&["lab-agent", "dead-man"]).is_err());

@@ -1,6 +1,7 @@
 //! A real machine: systemd and Nix. Whatever is heavy or disruptive runs as a transient unit of
 //! PID 1, so that it outlives the agent and is not bound by the agent's own restrictions.
 
+mod boot;
 mod journal;
 mod store;
 
@@ -11,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use agent_core::{MayBegin, Reach, StepId};
+use agent_core::{MayBegin, NextBoot, Reach, StepId, Trial};
 use common::{BootId, LeaseId, StorePath, Target, text};
 use platform::clock::Clock;
 use tokio::process::Command;
@@ -55,6 +56,7 @@ pub struct System {
     coordinator: String,
     dead_man: DeadManProgram,
     journal_mark: PathBuf,
+    trial_mark: PathBuf,
     reboots_asked: Cell<u32>,
     /// Programs run as our own children, and nothing needs the bus.
     direct: bool,
@@ -72,6 +74,7 @@ impl System {
             coordinator: config.coordinator.clone(),
             dead_man,
             journal_mark: config.state_dir.join("journal-mark"),
+            trial_mark: config.state_dir.join("boot-trial"),
             reboots_asked: Cell::new(0),
             direct: false,
         }
@@ -88,9 +91,20 @@ impl System {
 
     /// Runs a program that only reads, as our child, and returns what it printed.
     async fn look(&self, program: &str, arguments: &[&str]) -> Result<String, HostError> {
+        self.look_with(&[&[program], arguments].concat(), &[]).await
+    }
+
+    /// The same for a program and its arguments in one, with something in its environment.
+    async fn look_with(
+        &self,
+        words: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<String, HostError> {
+        let (program, arguments) = words.split_first().unwrap_or((&"", &[]));
         let doing = || format!("run {program}");
         let child = Command::new(self.nix.program(program))
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(std::process::Stdio::null())
             .kill_on_drop(true)
             .output();
@@ -109,8 +123,8 @@ impl System {
         }
     }
 
-    /// Runs a unit of Nix and makes anything but success an error.
-    async fn run_nix(&self, unit: &Unit) -> Result<String, HostError> {
+    /// Runs a unit and makes anything but success an error.
+    async fn run_well(&self, unit: &Unit) -> Result<String, HostError> {
         let ran = self.run(unit).await?;
         let doing = unit.description.trim_start_matches("lab-updater: ");
         match ran.end {
@@ -136,6 +150,18 @@ impl Host for System {
         let text = fs::read_to_string(path).map_err(|e| HostError::io("read the boot id", e))?;
         let boot_id = text.trim().parse();
         boot_id.map_err(|error| HostError::Missing(format!("{path} holds no boot id: {error}")))
+    }
+
+    async fn next_boot(&self) -> NextBoot {
+        self.ask_next_boot().await
+    }
+
+    async fn boot_once(&self, trial: &Trial, tag: &str) -> Result<Option<String>, HostError> {
+        self.try_once(trial, tag).await.map(Some)
+    }
+
+    async fn boot_always(&self, tag: &str) -> Result<(), HostError> {
+        self.end_trial(tag).await
     }
 
     async fn run(&self, unit: &Unit) -> Result<Ran, HostError> {
@@ -250,7 +276,7 @@ impl Host for System {
             run_as: RunAs::Root,
             may_begin,
         };
-        self.run_nix(&unit).await.map(drop)
+        self.run_well(&unit).await.map(drop)
     }
 
     fn switcher(&self, system: &StorePath) -> PathBuf {

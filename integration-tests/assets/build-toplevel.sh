@@ -14,8 +14,10 @@
 #   inhibitors         a JSON object, as system.switch.inhibitors writes it
 #   switcher           another switch-to-configuration, a path of the machine (may be empty): it takes
 #                      the place of ours, with what NixOS' wrapper gives it
+#   boot_tries         how often its boot entry may be tried before it is good (0, or empty: not counted)
 #   unit_files         words NAME=FILE: the units of the system; WantedBy= in their [Install] is honoured
 #   stc_script activate_script init_script  the scripts beside this one
+#   loader_script      the one that installs boot entries (may be empty)
 set -eu
 PATH=/usr/bin:/bin
 : "${out:?}" "${version:?}" "${kernel_path:?}" "${initrd_path:?}" "${modules_path:?}" "${kernel_params=}"
@@ -27,6 +29,7 @@ printf '%s\n' "$version" >"$out/nixos-version"
 printf '%s\n' "$failure" >"$out/toy/failure"
 printf '%s\n' "$inhibitors" >"$out/switch-inhibitors"
 printf '%s\n' "$kernel_params" >"$out/kernel-params"
+printf '%s\n' "${boot_tries:-0}" >"$out/toy/boot-tries"
 if [ "$failure" = init ]; then
     printf 'toy 2\n' >"$out/init-interface-version"
 else
@@ -66,6 +69,7 @@ END
 fi
 install_script "$activate_script" activate
 install_script "$init_script" init
+[ -z "${loader_script-}" ] || install_script "$loader_script" toy/install-systemd-boot
 
 for unit in $unit_files; do
     name=${unit%%=*}

@@ -91,8 +91,13 @@ switch | boot)
         echo "Failed to install bootloader" >&2
         exit 1
     fi
-    ln -sfn "$toplevel" "$root/boot/default.new" && mv -fT "$root/boot/default.new" "$root/boot/default" || exit 1
-    [ "${NIXOS_NO_SYNC:-0}" = 1 ] || sync -f "$root/boot/default" 2>/dev/null || sync
+    if [ -e "$root/boot/loader/loader.conf" ]; then
+        "$here/toy/install-systemd-boot" "$toplevel" 9>&- || exit 1
+    else
+        ln -sfn "$toplevel" "$root/boot/default.new" &&
+            mv -fT "$root/boot/default.new" "$root/boot/default" || exit 1
+    fi
+    [ "${NIXOS_NO_SYNC:-0}" = 1 ] || sync -f "$root/boot" 2>/dev/null || sync
     ;;
 esac
 [ "$NIXOS_ACTION" != boot ] || exit 0

@@ -28,6 +28,17 @@ let
       ''
     );
 
+  # The same with a file of the machine that builds: a kernel, or an initrd, that can be booted.
+  copied =
+    name: file: from:
+    builder name { inherit file from; } (
+      builtins.toFile "copied.sh" ''
+        PATH=/usr/bin:/bin
+        mkdir "$out" && cp "$from" "$out/$file"
+        exit 0
+      ''
+    );
+
   # So many bytes that nobody needs.
   ballast =
     bytes:
@@ -45,6 +56,8 @@ let
       version,
       kernel,
       kernelParams ? "",
+      bootFiles ? "",
+      bootTries ? 0,
       bulk ? 0,
       failure ? "none",
       inhibitors ? { },
@@ -58,13 +71,17 @@ let
       placeholders = map (name: "@file:${name}@") names;
       paths = map (name: builtins.toFile name files.${name}) names;
       unitFile = name: builtins.toFile name (builtins.replaceStrings placeholders paths units.${name});
+      bootFile =
+        name: file: content:
+        if bootFiles == "" then single name file content else copied name file "${bootFiles}/${file}";
     in
     builder "nixos-system-${host}-${version}" {
       inherit version failure switcher;
-      kernel_path = single "linux-${kernel}" "bzImage" "kernel ${kernel}";
-      initrd_path = single "initrd-linux-${kernel}" "initrd" "initrd ${kernel}";
+      kernel_path = bootFile "linux-${kernel}" "bzImage" "kernel ${kernel}";
+      initrd_path = bootFile "initrd-linux-${kernel}" "initrd" "initrd ${kernel}";
       modules_path = single "linux-${kernel}-modules" "modules.builtin" "modules ${kernel}";
       kernel_params = kernelParams;
+      boot_tries = toString bootTries;
       bulk_path = if bulk == 0 then "" else ballast bulk;
       inhibitors = builtins.toJSON inhibitors;
       unit_files = builtins.concatStringsSep " " (
@@ -73,6 +90,7 @@ let
       stc_script = ./switch-to-configuration.sh;
       activate_script = ./activate.sh;
       init_script = ./init.sh;
+      loader_script = ./install-systemd-boot.sh;
     } ./build-toplevel.sh;
 in
 map toplevel (builtins.fromJSON spec)

@@ -7,3 +7,4 @@ pub mod matrix;
 pub mod powercut;
 pub mod sim;
 pub mod turmoil;
+pub mod vm;

@@ -395,6 +395,7 @@ impl Agent {
         let changed = self.facts.as_ref().is_some_and(|known| {
             known.running != facts.running
                 || known.profile != facts.profile
+                || known.next_boot != facts.next_boot
                 || known.booted != facts.booted
         });
         self.facts = Some(facts);

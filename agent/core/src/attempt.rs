@@ -40,7 +40,11 @@ impl Agent {
         };
         let Some(target) = attempt.target.clone() else {
             // A reboot: into what the next boot starts.
-            match self.facts.as_ref().and_then(|facts| facts.profile.clone()) {
+            match self
+                .facts
+                .as_ref()
+                .and_then(|facts| facts.boot_default().cloned())
+            {
                 Some(path) => self.set_out(now, &path, Mode::Boot, out),
                 None => {
                     let cause =

@@ -192,6 +192,9 @@ pub enum Work {
     Reboot {
         /// On whose account.
         lease: LeaseId,
+        /// On the way to a target: what is tried, and what boots after that unless the attempt ends
+        /// well, where the boot loader can do that.
+        trial: Option<Trial>,
     },
     /// Decide how the machine is, compared with how it was. Answer:
     /// [`crate::input::Done::Judged`].
@@ -226,6 +229,15 @@ pub enum Work {
         /// How long the checks may take.
         timeout: Duration,
     },
+}
+
+/// A boot that may fail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// The system to boot once.
+    pub target: StorePath,
+    /// The system to boot after that.
+    pub back: StorePath,
 }
 
 /// What a hook script is told.

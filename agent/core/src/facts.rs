@@ -14,8 +14,11 @@ pub struct Facts {
     pub running: Option<StorePath>,
     /// `/run/booted-system`, resolved.
     pub booted: Option<StorePath>,
-    /// The system profile, resolved: what the next boot starts.
+    /// The system profile, resolved.
     pub profile: Option<StorePath>,
+    /// What the boot loader starts next, where it can be asked.
+    #[serde(default)]
+    pub next_boot: NextBoot,
     /// Number of the profile's current generation; 0 when unknown.
     pub generation: u64,
     /// Newest generations of the system profile, newest first; the report carries the first
@@ -23,6 +26,40 @@ pub struct Facts {
     pub generations: Vec<Generation>,
     /// Free bytes in the store's file system.
     pub store_free_bytes: u64,
+}
+
+impl Facts {
+    /// The system that the next boot starts, as far as anybody can say: by the boot loader, and where
+    /// that does not say, or names no system of NixOS, by the profile.
+    ///
+    /// The boot loader's word counts for more. The two differ when somebody has set the profile and
+    /// installed no boot loader, has chosen a default in the boot menu, or when a system that did not
+    /// boot has used up its tries: the profile then names what the machine would *not* start, or what
+    /// does not boot at all. Going back to that would leave the machine worse than it was.
+    pub fn boot_default(&self) -> Option<&StorePath> {
+        match &self.next_boot {
+            NextBoot::System(path) => Some(path),
+            NextBoot::Unknown | NextBoot::Other(_) => self.profile.as_ref(),
+        }
+    }
+
+    /// Whether nothing says that the next boot starts another system of NixOS than this one.
+    pub fn boots_next(&self, system: &StorePath) -> bool {
+        self.profile.as_ref() == Some(system) && self.boot_default() == Some(system)
+    }
+}
+
+/// What the boot loader starts next.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NextBoot {
+    /// It cannot be asked.
+    #[default]
+    Unknown,
+    /// This system.
+    System(StorePath),
+    /// An entry that is no system of NixOS, by its id.
+    Other(String),
 }
 
 /// Somebody who may answer over the network.

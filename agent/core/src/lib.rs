@@ -67,8 +67,8 @@ pub use agent::Agent;
 pub use bug::Bug;
 pub use cause::Cause;
 pub use comparison::{Comparison, FailedUnit};
-pub use effect::{CallId, Effect, HookContext, Job, MayBegin, Note, Output, Work};
-pub use facts::{Facts, Found, Reach, UnitState};
+pub use effect::{CallId, Effect, HookContext, Job, MayBegin, Note, Output, Trial, Work};
+pub use facts::{Facts, Found, NextBoot, Reach, UnitState};
 pub use input::{
     ActivationEnd, Answer, Directive, Done, Failure, Hook, HookEnd, Input, Judgement, Proceed,
     Renewal, Signal, StandDown,

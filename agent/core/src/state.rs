@@ -238,8 +238,13 @@ pub enum Mode {
 pub struct Previous {
     /// What was running.
     pub running: StorePath,
-    /// What the next boot would have started.
+    /// What the next boot would have started: by the boot loader's word, and where it gives none, by
+    /// the profile ([`crate::facts::Facts::boot_default`]). Going back makes both name it.
     pub boot_default: StorePath,
+    /// What the profile named, where the boot loader said otherwise. Not gone back to; only known
+    /// again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<StorePath>,
 }
 
 /// How the machine was before anything changed.

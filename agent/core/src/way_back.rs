@@ -294,7 +294,7 @@ impl Agent {
         if facts.running.as_ref() != Some(&previous.running) {
             return Some("the machine does not run what it ran before".to_owned());
         }
-        if facts.profile.as_ref() != Some(&previous.boot_default) {
+        if !facts.boots_next(&previous.boot_default) {
             return Some("the next boot does not start what it would have started".to_owned());
         }
         None

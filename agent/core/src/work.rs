@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     agent::Agent,
     cause::Cause,
-    effect::{HookContext, Job, MayBegin, Work},
+    effect::{HookContext, Job, MayBegin, Trial, Work},
     input::Hook,
     moment::Moment,
     state::{Attempt, Mode, Previous, Step, StepId},
@@ -82,8 +82,15 @@ impl Agent {
                 Some((limits.switch_timeout, work))
             }
             Step::Announcing | Step::Unknown(_) => None,
-            Step::Rebooting | Step::RebootingBack => {
-                Some((limits.short_step, Work::Reboot { lease }))
+            Step::Rebooting => {
+                let back = self.previous(attempt).map(|previous| previous.boot_default);
+                let trial = attempt.path.clone().zip(back);
+                let trial = trial.map(|(target, back)| Trial { target, back });
+                Some((limits.short_step, Work::Reboot { lease, trial }))
+            }
+            Step::RebootingBack => {
+                let trial = None;
+                Some((limits.short_step, Work::Reboot { lease, trial }))
             }
             Step::PostHook => hook(Hook::Post),
             Step::Judging => Some(judge(false)),
@@ -163,6 +170,7 @@ impl Agent {
             return Some(Previous {
                 boot_default: running.clone(),
                 running,
+                profile: None,
             });
         }
         attempt.previous.clone()

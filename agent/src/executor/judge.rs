@@ -76,7 +76,7 @@ impl<H: Host> Executor<H> {
             // Failed twice in a row, and nobody starts it again: waiting does not help.
             let hopeless = !look.failed_units.is_disjoint(&failed_before);
             if (is_seen && look.is_settled()) || hopeless || late {
-                let facts = self.measure()?;
+                let facts = self.measure().await?;
                 let mut judgement = Judgement {
                     cut_off: was_cut_off,
                     ..look.judgement(health, facts)

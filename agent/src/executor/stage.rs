@@ -159,12 +159,18 @@ impl<H: Host> Executor<H> {
                 "{target} is not in the store any more"
             )));
         }
-        let facts = self.measure()?;
-        let (Some(running), Some(boot_default)) = (&facts.running, &facts.profile) else {
+        let facts = self.measure().await?;
+        let (Some(running), Some(boot_default)) = (&facts.running, facts.boot_default()) else {
             return Err(HostError::Missing(format!(
                 "{CURRENT} and {PROFILE} do not both lead to a system: there would be no way back"
             )));
         };
+        if facts.profile.as_ref() != Some(boot_default) {
+            tracing::warn!(
+                "the boot loader would start {boot_default} next, and {PROFILE} leads elsewhere: \
+                 going back, should it come to that, is to what the boot loader says"
+            );
+        }
         for path in [running, boot_default] {
             roots::add(self.host.links(), path)?;
         }

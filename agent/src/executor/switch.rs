@@ -20,8 +20,9 @@ impl<H: Host> Executor<H> {
         over: Option<&Previous>,
     ) -> Result<Answer, HostError> {
         if let Some(over) = over {
-            self.check_runs(CURRENT, [&over.running, path])?;
-            self.check_runs(PROFILE, [&over.boot_default, path])?;
+            self.check_runs(CURRENT, &[&over.running, path])?;
+            let named = over.profile.as_ref().unwrap_or(&over.boot_default);
+            self.check_runs(PROFILE, &[named, path])?;
         }
         let tag = job.step.to_string();
         let limits = (job.within, self.config.limits.switch_tasks_max);
@@ -78,7 +79,7 @@ impl<H: Host> Executor<H> {
             end => end,
         };
         self.heard.set(false);
-        let facts = self.measure()?;
+        let facts = self.measure().await?;
         Ok(Answer {
             result: end.map(|end| Done::Activated { end, facts }),
             output: ran.output,
@@ -88,7 +89,7 @@ impl<H: Host> Executor<H> {
 
 impl<H: Host> Executor<H> {
     /// Whether this link leads to one of these, and not to what somebody else has put there.
-    pub(super) fn check_runs(&self, link: &str, ours: [&StorePath; 2]) -> Result<(), HostError> {
+    pub(super) fn check_runs(&self, link: &str, ours: &[&StorePath]) -> Result<(), HostError> {
         match self.host.links().resolve(link) {
             Some(other) if !ours.contains(&&other) => Err(HostError::Elsewhere(other)),
             Some(_) | None => Ok(()),
@@ -100,6 +101,25 @@ impl<H: Host> Executor<H> {
 /// recorded ones, and with [`Mode::Switch`] the running system too. Safe to repeat. What is at work
 /// for the attempt has been stopped: it might hold the lock of `switch-to-configuration`.
 pub async fn restore<H: Host>(
+    host: &H,
+    previous: &Previous,
+    mode: Mode,
+    tag: &str,
+    limits: (Duration, u64),
+) -> Result<Ran, HostError> {
+    let ran = install_previous(host, previous, mode, tag, limits).await?;
+    // Only now: until here the boot loader may be the only one who starts what was there before. Not
+    // being able to is no reason to go back once more: what it would start is the right system.
+    if went_through(&ran.end)
+        && let Err(error) = host.boot_always(tag).await
+    {
+        let error = common::error_chain::Chain(&error);
+        tracing::warn!("the boot loader keeps the default of an attempt: {error}");
+    }
+    Ok(ran)
+}
+
+async fn install_previous<H: Host>(
     host: &H,
     previous: &Previous,
     mode: Mode,

@@ -50,7 +50,7 @@ impl System {
             run_as,
             may_begin: MayBegin::Always,
         };
-        let output = self.run_nix(&unit).await?;
+        let output = self.run_well(&unit).await?;
         let path = match target {
             Target::Closure(path) => path.clone(),
             Target::Flake { .. } | Target::Channel { .. } => {

@@ -68,7 +68,10 @@ async fn nothing_disruptive_is_started_past_its_time() {
     world.write_config(&format!("pre_update = \"{hook}\""));
     let executor = world.executor().await;
     let boot = fs::read_to_string(world.links().at("/boot_id")).expect("a boot id");
-    let reboot = Work::Reboot { lease: LeaseId(1) };
+    let reboot = Work::Reboot {
+        lease: LeaseId(1),
+        trial: None,
+    };
     let works = [run_hook(Hook::Pre), activate(&new), reboot];
     for (number, work) in (1..).zip(works) {
         let answer = carry_out(&executor, &job(number, PAST, work.clone())).await;

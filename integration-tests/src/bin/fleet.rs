@@ -2,15 +2,13 @@
 
 use std::{
     io::{self, Write},
-    net::SocketAddr,
-    path::PathBuf,
     process::ExitCode,
 };
 
 use clap::{Args, Parser, Subcommand};
 use common::{error_chain::Chain, id::MachineName};
 use integration_tests::fleet::{
-    self, Damage, Failure, Fleet, FleetError, FleetOptions, Means, SystemSpec, host,
+    Damage, Failure, Fleet, FleetError, FleetOptions, Part, SystemSpec, host,
 };
 use serde_json::{Value, json};
 
@@ -62,25 +60,8 @@ enum Command {
     Down,
     /// What this host lacks for a fleet, if anything (exit status 1 when it lacks something).
     Host,
-    /// The process that owns a fleet; started by `up`.
-    #[command(hide = true)]
-    Supervise(Supervise),
-    /// A small static HTTP server; runs inside the machines.
-    #[command(hide = true)]
-    ServeFiles {
-        #[arg(long)]
-        listen: SocketAddr,
-        #[arg(long)]
-        root: PathBuf,
-    },
-    /// A webhook that writes down what it is sent; runs inside the machines.
-    #[command(hide = true)]
-    TakePosts {
-        #[arg(long)]
-        listen: SocketAddr,
-        #[arg(long)]
-        into: PathBuf,
-    },
+    #[command(flatten)]
+    Part(Part),
 }
 
 #[derive(Debug, Args)]
@@ -105,20 +86,6 @@ struct Publish {
     /// What is wrong with the system.
     #[arg(long, value_enum, default_value = "none")]
     failure: Failure,
-}
-
-#[derive(Debug, Args)]
-struct Supervise {
-    #[arg(long)]
-    image: PathBuf,
-    #[arg(long = "machine")]
-    machines: Vec<MachineName>,
-    #[arg(long)]
-    disk: Option<u64>,
-    #[arg(long)]
-    files: Option<PathBuf>,
-    #[arg(long)]
-    memory: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -175,31 +142,7 @@ fn act(cli: &Cli) -> Result<ExitCode, FleetError> {
             cli.print(&json!({ "fleet": cli.fleet, "done": "down" }), "down");
         }
         Command::Host => return Ok(cli.host()),
-        Command::Supervise(with) => {
-            let means = Means {
-                image: &with.image,
-                disk: with.disk,
-                files: with.files.as_deref(),
-                memory: with.memory,
-            };
-            fleet::supervise(&cli.fleet, &with.machines, means)?;
-        }
-        Command::ServeFiles { listen, root } => {
-            fleet::file_server::serve(*listen, root.clone()).map_err(|source| {
-                FleetError::File {
-                    what: "serve",
-                    path: root.clone(),
-                    source,
-                }
-            })?;
-        }
-        Command::TakePosts { listen, into } => {
-            fleet::post_server::take(*listen, into).map_err(|source| FleetError::File {
-                what: "serve",
-                path: into.clone(),
-                source,
-            })?;
-        }
+        Command::Part(part) => part.play()?,
     }
     Ok(ExitCode::SUCCESS)
 }

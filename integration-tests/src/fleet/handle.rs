@@ -41,7 +41,7 @@ pub struct FleetOptions {
     pub name: String,
     /// The machines, without `control`.
     pub machines: Vec<MachineName>,
-    /// The `fleet` program.
+    /// The program that has the [parts](super::Part) of a fleet as subcommands.
     pub program: PathBuf,
     /// End the fleet when this process ends, in whatever way.
     pub ends_with_us: bool,
@@ -63,7 +63,7 @@ pub const WITNESS: &str = "/srv/witness";
 #[derive(Debug)]
 pub struct Fleet {
     pub(super) run: RunDir,
-    record: RunRecord,
+    pub(super) record: RunRecord,
     control: MachineName,
     machines: Vec<MachineName>,
     /// Closed when this process ends; the supervisor then ends too, unless it was told to stay.
@@ -76,6 +76,25 @@ impl Fleet {
     /// # Errors
     /// When the host cannot, a fleet of this name is up, or a machine does not boot.
     pub fn up(options: &FleetOptions, progress: &dyn Fn(&str)) -> Result<Self, FleetError> {
+        Self::up_of(image::ensure, options, progress)
+    }
+
+    /// The same of machines that have a kernel and a boot loader, in [`super::BOOT_FILES`].
+    ///
+    /// # Errors
+    /// As [`Fleet::up`].
+    pub fn up_bootable(
+        options: &FleetOptions,
+        progress: &dyn Fn(&str),
+    ) -> Result<Self, FleetError> {
+        Self::up_of(image::ensure_bootable, options, progress)
+    }
+
+    fn up_of(
+        image: impl FnOnce(&dyn Fn(&str)) -> Result<PathBuf, FleetError>,
+        options: &FleetOptions,
+        progress: &dyn Fn(&str),
+    ) -> Result<Self, FleetError> {
         if let Some(missing) = host::missing() {
             return Err(FleetError::Host(missing));
         }
@@ -84,7 +103,7 @@ impl Fleet {
         if run.alive().is_some() {
             return Err(FleetError::AlreadyUp(options.name.clone()));
         }
-        let image = image::ensure(progress)?;
+        let image = image(progress)?;
         run.remove()?;
         run.create()?;
         provision::write_layer(&run, &options.program)?;
@@ -321,7 +340,7 @@ fn start_supervisor(
     command
         .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .arg(&options.program)
-        .args(["supervise", "--fleet", &options.name, "--image"])
+        .args(["supervise", "--run", &options.name, "--image"])
         .arg(image)
         .args(["--machine", CONTROL]);
     if let Some(files) = &options.files {

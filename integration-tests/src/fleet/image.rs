@@ -1,5 +1,6 @@
 //! The root file system that all machines share: Debian trixie with systemd, D-Bus and Nix, built once
-//! by debootstrap, cached outside the checkout and never written to again.
+//! by debootstrap, cached outside the checkout and never written to again. A second one, made of the
+//! first, has a kernel and a boot loader too.
 
 use std::{
     fs::{self, File},
@@ -35,14 +36,59 @@ rm -f \"$1/etc/resolv.conf\" \"$1/etc/hostname\" \"$1/etc/machine-id\" \"$1/etc/
 mkdir -p \"$1/nix/store\" \"$1/nix/var/nix/profiles\" \"$1/nix/var/nix/gcroots\"
 ";
 
+/// Where a bootable image has its `bzImage` and `initrd`.
+pub const BOOT_FILES: &str = "/usr/lib/lab-boot";
+
+/// What the bootable image has besides. Packages of kernels leave their files in /boot, which is the
+/// boot loader's file system on the machines.
+const BOOTABLE_STEP: &str = "\
+set -e
+mount -t proc proc \"$1/proc\"
+cp /etc/resolv.conf \"$1/etc/resolv.conf\"
+chroot \"$1\" apt-get -q update
+DEBIAN_FRONTEND=noninteractive chroot \"$1\" apt-get -q -y install --no-install-recommends \
+    linux-image-cloud-amd64 initramfs-tools systemd-boot systemd-boot-efi systemd-boot-tools udev kmod zstd
+chroot \"$1\" apt-get clean
+mkdir -p \"$1$2\"
+mv \"$1\"/boot/vmlinuz-* \"$1$2/bzImage\"
+mv \"$1\"/boot/initrd.img-* \"$1$2/initrd\"
+rm -rf \"$1\"/boot/* \"$1\"/vmlinuz* \"$1\"/initrd.img* \"$1/etc/resolv.conf\"
+rm -rf \"$1\"/var/lib/apt/lists/* \"$1\"/var/cache/apt/*.bin \"$1\"/usr/share/doc/* \"$1\"/usr/share/man/*
+";
+
 /// The directory of the image, built first when there is none.
 ///
 /// # Errors
 /// When debootstrap or apt fail; what they printed is in the error.
 pub(super) fn ensure(progress: &dyn Fn(&str)) -> Result<PathBuf, FleetError> {
+    cached(&format!("image-{}", digest(&[])), progress, |root| {
+        build(root, progress)
+    })
+}
+
+/// The same for the image that has a kernel and a boot loader.
+///
+/// # Errors
+/// When debootstrap or apt fail; what they printed is in the error.
+pub(super) fn ensure_bootable(progress: &dyn Fn(&str)) -> Result<PathBuf, FleetError> {
+    let plain = ensure(progress)?;
+    let name = format!("bootable-{}", digest(&[BOOTABLE_STEP, BOOT_FILES]));
+    cached(&name, progress, |root| {
+        progress("building the bootable image (once): a kernel and systemd-boot");
+        command::run(Command::new("cp").arg("-a").args([&plain, root]))?;
+        in_own_mounts(BOOTABLE_STEP, root, &[BOOT_FILES])
+    })
+}
+
+/// The directory of this name in the cache, filled first when there is none.
+fn cached(
+    name: &str,
+    progress: &dyn Fn(&str),
+    fill: impl FnOnce(&PathBuf) -> Result<(), FleetError>,
+) -> Result<PathBuf, FleetError> {
     let cache = cache_dir();
     fs::create_dir_all(&cache).map_err(FleetError::file("create", &cache))?;
-    let image = cache.join(format!("image-{}", digest()));
+    let image = cache.join(name);
     if image.is_dir() {
         return Ok(image);
     }
@@ -56,7 +102,7 @@ pub(super) fn ensure(progress: &dyn Fn(&str)) -> Result<PathBuf, FleetError> {
     }
     remove_unfinished(&cache)?;
     let unfinished = cache.join("image.unfinished");
-    build(&unfinished, progress)?;
+    fill(&unfinished)?;
     fs::rename(&unfinished, &image).map_err(FleetError::file("rename", &unfinished))?;
     progress("the image is ready and cached");
     Ok(image)
@@ -74,9 +120,10 @@ fn cache_dir() -> PathBuf {
 }
 
 /// Names the recipe, so that another recipe is another image.
-fn digest() -> String {
+fn digest(more: &[&str]) -> String {
     let mut hash = Sha256::new();
-    for part in [SUITE, BASE_PACKAGES, SECOND_STEP, std::env::consts::ARCH] {
+    let base = [SUITE, BASE_PACKAGES, SECOND_STEP, std::env::consts::ARCH];
+    for part in base.iter().chain(more) {
         hash.update(part);
         hash.update([0]);
     }
@@ -108,20 +155,16 @@ fn build(root: &Path, progress: &dyn Fn(&str)) -> Result<(), FleetError> {
     )?;
     progress("building the image: Nix");
     sources.write_to(root)?;
-    // A mount namespace of its own: whatever happens, the mount of /proc ends with the program.
-    command::run(
-        Command::new("unshare")
-            .args([
-                "--mount",
-                "--propagation=private",
-                "sh",
-                "-c",
-                SECOND_STEP,
-                "sh",
-            ])
-            .arg(root),
-    )?;
-    Ok(())
+    in_own_mounts(SECOND_STEP, root, &[])
+}
+
+/// Runs a script on a root file system (`$1`), in a mount namespace of its own: whatever happens, its
+/// mounts end with it.
+fn in_own_mounts(script: &str, root: &Path, more: &[&str]) -> Result<(), FleetError> {
+    let unshare = ["--mount", "--propagation=private", "sh", "-c", script, "sh"];
+    let mut command = Command::new("unshare");
+    command.args(unshare).arg(root).args(more);
+    command::run(&mut command).map(drop)
 }
 
 /// Where the host gets its Debian packages, for the image's suite.

@@ -30,6 +30,28 @@ const FILLER: &str = "filler";
 const SMALLEST_BYTES: i64 = 4096;
 
 impl Fleet {
+    /// A command that runs `words` on the machine's network and otherwise outside of it: it sees
+    /// this host's files, and ends with the fleet.
+    ///
+    /// # Errors
+    /// When the machine is off.
+    pub fn command_beside(
+        &self,
+        machine: &MachineName,
+        words: &[&str],
+    ) -> Result<Command, FleetError> {
+        let leader = self.status_of(machine)?.leader;
+        let leader = leader.ok_or_else(|| FleetError::Off(machine.clone()))?;
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--target={}", self.record.supervisor.pid))
+            .args(["--mount", "--pid", "--", "nsenter"])
+            .arg(format!("--target={leader}"))
+            .args(["--net", "--"])
+            .args(words);
+        Ok(command)
+    }
+
     /// The processes of a machine's service (or of [`PID_1`]), by the host's numbers; none when it
     /// does not run.
     pub fn processes(&self, machine: &MachineName, unit: &str) -> Vec<Pid> {

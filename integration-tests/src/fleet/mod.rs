@@ -20,6 +20,7 @@
 //! | `provision` | names, the signed cache, the first system of each machine |
 //! | `inside` | processes, disks and connections of the machines, taken hold of from outside |
 //! | `programs`, `install` | our own programs, and the daemons on the machines |
+//! | `part` | the subcommands that a program needs which starts a fleet |
 //! | [`file_server`] | a small static HTTP server, for the cache and for health checks |
 //! | [`post_server`] | a webhook that writes down what it is sent |
 
@@ -34,6 +35,7 @@ mod install;
 mod machine;
 mod memory;
 mod network;
+mod part;
 pub mod post_server;
 mod programs;
 mod protocol;
@@ -47,11 +49,12 @@ pub use command::Finished;
 pub(crate) use command::run as run_program;
 pub use error::FleetError;
 pub use handle::{CONTROL, Fleet, FleetOptions, WITNESS};
+pub use image::BOOT_FILES;
 pub use inside::PID_1;
 pub use install::{AGENT_UNIT, COORDINATOR_UNIT};
 pub use memory::MemoryUse;
+pub use part::Part;
 pub use programs::{PROGRAMS_VARIABLE, Programs};
 pub use protocol::{MachineStatus, Power};
-pub use supervisor::{Means, supervise};
 pub use system::{Failure, SystemSpec};
 pub use trouble::Damage;

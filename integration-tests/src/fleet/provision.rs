@@ -131,6 +131,11 @@ const FILES: &[(&str, u32, &str)] = &[
         0o555,
         include_str!("../../assets/switch-to-configuration.sh"),
     ),
+    (
+        "usr/local/share/lab-toy/install-systemd-boot.sh",
+        0o555,
+        include_str!("../../assets/install-systemd-boot.sh"),
+    ),
 ];
 
 /// Writes the layer that all machines share. `program` is the `fleet` program itself, which serves

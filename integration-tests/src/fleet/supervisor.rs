@@ -36,7 +36,7 @@ pub(super) const STAY: &str = "stay";
 
 /// What the machines of a fleet are made of.
 #[derive(Clone, Copy, Debug)]
-pub struct Means<'a> {
+pub(super) struct Means<'a> {
     /// The root file system that they share.
     pub image: &'a Path,
     /// Bytes that each but `control` may write; as many as there are unless it is given.
@@ -55,7 +55,11 @@ pub struct Means<'a> {
 ///
 /// # Errors
 /// When the namespaces, the network or a machine cannot be set up.
-pub fn supervise(name: &str, machines: &[MachineName], means: Means<'_>) -> Result<(), FleetError> {
+pub(super) fn supervise(
+    name: &str,
+    machines: &[MachineName],
+    means: Means<'_>,
+) -> Result<(), FleetError> {
     let run = RunDir::named(name);
     let cgroups = Path::new(CGROUPS).join(run.cgroup());
     private_mounts(&run, means.files)?;

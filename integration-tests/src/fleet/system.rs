@@ -68,6 +68,8 @@ pub enum Failure {
     Health,
     /// It takes the network card down.
     Network,
+    /// It does not boot: its init ends, and the kernel panics.
+    Panic,
 }
 
 /// What a system is made of.
@@ -79,6 +81,16 @@ pub struct SystemSpec {
     pub version: String,
     /// The kernel's version; another one needs a reboot.
     pub kernel: String,
+    /// The kernel's command line, without `init=`.
+    #[serde(rename = "kernelParams")]
+    pub kernel_params: String,
+    /// Directory on `control` with a `bzImage` and an `initrd` that can be booted; empty: files that
+    /// only play kernel and initrd.
+    #[serde(rename = "bootFiles")]
+    pub boot_files: String,
+    /// How often its boot entry may be tried before it is good; 0: boots are not counted.
+    #[serde(rename = "bootTries")]
+    pub boot_tries: u32,
     /// Bytes in its closure that nobody needs.
     pub bulk: u64,
     /// What is wrong with it.
@@ -103,6 +115,9 @@ impl SystemSpec {
             host: host.clone(),
             version: version.to_owned(),
             kernel: "6.12.1".to_owned(),
+            kernel_params: String::new(),
+            boot_files: String::new(),
+            boot_tries: 0,
             bulk: 0,
             failure: Failure::None,
             inhibitors: BTreeMap::from([("dbus-implementation".to_owned(), "broker".to_owned())]),

@@ -211,6 +211,7 @@ impl Machine {
             running: Some(self.running.clone()),
             booted: Some(self.booted.clone()),
             profile: Some(self.profile.clone()),
+            next_boot: agent_core::NextBoot::Unknown,
             generation: self.generations.last().map_or(0, |g| g.number),
             generations: self.generations.iter().rev().cloned().collect(),
             store_free_bytes: 1 << 36,

@@ -43,6 +43,7 @@ impl World {
             | Family::Restore
             | Family::PostHook
             | Family::RollbackHook
+            | Family::BootLoader
             | Family::Condition
             | Family::Check => false,
         };

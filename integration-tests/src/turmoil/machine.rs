@@ -262,9 +262,14 @@ impl Machine {
                 (rng.between(SECOND, 2 * MINUTE), End::Exited(0))
             }
             (Family::Stage, _) => (rng.between(SECOND, 3 * MINUTE), End::Exited(0)),
-            (Family::BackupCheck | Family::Condition | Family::Profile | Family::Check, _) => {
-                (rng.between(SECOND, MINUTE), End::Exited(0))
-            }
+            (
+                Family::BackupCheck
+                | Family::BootLoader
+                | Family::Condition
+                | Family::Profile
+                | Family::Check,
+                _,
+            ) => (rng.between(SECOND, MINUTE), End::Exited(0)),
         };
         let within = At::try_from(unit.within.as_millis()).unwrap_or(At::MAX / 2);
         let end = if takes > within { End::TimedOut } else { end };

@@ -8,6 +8,7 @@ use crate::{
     agent::{Agent, Running},
     cause::Cause,
     effect::Output,
+    facts::NextBoot,
     input::{ActivationEnd, Answer, Done, Failure, Judgement},
     moment::Moment,
     reading::{armed, bounded, hook_end, judgement, line, listed, staged_of, words},
@@ -154,18 +155,22 @@ impl Agent {
                 return self.turn_back(now, Cause::Snapshot(words(&failure)), out);
             }
         };
-        let (Some(running), Some(profile)) = (facts.running.clone(), facts.profile.clone()) else {
+        let (Some(running), Some(boot_default)) =
+            (facts.running.clone(), facts.boot_default().cloned())
+        else {
             let cause = Cause::Snapshot("what runs, or what boots next, is not known".to_owned());
             self.facts = Some(facts);
             return self.turn_back(now, cause, out);
         };
+        let profile = facts.profile.clone().filter(|path| *path != boot_default);
         self.facts = Some(facts);
         let Some(attempt) = &mut self.durable.attempt else {
             return;
         };
         attempt.previous = Some(Previous {
             running,
-            boot_default: profile,
+            boot_default,
+            profile,
         });
         attempt.baseline = bounded(baseline);
         if needs_reboot {
@@ -240,10 +245,33 @@ impl Agent {
         };
         let (shows, next) = match attempt.mode {
             Mode::Switch => (facts.running == attempt.path, Step::PostHook),
-            Mode::Boot => (facts.profile == attempt.path, Step::Announcing),
+            Mode::Boot => (
+                // An entry of somebody else's is no way to the target either.
+                !matches!(facts.next_boot, NextBoot::Other(_))
+                    && attempt
+                        .path
+                        .as_ref()
+                        .is_some_and(|path| facts.boots_next(path)),
+                Step::Announcing,
+            ),
         };
         if !shows {
-            let cause = Cause::Activation("it went through, and changed nothing".to_owned());
+            // Where the reboot would lead elsewhere, the machine is not sent there to find out, and
+            // the target is not at fault.
+            let cause = match &facts.next_boot {
+                _ if attempt.mode == Mode::Switch || facts.profile != attempt.path => {
+                    Cause::Activation("it went through, and changed nothing".to_owned())
+                }
+                NextBoot::System(path) => Cause::NotActivated(line(&format!(
+                    "the boot loader starts {path} next, whatever is installed"
+                ))),
+                NextBoot::Other(entry) => Cause::NotActivated(line(&format!(
+                    "the boot loader starts its entry {entry} next, whatever is installed"
+                ))),
+                NextBoot::Unknown => {
+                    Cause::Activation("it went through, and changed nothing".to_owned())
+                }
+            };
             self.turn_back(now, cause, out);
         } else if attempt.mode == Mode::Boot && !attempt.allow_reboot {
             self.turn_back(now, Cause::RebootNotAllowed, out);

@@ -1,6 +1,7 @@
 //! The rules of one machine, on a machine that does as it is told.
 
 mod attempt;
+mod boot_loader;
 mod boots;
 #[cfg(feature = "seeded-bugs")]
 mod bugs;

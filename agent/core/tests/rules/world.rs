@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use agent_core::{
     ActivationEnd, Agent, Answer, Baseline, CallId, Directive, Done, Durable, Effect, Facts,
-    Failure, Found, Hook, HookEnd, Input, Job, Judgement, Limits, Mode, Moment, Note, Output,
-    Proceed, Renewal, Signal, Step, UnitState, Work, invariants, state::Unreported,
+    Failure, Found, Hook, HookEnd, Input, Job, Judgement, Limits, Mode, Moment, NextBoot, Note,
+    Output, Proceed, Renewal, Signal, Step, UnitState, Work, invariants, state::Unreported,
 };
 use common::{
     Action, BootId, Epoch, Health, LeaseId, OutcomeKind, RolloutId, Staged, StorePath, Target,
@@ -128,6 +128,10 @@ pub(crate) struct World {
     pub(crate) running: StorePath,
     pub(crate) booted: StorePath,
     pub(crate) profile: StorePath,
+    /// What the boot loader says; a system that it says is followed by each that is installed.
+    pub(crate) next_boot: NextBoot,
+    /// The boot loader starts what it says, whatever is installed.
+    pub(crate) stubborn: bool,
     pub(crate) dead_man_fired: bool,
     pub(crate) epoch: Epoch,
     /// Begun and not ended.
@@ -171,6 +175,8 @@ impl World {
             running: path("old"),
             booted: path("old"),
             profile: path("old"),
+            next_boot: NextBoot::Unknown,
+            stubborn: false,
             dead_man_fired: false,
             epoch: Epoch(1),
             open: Vec::new(),
@@ -209,6 +215,7 @@ impl World {
             running: Some(self.running.clone()),
             booted: Some(self.booted.clone()),
             profile: Some(self.profile.clone()),
+            next_boot: self.next_boot.clone(),
             generation: 1,
             generations: Vec::new(),
             store_free_bytes: 1 << 30,
@@ -409,7 +416,7 @@ impl World {
             Work::Activate { path, mode, .. } => {
                 let end = self.script.activation.clone();
                 if end != Ok(ActivationEnd::Busy) {
-                    self.profile = path.clone();
+                    self.install(path);
                 }
                 let live = matches!(end, Ok(ActivationEnd::Done | ActivationEnd::Degraded));
                 if live && *mode == Mode::Switch {
@@ -445,7 +452,7 @@ impl World {
             Work::Restore { previous, mode, .. } => {
                 let end = self.script.restore.clone();
                 if matches!(end, Ok(ActivationEnd::Done | ActivationEnd::Degraded)) {
-                    self.profile = previous.boot_default.clone();
+                    self.install(&previous.boot_default);
                     if *mode == Mode::Switch {
                         self.running = previous.running.clone();
                     }
@@ -459,6 +466,13 @@ impl World {
             }),
         };
         answer(result)
+    }
+
+    fn install(&mut self, path: &StorePath) {
+        self.profile = path.clone();
+        if matches!(self.next_boot, NextBoot::System(_)) && !self.stubborn {
+            self.next_boot = NextBoot::System(path.clone());
+        }
     }
 
     /// Ends the oldest job under way; `false` when there is none.

@@ -71,6 +71,7 @@ impl World {
             let previous = Previous {
                 running: m.running.clone(),
                 boot_default: m.profile.clone(),
+                profile: None,
             };
             m.truth.before = Some((lease, previous));
         }
