@@ -3,6 +3,8 @@
 use std::{collections::BTreeMap, fs, io, time::Duration};
 
 use common::text;
+use nix::time::{ClockId, clock_gettime};
+use serde_json::Value;
 
 use super::System;
 use crate::host::{HostError, Since, UNIT_PREFIX};
@@ -35,7 +37,7 @@ impl System {
             "--output-fields=_BOOT_ID",
         ];
         let text = self.look("journalctl", &arguments).await?;
-        let entry: serde_json::Value = serde_json::from_str(text.trim())
+        let entry: Value = serde_json::from_str(text.trim())
             .map_err(|error| HostError::io("read the journal", io::Error::other(error)))?;
         let cursor = entry["__CURSOR"].as_str().unwrap_or_default();
         fs::write(&self.journal_mark, cursor)
@@ -47,15 +49,15 @@ impl System {
         priority: u8,
         since: Since,
     ) -> Result<Vec<String>, HostError> {
-        let from = match since {
+        let (from, since) = match since {
             Since::Mark => {
                 let cursor = fs::read_to_string(&self.journal_mark).unwrap_or_default();
                 if cursor.is_empty() {
                     return Ok(Vec::new());
                 }
-                format!("--after-cursor={cursor}")
+                (format!("--after-cursor={cursor}"), Duration::ZERO)
             }
-            Since::Ago(duration) => format!("--since=-{}s", duration.as_secs()),
+            Since::Ago(duration) => ("--boot".to_owned(), ago(duration)?),
         };
         let priority = format!("--priority={priority}");
         let arguments = [
@@ -68,7 +70,9 @@ impl System {
             &from,
         ];
         let text = self.look("journalctl", &arguments).await?;
-        Ok(text.lines().map(entry_line).collect())
+        let entries = text.lines().map(entry);
+        let new = entries.filter(|entry| is_since(entry, since));
+        Ok(new.map(|entry| entry_line(&entry)).collect())
     }
 }
 
@@ -83,25 +87,47 @@ impl System {
         let arguments = [
             "--quiet",
             "--no-pager",
+            "--boot",
             "--lines=1000",
             "--output=json",
             "--output-fields=UNIT",
-            &format!("--since=-{}s", within.as_secs().max(1)),
             RESTART_SCHEDULED,
             // Anybody may write a message with this number.
             "_PID=1",
         ];
         let text = self.look("journalctl", &arguments).await?;
-        Ok(looping(&text, times))
+        Ok(looping(&text, ago(within)?, times))
     }
 }
 
-/// The units that are named at least so many times.
-fn looping(journal: &str, times: u32) -> Vec<String> {
+/// When that was, as the journal counts: since the boot. Not by the time of day, which may have been
+/// set back: then all of yesterday would be new.
+fn ago(duration: Duration) -> Result<Duration, HostError> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_err(|errno| HostError::io("read the clock", errno.into()))?;
+    Ok(Duration::from(now).saturating_sub(duration))
+}
+
+/// One line of `journalctl --output=json`; null when it is none.
+fn entry(json: &str) -> Value {
+    serde_json::from_str(json).unwrap_or_default()
+}
+
+/// Whether the entry was written at this time after the boot, or later. What does not say when it was
+/// is old, unless all of them count.
+fn is_since(entry: &Value, since: Duration) -> bool {
+    let at = entry["__MONOTONIC_TIMESTAMP"].as_str();
+    let at = at.and_then(|micros| micros.parse().ok());
+    at.map_or(Duration::ZERO, Duration::from_micros) >= since
+}
+
+/// The units that are named at least so many times since this time after the boot.
+fn looping(journal: &str, since: Duration, times: u32) -> Vec<String> {
     let mut counts: BTreeMap<String, u32> = BTreeMap::new();
     for line in journal.lines() {
-        let entry: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
-        if let Some(unit) = entry["UNIT"].as_str() {
+        let entry = entry(line);
+        let is_new = is_since(&entry, since);
+        if let Some(unit) = entry["UNIT"].as_str().filter(|_| is_new) {
             *counts.entry(unit.to_owned()).or_default() += 1;
         }
     }
@@ -113,8 +139,7 @@ fn looping(journal: &str, times: u32) -> Vec<String> {
 }
 
 /// One journal entry in a few words.
-fn entry_line(json: &str) -> String {
-    let entry: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+fn entry_line(entry: &Value) -> String {
     let word = |name: &str| entry[name].as_str().unwrap_or("?").to_owned();
     text::tame_line(
         &format!("{}: {}", word("SYSLOG_IDENTIFIER"), word("MESSAGE")),
@@ -124,26 +149,36 @@ fn entry_line(json: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn a_service_that_is_started_again_often_is_in_a_loop() {
-        let entry = |unit: &str| format!("{{\"UNIT\":\"{unit}\",\"_PID\":\"1\"}}\n");
+        let at = |seconds: u64, unit: &str| {
+            let micros = (seconds * 1_000_000).to_string();
+            let entry = json!({ "UNIT": unit, "__MONOTONIC_TIMESTAMP": micros });
+            format!("{entry}\n")
+        };
+        let entry = |unit: &str| at(70, unit);
         let journal = [
             entry("b.service").repeat(3),
             entry("once.service"),
+            at(50, "once.service").repeat(9),
             entry("a.service").repeat(4),
             entry("lab-updater-check-0-1-1.service").repeat(9),
             "not json\n".to_owned(),
         ];
-        assert_eq!(looping(&journal.concat(), 3), ["a.service", "b.service"]);
-        assert_eq!(looping("", 3), [""; 0]);
+        let minute = Duration::from_secs(60);
+        let found = looping(&journal.concat(), minute, 3);
+        assert_eq!(found, ["a.service", "b.service"]);
+        assert_eq!(looping("", minute, 3), [""; 0]);
     }
 
     #[test]
     fn a_journal_entry_becomes_one_harmless_line() {
         let json = r#"{"MESSAGE":"disk\u001b[31m on fire\nreally","SYSLOG_IDENTIFIER":"kernel"}"#;
-        assert_eq!(entry_line(json), "kernel: disk [31m on fire really");
-        assert_eq!(entry_line("not json"), "?: ?");
+        assert_eq!(entry_line(&entry(json)), "kernel: disk [31m on fire really");
+        assert_eq!(entry_line(&entry("not json")), "?: ?");
     }
 }
