@@ -23,6 +23,10 @@ struct Args {
     /// Only cases whose name contains this: `way / step / fault`.
     #[arg(long, value_name = "TEXT", conflicts_with = "page")]
     only: Option<String>,
+    /// Go on from what an earlier run printed with `--json`: only through the cases that had a violation
+    /// there; what comes out is of both.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["sample", "only"])]
+    again: Option<PathBuf>,
     /// Name the cases, and do nothing.
     #[arg(long)]
     list: bool,
@@ -53,6 +57,16 @@ fn go(args: &Args) -> Result<bool, Box<dyn std::error::Error>> {
     if let Some(only) = &args.only {
         cases.retain(|case: &Case| case.to_string().contains(only));
     }
+    let earlier: Vec<Row> = match &args.again {
+        Some(file) => serde_json::from_slice(&fs::read(file)?)?,
+        None => Vec::new(),
+    };
+    let good = |case: &Case| {
+        let mut rows = earlier.iter();
+        rows.find(|row| row.case == *case && row.violations.is_empty())
+    };
+    let all = cases.clone();
+    cases.retain(|case| good(case).is_none());
     if args.list {
         for case in &cases {
             println!("{case}");
@@ -73,6 +87,9 @@ fn go(args: &Args) -> Result<bool, Box<dyn std::error::Error>> {
     let begin = Instant::now();
     let progress = |row: &Row| eprintln!("{}", line(row));
     let rows = matrix::run(&cases, &options, &progress, &|step| eprintln!("{step}"))?;
+    let begun_again = rows.len();
+    let mut rows: Vec<Row> = all.iter().filter_map(good).cloned().chain(rows).collect();
+    rows.sort_by_key(|row| all.iter().position(|case| *case == row.case));
     let minutes = begin.elapsed().as_secs().div_ceil(60);
     let bad: Vec<&Row> = rows
         .iter()
@@ -91,7 +108,8 @@ fn go(args: &Args) -> Result<bool, Box<dyn std::error::Error>> {
         );
     }
     if let Some(page) = &args.page {
-        fs::write(page, matrix::page(&rows, minutes))?;
+        let again = args.again.as_ref().map(|_| begun_again);
+        fs::write(page, matrix::page(&rows, again))?;
     }
     Ok(bad.is_empty())
 }

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How the attempt goes when nothing is done to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Way {
     /// A switch to a good target.
@@ -49,7 +49,7 @@ impl Way {
 
 /// The step of the attempt in which the fault strikes; named as in the agent's journal, and two that
 /// are before and after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum At {
     /// Obtaining the target ahead of the turn.
@@ -134,7 +134,7 @@ impl At {
 }
 
 /// What is done to the machine in that step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
     /// SIGKILL of the agent.
@@ -215,7 +215,7 @@ impl Fault {
 }
 
 /// One step on one way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Situation {
     /// The way.
     pub way: Way,
@@ -224,7 +224,7 @@ pub struct Situation {
 }
 
 /// One fault in one step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Case {
     /// When.
     #[serde(flatten)]

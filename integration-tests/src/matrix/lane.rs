@@ -7,7 +7,7 @@ use std::{
 };
 
 use common::{StorePath, error_chain::Chain, id::MachineName};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
@@ -51,7 +51,7 @@ timeout = \"3s\"
 ";
 
 /// How a case ended.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// The case.
     #[serde(flatten)]
@@ -67,7 +67,7 @@ pub struct Row {
     /// How long it took, in seconds.
     pub seconds: u64,
     /// The journals of machine and coordinator, where there are violations.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub scene: String,
 }
 
@@ -298,7 +298,8 @@ impl<'a> Lane<'a> {
         points.install()?;
         for rollout in ask.rollouts()? {
             if ["active", "paused"].contains(&rollout.state.as_str()) {
-                ask.lab_yes(&["update", "abort", &rollout.id])?;
+                // It may be just ending by itself.
+                ask.lab(&["update", "abort", &rollout.id])?;
             }
         }
         // What the last case changed of the unit goes; what it left running of the agent too. After

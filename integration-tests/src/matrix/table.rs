@@ -5,13 +5,20 @@ use super::{
     case::{Fault, Situation, situations},
 };
 
-/// The page, of the rows of a whole run.
-pub fn page(rows: &[Row], minutes: u64) -> String {
+/// The page, of the rows of a whole run, or of one and of another one that went again through so many
+/// of its cases.
+pub fn page(rows: &[Row], again: Option<usize>) -> String {
     let mut page = String::from(HEAD);
     let count = |verdict: &str| rows.iter().filter(|row| row.verdict == verdict).count();
     let bad = rows.iter().filter(|row| !row.violations.is_empty()).count();
+    let again = match again {
+        Some(count) => format!(
+            " ({count} of them gone through once more, after what was at fault there was mended)"
+        ),
+        None => String::new(),
+    };
     page += &format!(
-        "{} cases in {minutes} minutes: {} confirmed, {} rolled back, {} refused, {} abandoned, \
+        "{} cases{again}: {} confirmed, {} rolled back, {} refused, {} abandoned, \
          {} stuck; {bad} with a violation.\n\n",
         rows.len(),
         count("confirmed"),
@@ -118,7 +125,7 @@ mod tests {
                 assert!(expected.contains(&cell), "{begin} {}: {cell}", fault.name());
             }
         }
-        assert!(PAGE.contains(&format!("\n{} cases in ", whole().len())));
+        assert!(PAGE.contains(&format!("\n{} cases", whole().len())));
     }
 
     #[test]
