@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
@@ -63,7 +63,7 @@ pub(super) fn supervise(
     let run = RunDir::named(name);
     let cgroups = Path::new(CGROUPS).join(run.cgroup());
     private_mounts(&run, means.files)?;
-    allow_watches()?;
+    allow_watches();
     let memory = match means.memory {
         Some(bytes) => Some((memory::prepare(&run)?, bytes)),
         None => None,
@@ -176,15 +176,17 @@ fn reply_to(request: Request, fleet: &[Arc<Machine>]) -> Reply {
 
 /// Lets root watch as many files as machines of root do together: a systemd takes about ten instances of
 /// inotify, and the usual limit is 128 for all of them. Never lowers it.
-fn allow_watches() -> Result<(), FleetError> {
+fn allow_watches() {
     const LIMIT: &str = "/proc/sys/fs/inotify/max_user_instances";
     const ENOUGH: u32 = 4096;
-    let now = fs::read_to_string(LIMIT).map_err(FleetError::file("read", LIMIT))?;
-    if now.trim().parse().is_ok_and(|now: u32| now < ENOUGH) {
-        let enough = ENOUGH.to_string();
-        fs::write(LIMIT, enough).map_err(FleetError::file("write", LIMIT))?;
+    let now = fs::read_to_string(LIMIT).unwrap_or_default();
+    if now.trim().parse().is_ok_and(|now: u32| now < ENOUGH)
+        && let Err(error) = fs::write(LIMIT, ENOUGH.to_string())
+    {
+        // Few machines do with what there is.
+        let now = now.trim();
+        writeln!(io::stderr(), "{LIMIT} stays at {now}: {error}").ok();
     }
-    Ok(())
 }
 
 /// Makes the mounts that machines need and the host does not have: cgroup v2 alone in its place, /run/systemd and /run/netns on
