@@ -24,6 +24,7 @@ let
             "clippy.toml"
             "docs/commands.md"
             "docs/examples"
+            "docs/fault-matrix.md"
             "docs/nixos-options.md"
             "flake.lock"
             "flake.nix"

@@ -317,11 +317,12 @@ pub fn whole() -> Vec<Case> {
 /// One for each step, with the faults spread over them; another number, others.
 pub fn sample(number: usize) -> Vec<Case> {
     let spread = |(index, situation): (usize, Situation)| {
-        let faults: Vec<Fault> = Fault::ALL
-            .into_iter()
-            .filter(|fault| applies(situation.at, *fault))
-            .collect();
-        let fault = faults[(index * 5 + number) % faults.len()];
+        // The second time round each step has another fault than the one twelve before it.
+        let begin = index * 5 + 3 * (index / Fault::ALL.len()) + number;
+        let mut faults = Fault::ALL.iter().cycle().skip(begin % Fault::ALL.len());
+        let fault = faults.find(|fault| applies(situation.at, **fault));
+        // Most faults can strike in any step.
+        let fault = fault.copied().unwrap_or(Fault::Kill);
         Case { situation, fault }
     };
     situations().into_iter().enumerate().map(spread).collect()
