@@ -193,8 +193,11 @@ mod tests {
                 ("PRIORITY".to_owned(), record.level().to_string()),
             ];
             let mut collect = Collect(&mut entry);
-            record.key_values().visit(&mut collect).unwrap();
-            self.0.lock().unwrap().push(entry);
+            record
+                .key_values()
+                .visit(&mut collect)
+                .expect("it takes all");
+            self.0.lock().expect("not poisoned").push(entry);
         }
 
         fn flush(&self) {}
@@ -221,7 +224,7 @@ mod tests {
         };
         let subscriber = tracing_subscriber::registry().with(layer);
         tracing::subscriber::with_default(subscriber, events);
-        let kept = journal.0.lock().unwrap();
+        let kept = journal.0.lock().expect("not poisoned");
         kept.clone()
     }
 

@@ -11,7 +11,7 @@ use crate::{
     effect::{CallId, Effect, Job, Note, Output, Work},
     facts::{Facts, Found},
     input::{Answer, Failure, Input},
-    limits::Limits,
+    limits::{Limits, STOPPED_FOR},
     moment::Moment,
     reading::line,
     state::{Durable, StepId},
@@ -66,9 +66,6 @@ pub(crate) struct Running {
     /// It was given more time: the agent was stopped while it ran out.
     pub(crate) extended: bool,
 }
-
-/// How late a deadline has to be seen for the agent to have been stopped meanwhile, and not just busy.
-const STOPPED_FOR: Duration = Duration::from_secs(10);
 
 impl Running {
     /// The same with time to hear an answer, if its own ran out while nobody could hear one: a machine

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Longest health timeout that a coordinator can ask for.
 pub const HEALTH_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
+/// How late a deadline has to be seen for the agent to have been stopped meanwhile, and not just busy.
+pub const STOPPED_FOR: Duration = Duration::from_secs(10);
+
 /// Time limits and counts: the machine's own configuration. The coordinator can widen none of them
 /// but the health timeout, up to [`HEALTH_TIMEOUT_MAX`].
 #[derive(Clone, Debug, PartialEq, Eq)]

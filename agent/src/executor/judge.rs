@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use agent_core::{Answer, Baseline, Comparison, Done, FailedUnit, Failure, Job, Judgement, Reach};
+use agent_core::{
+    Answer, Baseline, Comparison, Done, FailedUnit, Failure, Job, Judgement, Reach,
+    limits::STOPPED_FOR,
+};
 use common::Health;
 use futures_util::future::join_all;
 
@@ -12,9 +15,6 @@ use crate::{
     health,
     host::{Family, Host, HostError, Since},
 };
-
-/// How late something has to be seen to be over for the process to have been stopped meanwhile.
-const STOPPED_FOR: Duration = Duration::from_secs(10);
 
 /// How long it then looks once more, at most. Shorter than the core's own patience.
 const LOOK_AGAIN_MAX: Duration = Duration::from_secs(30);
@@ -46,7 +46,8 @@ impl<H: Host> Executor<H> {
         let mut failed_before: BTreeSet<String> = BTreeSet::new();
         loop {
             // A process that was stopped for a while has seen nothing meanwhile: it looks once more.
-            if self.clock.uptime() > deadline + STOPPED_FOR && !looked_again {
+            let was_stopped = |at: Duration| self.clock.uptime() > at + STOPPED_FOR;
+            if was_stopped(deadline) && !looked_again {
                 looked_again = true;
                 deadline = self.clock.uptime() + timeout.min(LOOK_AGAIN_MAX);
             }
@@ -54,7 +55,7 @@ impl<H: Host> Executor<H> {
             let checks = self.checks(job, Since::Mark);
             let health = match self.clock.timeout(left.max(LOOK_AGAIN), checks).await {
                 Ok(health) => health,
-                Err(_) if self.clock.uptime() > deadline + STOPPED_FOR && !looked_again => continue,
+                Err(_) if was_stopped(deadline) && !looked_again => continue,
                 Err(_) => return Ok(answer(Err(Failure::TimedOut))),
             };
             let (units, unseen) = match self.units_not_well().await {

@@ -74,9 +74,7 @@ impl System {
         let new = entries.filter(|entry| is_since(entry, since));
         Ok(new.map(|entry| entry_line(&entry)).collect())
     }
-}
 
-impl System {
     /// From the journal and not from the services' own counters: those begin anew with every start
     /// by hand, and do not say when.
     pub(super) async fn loops(

@@ -205,6 +205,21 @@ impl Fleet {
     /// # Errors
     /// When the machine is off.
     pub fn command(&self, machine: &MachineName, words: &[&str]) -> Result<Command, FleetError> {
+        let mut command = self.entering(machine, "--all")?;
+        command
+            .args(["env", "-i", "HOME=/root", "LANG=C.UTF-8"])
+            .arg("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .args(words);
+        Ok(command)
+    }
+
+    /// A command that enters these namespaces of the machine (an option of nsenter(1)) and runs the
+    /// words that it is still to be given.
+    pub(super) fn entering(
+        &self,
+        machine: &MachineName,
+        namespaces: &str,
+    ) -> Result<Command, FleetError> {
         let leader = self.status_of(machine)?.leader;
         let leader = leader.ok_or_else(|| FleetError::Off(machine.clone()))?;
         let mut command = Command::new("nsenter");
@@ -212,9 +227,7 @@ impl Fleet {
             .arg(format!("--target={}", self.record.supervisor.pid))
             .args(["--mount", "--pid", "--", "nsenter"])
             .arg(format!("--target={leader}"))
-            .args(["--all", "--", "env", "-i", "HOME=/root", "LANG=C.UTF-8"])
-            .arg("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .args(words);
+            .args([namespaces, "--"]);
         Ok(command)
     }
 

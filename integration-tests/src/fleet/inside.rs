@@ -40,15 +40,8 @@ impl Fleet {
         machine: &MachineName,
         words: &[&str],
     ) -> Result<Command, FleetError> {
-        let leader = self.status_of(machine)?.leader;
-        let leader = leader.ok_or_else(|| FleetError::Off(machine.clone()))?;
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--target={}", self.record.supervisor.pid))
-            .args(["--mount", "--pid", "--", "nsenter"])
-            .arg(format!("--target={leader}"))
-            .args(["--net", "--"])
-            .args(words);
+        let mut command = self.entering(machine, "--net")?;
+        command.args(words);
         Ok(command)
     }
 
@@ -85,7 +78,7 @@ impl Fleet {
         let base = self.path(machine, directory).join(FILLER);
         fs::create_dir_all(&base).map_err(FleetError::file("create", &base))?;
         let bulk = base.join("bulk");
-        // As many files as there may be, and in what is left all of the bytes.
+        // All of the bytes first, and then as many empty files as there may be.
         let full = |number: u32| match File::create(base.join(number.to_string())) {
             Ok(_) => false,
             Err(error) => error.kind() == io::ErrorKind::StorageFull,
