@@ -397,7 +397,8 @@ in
       description = "Way back from a boot without lab-updater agent";
       wantedBy = [ "timers.target" ];
       timerConfig = {
-        OnBootSec = cfg.settings.limits.boot_timeout;
+        # Since the service manager was started: a soft-reboot starts it anew, and a boot as well.
+        OnStartupSec = cfg.settings.limits.boot_timeout;
         AccuracySec = "1s";
       };
     };
@@ -418,6 +419,32 @@ in
         Restart = "on-failure";
         RestartSec = 60;
         RestartPreventExitStatus = 3;
+      };
+    };
+
+    # A soft-reboot starts user space anew and nothing else: what stage 2 does at a boot is done by
+    # nobody. So the target is activated by this one, when everything but the file systems is stopped.
+    systemd.services.lab-updater-soft-reboot = {
+      description = "Way to another system by soft-reboot";
+      wantedBy = [ "multi-user.target" ];
+      # Started before everything, and so stopped after it.
+      before = [
+        "sysinit.target"
+        "shutdown.target"
+      ];
+      after = [ "local-fs.target" ];
+      conflicts = [ "shutdown.target" ];
+      restartIfChanged = false;
+      unitConfig = {
+        DefaultDependencies = false;
+        X-StopOnRemoval = false;
+      };
+      inherit path environment;
+      serviceConfig = {
+        Type = "oneshot";
+        RemainAfterExit = true;
+        ExecStop = "${getExe' cfg.package "lab-agent"} soft-reboot --config ${checkedConfigFile}";
+        TimeoutStopSec = "5m";
       };
     };
 

@@ -260,6 +260,7 @@ fn proceed(order: wire::Proceed) -> Result<Proceed, LinkError> {
         action,
         target,
         allow_reboot: order.allow_reboot,
+        allow_soft_reboot: order.allow_soft_reboot,
         rollback_on_failure: order.rollback_on_failure,
         health_timeout: duration(order.health_timeout_ms),
         force: order.force,

@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use agent_core::{Mode, state::DeadManOrder};
+use agent_core::{Mode, RebootKind, state::DeadManOrder};
 use common::LeaseId;
 
 use crate::{
@@ -149,7 +149,7 @@ async fn boot_back<H: Host>(
     if !verdicts.may_boot_back(lease, &host.boot_id()?)? {
         return Ok(Verdict::NotBack);
     }
-    host.reboot().await?;
+    host.reboot(RebootKind::Machine).await?;
     Ok(Verdict::WentBack)
 }
 

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_core::{MayBegin, Reach, StepId};
+use agent_core::{MayBegin, Reach, RebootKind, StepId};
 use common::{BootId, Generation, LeaseId, StorePath, Target, text};
 use nix::{
     sys::signal::{Signal, killpg},
@@ -408,7 +408,7 @@ impl Host for Directory {
         Ok(said.lines().map(str::to_owned).collect())
     }
 
-    async fn reboot(&self) -> Result<Reboot, HostError> {
+    async fn reboot(&self, _kind: RebootKind) -> Result<Reboot, HostError> {
         // Everything of this boot ends with it, timers too; only who asks lives a moment longer.
         let own = |name: &str| self.is_dead_man && name.contains("-dead-man-");
         for unit in self.unit_directories(|name| !own(name)) {

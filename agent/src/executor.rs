@@ -128,7 +128,7 @@ impl<H: Host> Executor<H> {
     /// Carries out a job, or waits for one that is at work.
     pub async fn carry_out(&self, job: &Job) -> CarriedOut {
         let ended = |answer| CarriedOut::Answer(Box::new(answer));
-        if let Work::Reboot { trial, .. } = &job.work {
+        if let Work::Reboot { kind, trial, .. } = &job.work {
             let may_begin = || job.may_begin.now(moment(&self.clock));
             if let (Some(trial), Ok(())) = (trial, may_begin()) {
                 self.try_once(trial, &job.step.to_string()).await;
@@ -137,7 +137,7 @@ impl<H: Host> Executor<H> {
             if let Err(why) = may_begin() {
                 return ended(answer(Err(why)));
             }
-            return match self.host.reboot().await {
+            return match self.host.reboot(*kind).await {
                 Ok(Reboot::Happened) => CarriedOut::Booted,
                 Ok(Reboot::UnderWay) => ended(answer(Ok(Done::RebootAsked))),
                 Err(error) => ended(answer(Err(error.into()))),

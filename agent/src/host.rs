@@ -7,7 +7,7 @@
 use std::{fmt, io, path::PathBuf, time::Duration};
 
 pub use agent_core::FailedUnit;
-use agent_core::{Failure, MayBegin, Moment, NextBoot, Reach, StepId, Trial};
+use agent_core::{Failure, MayBegin, Moment, NextBoot, Reach, RebootKind, StepId, Trial};
 use common::{BootId, LeaseId, StorePath, Target};
 use platform::clock::Clock;
 
@@ -432,8 +432,13 @@ pub trait Host {
         Ok(Vec::new())
     }
 
+    /// Whether a soft-reboot takes up a system that waits for its boot.
+    async fn can_soft_reboot(&self) -> bool {
+        false
+    }
+
     /// Reboots, in order.
-    async fn reboot(&self) -> Result<Reboot, HostError>;
+    async fn reboot(&self, kind: RebootKind) -> Result<Reboot, HostError>;
 
     /// Whether somebody answers over the network.
     async fn reaches(&self, who: Reach) -> bool;

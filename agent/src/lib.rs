@@ -27,6 +27,7 @@ mod roots;
 pub mod run;
 pub mod self_test;
 mod service;
+pub mod soft_reboot;
 pub mod state_file;
 pub mod system;
 pub mod systemd;

@@ -33,6 +33,9 @@ const LINKS_MAX: usize = 40;
 /// the first three. Drivers that are loaded have the old firmware.
 const BOOT_PARTS: [&str; 4] = ["kernel", "initrd", "kernel-modules", "firmware"];
 
+/// How the reasons begin that are switch inhibitors.
+pub const INHIBITOR: &str = "inhibitor:";
+
 /// Why a store path is no system that this machine could go to.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoSystem {
@@ -205,7 +208,7 @@ impl Links {
         let (old, new) = (read(running), read(target));
         old.iter()
             .filter(|(key, value)| new.get(*key).is_some_and(|other| other != *value))
-            .map(|(key, _)| format!("inhibitor:{key}"))
+            .map(|(key, _)| format!("{INHIBITOR}{key}"))
             .collect()
     }
 
@@ -231,6 +234,12 @@ impl Links {
         let path = self.follow(below(system, part))?;
         fs::read_to_string(self.at(path)).ok()
     }
+}
+
+/// Whether these reasons for a reboot are all about what runs, and none about kernel, initrd or init: a
+/// soft-reboot answers them.
+pub fn lie_in_user_space(reasons: &[String]) -> bool {
+    reasons.iter().all(|reason| reason.starts_with(INHIBITOR))
 }
 
 /// A file of a system.

@@ -30,6 +30,7 @@ use crate::{
     host::{Host, HostError},
     jitter,
     self_test::{self, Findings},
+    soft_reboot::{self, TakenUp},
     state_file::StateFile,
     system::System,
 };
@@ -71,6 +72,13 @@ enum Command {
         #[arg(long, default_value_t = 0.0)]
         after: f64,
     },
+    /// Take up the target of an attempt that the machine is being soft-rebooted for, if it is. What
+    /// lab-updater-soft-reboot.service runs while it is stopped.
+    SoftReboot {
+        /// Configuration file (TOML).
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Say what the boot loader starts next, and whether anything brings the machine back from a
     /// system that does not boot. Exit status 1: nothing does.
     SelfTest {
@@ -88,7 +96,14 @@ pub fn main(program: Vec<String>, arguments: impl IntoIterator<Item = OsString>)
         Err(error) => error.exit(),
     };
     let file = match (&arguments.command, &arguments.config) {
-        (Some(Command::DeadMan { config, .. } | Command::SelfTest { config }), _)
+        (
+            Some(
+                Command::DeadMan { config, .. }
+                | Command::SoftReboot { config }
+                | Command::SelfTest { config },
+            ),
+            _,
+        )
         | (None, Some(config)) => config.clone(),
         (None, None) => return fail(EXIT_CONFIG, &"--config FILE is needed"),
     };
@@ -120,6 +135,7 @@ pub fn main(program: Vec<String>, arguments: impl IntoIterator<Item = OsString>)
             let after = Duration::try_from_secs_f64(after).unwrap_or_default();
             run_dead_man(&runtime, &config, program, lease.map(LeaseId), after)
         }
+        Some(Command::SoftReboot { .. }) => run_soft_reboot(&runtime, &config, program),
         Some(Command::SelfTest { .. }) => run_self_test(&runtime, &config, program),
         None => run_agent(&runtime, config, program),
     }
@@ -254,6 +270,28 @@ fn run_dead_man(
     }
 }
 
+fn run_soft_reboot(runtime: &Runtime, config: &Config, program: DeadManProgram) -> ExitCode {
+    if !matches!(config.executor, ExecutorConfig::System) {
+        return fail(EXIT_CONFIG, &"a directory has no user space");
+    }
+    let host = System::without_bus(config, program);
+    match runtime.block_on(soft_reboot::take_up(&host, config)) {
+        Ok(TakenUp::NoSoftReboot) => ExitCode::SUCCESS,
+        Ok(TakenUp::NoTarget) => {
+            tracing::info!("a soft-reboot that belongs to no attempt");
+            ExitCode::SUCCESS
+        }
+        Ok(TakenUp::Target(target)) => {
+            tracing::info!("{target} is what is started next");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            tracing::error!("{}", Chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
 async fn self_test(host: &System) -> Result<Findings, HostError> {
     let facts = host.links().facts(host.boot_id()?);
     Ok(self_test::judge(&host.boot_chain().await, &facts))
@@ -317,6 +355,7 @@ mod tests {
         assert!(parse(&["lab-agent", "dead-man", "--config", "f", "--lease", "3"]).is_ok());
         assert!(parse(&["lab-agent", "self-test", "--config", "f"]).is_ok());
         assert!(parse(&["lab-agent", "self-test"]).is_err());
+        assert!(parse(&["lab-agent", "soft-reboot", "--config", "f"]).is_ok());
         assert!(parse(&["lab-agent"]).is_err());
         assert!(parse(&["lab-agent", "dead-man", "--config", "f"]).is_ok());
         assert!(parse(&["lab-agent", "dead-man"]).is_err());

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use agent_core::{MayBegin, NextBoot, Reach, StepId, Trial};
+use agent_core::{MayBegin, NextBoot, Reach, RebootKind, StepId, Trial};
 use common::{BootId, LeaseId, StorePath, Target, text};
 use platform::clock::Clock;
 use tokio::process::Command;
@@ -30,6 +30,7 @@ use crate::{
     links::{Links, below},
     network,
     nix::Nix,
+    soft_reboot::{self, Boots},
     systemd::{ServiceMake, Systemd},
 };
 
@@ -123,6 +124,14 @@ impl System {
         }
     }
 
+    /// Whether the machine is on its way into a soft-reboot: PID 1 has a job for it.
+    pub(crate) async fn is_in_soft_reboot(&self) -> Result<bool, HostError> {
+        let job = ["show", "--property=Job", "--value", soft_reboot::TARGET];
+        // Empty, or 0, where there is none.
+        let job = self.look("systemctl", &job).await?;
+        Ok(job.trim().parse().is_ok_and(|job: u64| job > 0))
+    }
+
     /// Runs a unit and makes anything but success an error.
     async fn run_well(&self, unit: &Unit) -> Result<String, HostError> {
         let ran = self.run(unit).await?;
@@ -148,8 +157,7 @@ impl Host for System {
     fn boot_id(&self) -> Result<BootId, HostError> {
         let path = "/proc/sys/kernel/random/boot_id";
         let text = fs::read_to_string(path).map_err(|e| HostError::io("read the boot id", e))?;
-        let boot_id = text.trim().parse();
-        boot_id.map_err(|error| HostError::Missing(format!("{path} holds no boot id: {error}")))
+        Boots::of_machine().name(text.trim())
     }
 
     async fn next_boot(&self) -> NextBoot {
@@ -308,20 +316,41 @@ impl Host for System {
         self.systemd.reboot_blockers().await
     }
 
-    async fn reboot(&self) -> Result<Reboot, HostError> {
+    async fn can_soft_reboot(&self) -> bool {
+        let loaded = [
+            "show",
+            "--property=LoadState",
+            "--value",
+            soft_reboot::TARGET,
+        ];
+        let loaded = self.look("systemctl", &loaded).await;
+        let stands_by = ["is-active", "--quiet", soft_reboot::SERVICE];
+        loaded.is_ok_and(|state| state.trim() == "loaded")
+            && self.look("systemctl", &stands_by).await.is_ok()
+    }
+
+    async fn reboot(&self, kind: RebootKind) -> Result<Reboot, HostError> {
         let asked = self.reboots_asked.replace(self.reboots_asked.get() + 1);
         if asked == 0 && !self.direct {
-            match self.systemd.reboot().await {
+            match self.systemd.reboot(kind).await {
                 Ok(()) => return Ok(Reboot::UnderWay),
                 Err(error) => tracing::warn!("logind did not reboot, asking systemd: {error}"),
             }
         }
-        // systemctl reaches PID 1 without the bus.
+        let job = "--job-mode=replace-irreversibly";
+        let orderly = |target| async move {
+            let words = ["start", "--no-block", job, target];
+            // systemctl reaches PID 1 without the bus.
+            let asked = self.look("systemctl", &words).await;
+            asked.map(|_| Reboot::UnderWay)
+        };
+        // By force it would not take up the target.
+        if kind == RebootKind::UserSpace {
+            return orderly(soft_reboot::TARGET).await;
+        }
         if asked == 0 {
-            let job = "--job-mode=replace-irreversibly";
-            let orderly = ["start", "--no-block", job, "reboot.target"];
-            match self.look("systemctl", &orderly).await {
-                Ok(_) => return Ok(Reboot::UnderWay),
+            match orderly("reboot.target").await {
+                Ok(under_way) => return Ok(under_way),
                 Err(error) => tracing::warn!("no reboot in order, so by force: {error}"),
             }
         }

@@ -71,6 +71,7 @@ let
       [ "[Unit]" ]
       ++ words "After" service.after
       ++ words "Before" service.before
+      ++ words "Conflicts" service.conflicts
       ++ [ "Description=${service.description}" ]
       ++ words "Requires" service.requires
       ++ words "Wants" service.wants
@@ -99,6 +100,7 @@ let
       (lib.filter (name: config.systemd.services ? ${name}) [
         "lab-updater"
         "lab-updater-dead-man"
+        "lab-updater-soft-reboot"
         "lab-coordinator"
         "lab-coordinator-fleet"
       ])

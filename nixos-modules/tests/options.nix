@@ -20,6 +20,7 @@ let
       requires = option texts [ ];
       after = option texts [ ];
       before = option texts [ ];
+      conflicts = option texts [ ];
       path = option (types.listOf types.package) [ ];
       environment = option (types.attrsOf types.str) { };
       restartIfChanged = option types.bool true;

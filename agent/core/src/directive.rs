@@ -12,7 +12,7 @@ use crate::{
     moment::Moment,
     reading::line,
     staging::Wanted,
-    state::{Attempt, Baseline, BootMoment, Hooks, Mode, Step},
+    state::{Attempt, Baseline, BootMoment, Hooks, Mode, RebootKind, Step},
 };
 
 impl Agent {
@@ -275,6 +275,8 @@ impl Agent {
             path: None,
             mode: Mode::Switch,
             allow_reboot: proceed.allow_reboot || proceed.action == Action::Reboot,
+            allow_soft_reboot: proceed.allow_soft_reboot,
+            reboot_kind: RebootKind::Machine,
             rollback_on_failure: proceed.rollback_on_failure,
             health_timeout_ms: whole_millis(health_timeout).max(1),
             previous: None,

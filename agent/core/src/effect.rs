@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     input::{Failure, Hook},
     moment::Moment,
-    state::{Baseline, Mode, Previous, StepId, Unreported},
+    state::{Baseline, Mode, Previous, RebootKind, StepId, Unreported},
 };
 
 /// What came of one input.
@@ -187,11 +187,12 @@ pub enum Work {
         /// [`crate::input::Failure::Elsewhere`]. `None`: anything.
         over: Option<Previous>,
     },
-    /// Reboot the machine, in order. Answer: [`crate::input::Done::RebootAsked`] once the reboot is
-    /// under way.
+    /// Reboot, in order. Answer: [`crate::input::Done::RebootAsked`] once the reboot is under way.
     Reboot {
         /// On whose account.
         lease: LeaseId,
+        /// What.
+        kind: RebootKind,
         /// On the way to a target: what is tried, and what boots after that unless the attempt ends
         /// well, where the boot loader can do that.
         trial: Option<Trial>,

@@ -16,7 +16,8 @@ use crate::{
     limits::Limits,
     reading::line,
     state::{
-        Attempt, Baseline, BootMoment, HookState, Hooks, Mode, Previous, RECORDS_MAX, Record, Step,
+        Attempt, Baseline, BootMoment, HookState, Hooks, Mode, Previous, RECORDS_MAX, RebootKind,
+        Record, Step,
     },
 };
 
@@ -123,6 +124,8 @@ struct Essentials {
     #[serde(default, deserialize_with = "or_default")]
     allow_reboot: bool,
     #[serde(default, deserialize_with = "or_default")]
+    reboot_kind: Option<RebootKind>,
+    #[serde(default, deserialize_with = "or_default")]
     rollback_on_failure: Option<bool>,
     #[serde(default, deserialize_with = "or_default")]
     health_timeout_ms: u64,
@@ -215,6 +218,8 @@ impl Essentials {
             path: self.path,
             mode: self.mode.unwrap_or(booted),
             allow_reboot: self.allow_reboot,
+            allow_soft_reboot: false,
+            reboot_kind: self.reboot_kind.unwrap_or_default(),
             rollback_on_failure: self.rollback_on_failure.unwrap_or(true),
             health_timeout_ms,
             previous: self.previous,

@@ -9,7 +9,7 @@ use crate::{
     effect::CallId,
     facts::Facts,
     moment::Moment,
-    state::{Baseline, StepId},
+    state::{Baseline, RebootKind, StepId},
 };
 
 /// One thing that happened.
@@ -154,6 +154,8 @@ pub struct Proceed {
     pub target: Option<Target>,
     /// Whether the machine may reboot. [`Action::Reboot`] always may.
     pub allow_reboot: bool,
+    /// Whether a soft-reboot will do, where that brings the target.
+    pub allow_soft_reboot: bool,
     /// Whether a failing judgement makes the machine go back; else it stays, *stuck*.
     pub rollback_on_failure: bool,
     /// How long the health checks may take to come good; zero: the machine's own limit.
@@ -222,8 +224,8 @@ pub enum Done {
         facts: Facts,
         /// For the judgement later.
         baseline: Baseline,
-        /// Going to the target takes a reboot.
-        needs_reboot: bool,
+        /// Going to the target takes a reboot: which is enough.
+        needs_reboot: Option<RebootKind>,
     },
     /// The dead-man timer runs.
     Armed,

@@ -7,7 +7,9 @@ use crate::{
     effect::{Effect, Job, MayBegin, Output, Work},
     limits::Limits,
     moment::Moment,
-    state::{Attempt, BAD_TARGETS_MAX, Durable, HookState, Mode, RECORDS_MAX, Step, StepId},
+    state::{
+        Attempt, BAD_TARGETS_MAX, Durable, HookState, Mode, RECORDS_MAX, RebootKind, Step, StepId,
+    },
 };
 
 /// Something that must never be true, and is.
@@ -40,6 +42,10 @@ pub enum Violation {
     /// A live switch was followed by a reboot into it.
     #[error("a reboot was asked for in an attempt that goes without")]
     RebootOfASwitch,
+    /// User space alone is to be rebooted where policy has not said that this will do, or the machine
+    /// is only switched.
+    #[error("a soft-reboot leads to the target, and nobody has said that it may")]
+    SoftRebootNotAllowed,
     /// Confirmed although something spoke against it.
     #[error("confirmed although something spoke against it")]
     ConfirmedWithCause,
@@ -139,6 +145,12 @@ pub fn violations(durable: &Durable) -> Vec<Violation> {
     check(
         attempt.reboots == 0 || attempt.mode == Mode::Boot,
         Violation::RebootOfASwitch,
+    );
+    let soft = attempt.reboot_kind == RebootKind::UserSpace;
+    let may_be_soft = attempt.allow_soft_reboot && attempt.mode == Mode::Boot;
+    check(
+        !soft || may_be_soft || attempt.foreign,
+        Violation::SoftRebootNotAllowed,
     );
     match &attempt.step {
         Step::RollingBack | Step::RebootingBack | Step::RollbackHook | Step::JudgingRollback => {
@@ -250,6 +262,13 @@ fn work_violation(durable: &Durable, work: &Work) -> Option<Violation> {
         Work::Activate { path: to, .. } => (path == Some(to), Violation::ForeignActivation),
         Work::ArmDeadMan { previous, .. } | Work::Restore { previous, .. } => {
             (recorded == Some(previous), Violation::ForeignRestore)
+        }
+        // On the way back only the machine as a whole is rebooted.
+        Work::Reboot {
+            kind: RebootKind::UserSpace,
+            ..
+        } if attempt.is_some_and(|attempt| attempt.step != Step::Rebooting) => {
+            (false, Violation::SoftRebootNotAllowed)
         }
         Work::Reboot { .. } => {
             let allowed = attempt.is_some_and(|attempt| attempt.allow_reboot);

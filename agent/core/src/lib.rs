@@ -75,4 +75,4 @@ pub use input::{
 };
 pub use limits::Limits;
 pub use moment::Moment;
-pub use state::{Baseline, Durable, Mode, Previous, Step, StepId};
+pub use state::{Baseline, Durable, Mode, Previous, RebootKind, Step, StepId};

@@ -166,6 +166,15 @@ impl Durable {
         }
     }
 
+    /// The target to take up between the two halves of the soft-reboot that this boot is about to end
+    /// in: only when the attempt has asked for one, in this boot.
+    pub fn soft_reboot_target(&self, boot: &BootId) -> Option<&StorePath> {
+        let attempt = self.attempt.as_ref()?;
+        let asked = attempt.step == Step::Rebooting && attempt.reboot_kind == RebootKind::UserSpace;
+        let fresh = attempt.boot_id == *boot;
+        attempt.path.as_ref().filter(|_| asked && fresh)
+    }
+
     /// The lease of an attempt that this boot has left without an agent: the machine was disturbed
     /// under it, has been booted since, and no agent has come as far as starting its timer. For a
     /// dead-man program that the service manager starts some time after every boot: the agent's own
@@ -231,6 +240,19 @@ pub enum Mode {
     Switch,
     /// `boot`: boot default only.
     Boot,
+}
+
+/// What is started anew by a reboot.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum RebootKind {
+    /// Everything, by firmware and boot loader.
+    #[default]
+    Machine,
+    /// User space alone, under the kernel that runs (systemd-soft-reboot.service(8)).
+    UserSpace,
 }
 
 /// Where a machine comes from: store paths, never generation numbers.

@@ -8,7 +8,7 @@ use crate::{
     effect::{HookContext, Job, MayBegin, Trial, Work},
     input::Hook,
     moment::Moment,
-    state::{Attempt, Mode, Previous, Step, StepId},
+    state::{Attempt, Mode, Previous, RebootKind, Step, StepId},
 };
 
 impl Agent {
@@ -83,14 +83,19 @@ impl Agent {
             }
             Step::Announcing | Step::Unknown(_) => None,
             Step::Rebooting => {
+                let kind = attempt.reboot_kind;
                 let back = self.previous(attempt).map(|previous| previous.boot_default);
                 let trial = attempt.path.clone().zip(back);
-                let trial = trial.map(|(target, back)| Trial { target, back });
-                Some((limits.short_step, Work::Reboot { lease, trial }))
+                // A soft-reboot does not come past the boot loader.
+                let trial = trial
+                    .filter(|_| kind == RebootKind::Machine)
+                    .map(|(target, back)| Trial { target, back });
+                Some((limits.short_step, Work::Reboot { lease, kind, trial }))
             }
+            // What is wrong may be what a soft-reboot would keep.
             Step::RebootingBack => {
-                let trial = None;
-                Some((limits.short_step, Work::Reboot { lease, trial }))
+                let (kind, trial) = (RebootKind::Machine, None);
+                Some((limits.short_step, Work::Reboot { lease, kind, trial }))
             }
             Step::PostHook => hook(Hook::Post),
             Step::Judging => Some(judge(false)),

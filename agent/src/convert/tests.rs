@@ -37,6 +37,7 @@ fn order() -> wire::Proceed {
             kind: Some(wire::target::Kind::Closure(PATH.to_owned())),
         }),
         allow_reboot: true,
+        allow_soft_reboot: true,
         rollback_on_failure: true,
         health_timeout_ms: 0,
         force: true,
@@ -60,7 +61,12 @@ fn a_lease_is_read_whole() {
         proceed.target,
         Some(Target::Closure(PATH.parse().expect("a path")))
     );
-    assert!(proceed.allow_reboot && proceed.rollback_on_failure && proceed.force);
+    assert!(
+        proceed.allow_reboot
+            && proceed.allow_soft_reboot
+            && proceed.rollback_on_failure
+            && proceed.force
+    );
 }
 
 #[test]

@@ -1,3 +1,5 @@
+use agent_core::RebootKind;
+
 use super::*;
 
 fn path(name: &str) -> StorePath {
@@ -187,7 +189,10 @@ async fn a_reboot_starts_the_boot_default_and_ends_what_was_at_work() {
     let host = &bench.host;
     let before = host.boot_id().expect("a boot");
     symlink(path("new").as_str(), host.links().at(BOOT_DEFAULT)).expect("linked");
-    assert_eq!(host.reboot().await.expect("booted"), Reboot::Happened);
+    assert_eq!(
+        host.reboot(RebootKind::Machine).await.expect("booted"),
+        Reboot::Happened
+    );
     assert_ne!(host.boot_id().expect("a boot"), before);
     assert_eq!(host.links().resolve(CURRENT), Some(path("new")));
     assert_eq!(host.links().resolve(BOOTED), Some(path("new")));

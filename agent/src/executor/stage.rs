@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
-use agent_core::{Answer, Baseline, Done, Job, MayBegin, Reach};
+use agent_core::{Answer, Baseline, Done, Job, MayBegin, Reach, RebootKind};
 use common::{Action, Changes, Staged, StorePath, Target};
 use futures_util::future::join;
 
@@ -10,7 +10,7 @@ use super::{Executor, answer};
 use crate::{
     closure_diff, health,
     host::{Family, Host, HostError, Resources, RunAs, Since, Unit},
-    links::{CURRENT, PROFILE},
+    links::{self, CURRENT, PROFILE},
     roots,
 };
 
@@ -184,7 +184,13 @@ impl<H: Host> Executor<H> {
             reached: self.reached(&Reach::ALL).await,
         };
         // The running system may be another one than when the target was staged.
-        let needs_reboot = !self.host.links().reboot_reasons(target).is_empty();
+        let needs_reboot = match &self.host.links().reboot_reasons(target)[..] {
+            [] => None,
+            reasons if links::lie_in_user_space(reasons) && self.host.can_soft_reboot().await => {
+                Some(RebootKind::UserSpace)
+            }
+            _ => Some(RebootKind::Machine),
+        };
         Ok(answer(Ok(Done::Snapshot {
             facts,
             baseline,

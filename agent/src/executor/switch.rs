@@ -8,7 +8,7 @@ use common::StorePath;
 use super::Executor;
 use crate::{
     host::{End, Family, Host, HostError, Ran, Resources, RunAs, Unit},
-    links::{CURRENT, PROFILE},
+    links::{CURRENT, INHIBITOR, PROFILE},
 };
 
 impl<H: Host> Executor<H> {
@@ -59,10 +59,7 @@ impl<H: Host> Executor<H> {
         let mut ran = self.host.run(&begin(&tag, mode)).await?;
         let inhibited = || {
             let reasons = self.host.links().reboot_reasons(path);
-            mode == Mode::Switch
-                && reasons
-                    .iter()
-                    .any(|reason| reason.starts_with("inhibitor:"))
+            mode == Mode::Switch && reasons.iter().any(|reason| reason.starts_with(INHIBITOR))
         };
         // Status 1 says only "refused"; that an inhibitor did it is read from the systems.
         let refused = matches!(ran.end, End::Exited(1)) && inhibited();

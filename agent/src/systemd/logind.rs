@@ -1,17 +1,25 @@
 //! logind: the reboot, and whom it would disturb (`org.freedesktop.login1(5)`).
 
+use agent_core::RebootKind;
 use zbus::proxy::CacheProperties;
 use zbus_systemd::login1::{ManagerProxy, SessionProxy};
 
 use super::Systemd;
 use crate::host::HostError;
 
+/// `SD_LOGIND_SOFT_REBOOT` (`org.freedesktop.login1(5)`, `RebootWithFlags`).
+const SOFT_REBOOT: u64 = 1 << 2;
+
 impl Systemd {
     /// Asks logind for a reboot.
-    pub async fn reboot(&self) -> Result<(), HostError> {
+    pub async fn reboot(&self, kind: RebootKind) -> Result<(), HostError> {
         let reboot = async {
             let connection = self.bus.system().await?;
-            logind(&connection).await?.reboot(false).await
+            let logind = logind(&connection).await?;
+            match kind {
+                RebootKind::Machine => logind.reboot(false).await,
+                RebootKind::UserSpace => logind.reboot_with_flags(SOFT_REBOOT).await,
+            }
         };
         reboot.await.map_err(failed("ask logind for a reboot"))
     }

@@ -8,7 +8,7 @@ use agent::{
 };
 use agent_core::{
     ActivationEnd, Answer, Done, Failure, Hook, HookContext, HookEnd, Job, MayBegin, Mode, Moment,
-    StepId, Work,
+    RebootKind, StepId, Work,
 };
 use common::{Action, LeaseId, StorePath, Target};
 
@@ -70,6 +70,7 @@ async fn nothing_disruptive_is_started_past_its_time() {
     let boot = fs::read_to_string(world.links().at("/boot_id")).expect("a boot id");
     let reboot = Work::Reboot {
         lease: LeaseId(1),
+        kind: RebootKind::Machine,
         trial: None,
     };
     let works = [run_hook(Hook::Pre), activate(&new), reboot];

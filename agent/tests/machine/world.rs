@@ -365,6 +365,7 @@ impl Coordinator {
             valid_for: Duration::from_secs(3600),
             action: Action::Update,
             target: Some(Target::Closure(target.clone())),
+            allow_soft_reboot: false,
             allow_reboot: true,
             rollback_on_failure: true,
             health_timeout: Duration::ZERO,

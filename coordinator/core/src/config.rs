@@ -276,6 +276,12 @@ mod tests {
                 "aggressive",
             ),
             (dev("allowReboot"), json!(1), "allowReboot", "true or false"),
+            (
+                vec!["updateGroups", "critical", "softReboot"],
+                json!(true),
+                "critical.softReboot",
+                "allowReboot",
+            ),
             (dev("canary"), json!(9), "canary", "smaller"),
             (
                 dev("dependencies"),

@@ -93,6 +93,9 @@ pub struct Policy {
     pub timezone: String,
     /// Whether machines may reboot by themselves.
     pub allow_reboot: bool,
+    /// Whether a soft-reboot will do, where that brings the target.
+    #[serde(default)]
+    pub soft_reboot: bool,
     /// Whether a person must say yes before the group begins.
     pub needs_approval: bool,
     /// How long an answer to that is waited for.

@@ -412,6 +412,8 @@ pub struct Grant {
     pub target: Target,
     /// Whether the machine may reboot by itself.
     pub allow_reboot: bool,
+    /// Whether a soft-reboot will do, where that brings the target.
+    pub allow_soft_reboot: bool,
     /// Whether it goes back by itself when it is not healthy.
     pub rollback_on_failure: bool,
     /// How long it may take to become healthy.

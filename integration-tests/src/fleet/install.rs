@@ -119,12 +119,33 @@ impl SystemSpec {
              Description=Way back from a boot without lab-updater agent\n\
              \n\
              [Timer]\n\
-             OnBootSec=30\n\
+             OnStartupSec=30\n\
              AccuracySec=1s\n\
              \n\
              [Install]\n\
              WantedBy=timers.target\n";
+        let soft_reboot = format!(
+            "[Unit]\n\
+             Description=Way to another system by soft-reboot\n\
+             DefaultDependencies=no\n\
+             Before=sysinit.target shutdown.target\n\
+             After=local-fs.target\n\
+             Conflicts=shutdown.target\n\
+             X-StopOnRemoval=false\n\
+             \n\
+             [Service]\n\
+             X-RestartIfChanged=false\n\
+             Type=oneshot\n\
+             RemainAfterExit=yes\n\
+             ExecStop={BIN}/lab-agent soft-reboot --config @file:lab-agent.toml@\n\
+             TimeoutStopSec=60\n\
+             {ENVIRONMENT}\
+             \n\
+             [Install]\n\
+             WantedBy=multi-user.target\n"
+        );
         self.unit(AGENT_UNIT, &unit)
+            .unit("lab-updater-soft-reboot.service", &soft_reboot)
             .unit("lab-updater-dead-man.service", &dead_man)
             .unit("lab-updater-dead-man.timer", timer)
     }

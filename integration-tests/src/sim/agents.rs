@@ -390,6 +390,7 @@ fn to_input(question: &Body, epoch: common::Epoch, reply: &Reply) -> Option<Inpu
                     action: grant.action,
                     target: Some(grant.target.clone()),
                     allow_reboot: grant.allow_reboot,
+                    allow_soft_reboot: grant.allow_soft_reboot,
                     rollback_on_failure: grant.rollback_on_failure,
                     health_timeout: grant.health_timeout,
                     force: grant.force,

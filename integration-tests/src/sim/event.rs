@@ -168,8 +168,22 @@ pub(crate) enum BootInto {
 pub(crate) struct Nature {
     /// Going there takes a reboot.
     pub(crate) needs_reboot: bool,
+    /// One of user space is enough for that.
+    #[serde(default)]
+    pub(crate) user_space: bool,
     /// What is wrong with it.
     pub(crate) flaw: Option<Flaw>,
+}
+
+impl Nature {
+    /// Why it takes a reboot, if it does.
+    pub(crate) fn reason(self) -> &'static str {
+        if self.user_space {
+            "inhibitor:dbus-implementation"
+        } else {
+            "kernel"
+        }
+    }
 }
 
 /// What can be wrong with a system on a machine.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use agent_core::{
     ActivationEnd, Agent, Answer, Baseline, Comparison, Done, Durable, Facts, Failure, Found, Hook,
-    HookEnd, Input, Judgement, Limits, Mode, Moment, Previous, StepId, UnitState, Work,
+    HookEnd, Input, Judgement, Limits, Mode, Moment, Previous, RebootKind, StepId, UnitState, Work,
 };
 use common::{
     BootId, CheckResult, Generation, GroupName, Health, LeaseId, MachineName, Staged, StorePath,
@@ -55,6 +55,8 @@ pub(crate) struct Machine {
     pub(crate) dead_man_acted: Option<LeaseId>,
     /// A reboot is under way.
     pub(crate) going_down: bool,
+    /// It leads to another user space only.
+    pub(crate) going_soft: bool,
     /// What an agent that stands still has missed.
     pub(crate) frozen: Option<Vec<Input>>,
     /// Whether the agent's state cannot be written.
@@ -124,6 +126,7 @@ impl Machine {
             dead_man: None,
             dead_man_acted: None,
             going_down: false,
+            going_soft: false,
             frozen: None,
             disk_full: false,
             drift,
@@ -308,14 +311,15 @@ impl Machine {
                     needs_reboot: nature.needs_reboot,
                     reboot_reasons: nature
                         .needs_reboot
-                        .then(|| "kernel".to_owned())
+                        .then(|| nature.reason().to_owned())
                         .into_iter()
                         .collect(),
                     changes: None,
                     path,
                 })
             }
-            Work::Snapshot { .. } => {
+            Work::Snapshot { target, .. } => {
+                let nature = self.nature(target);
                 let failed = self.checks().into_iter().filter(|check| !check.passed);
                 Done::Snapshot {
                     facts: self.facts(),
@@ -324,7 +328,11 @@ impl Machine {
                         failed_checks: failed.map(|check| check.name).collect(),
                         reached: Vec::new(),
                     },
-                    needs_reboot: false,
+                    needs_reboot: nature.needs_reboot.then_some(if nature.user_space {
+                        RebootKind::UserSpace
+                    } else {
+                        RebootKind::Machine
+                    }),
                 }
             }
             Work::ArmDeadMan { lease, .. } => {
@@ -345,8 +353,9 @@ impl Machine {
                     facts: self.facts(),
                 }
             }
-            Work::Reboot { .. } => {
+            Work::Reboot { kind, .. } => {
                 self.going_down = true;
+                self.going_soft = *kind == RebootKind::UserSpace;
                 Done::RebootAsked
             }
             Work::Judge { baseline, .. } => Done::Judged(self.judge(baseline)),
@@ -441,7 +450,9 @@ impl Machine {
         self.boot += 1;
         self.booted_at = now;
         self.running = system.clone();
-        self.booted = system;
+        if !std::mem::take(&mut self.going_soft) {
+            self.booted = system;
+        }
     }
 }
 

@@ -228,7 +228,11 @@ impl Chance {
             } else {
                 None
             };
-            let nature = Nature { needs_reboot, flaw };
+            let nature = Nature {
+                needs_reboot,
+                user_space: needs_reboot && self.systems.is_multiple_of(2),
+                flaw,
+            };
             if nature != Nature::default() {
                 let system = path.clone();
                 self.event(

@@ -219,7 +219,12 @@ fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
     let preset = ["aggressive", "conservative", "manual-approval"];
     let preset = rng.one(preset);
     group.insert("updatePolicy".to_owned(), json!(preset));
-    group.insert("allowReboot".to_owned(), json!(!rng.once_in(4)));
+    let reboots = !rng.once_in(4);
+    group.insert("allowReboot".to_owned(), json!(reboots));
+    group.insert(
+        "softReboot".to_owned(),
+        json!(reboots && index.is_multiple_of(2)),
+    );
     if rng.once_in(2) {
         group.insert("maxParallel".to_owned(), json!(rng.between(1, 4)));
     }

@@ -275,10 +275,12 @@ impl World {
         if !ordered && let Some(attempt) = &m.disk.attempt {
             m.truth.cut = Some(attempt.lease);
         }
+        m.going_soft &= ordered;
         m.power_off();
         self.tell(|w| format!("{} is off", w.machines[machine].name));
         let m = &self.machines[machine];
-        let flaw = m.nature(&m.profile).flaw;
+        // No boot loader has a say in a soft-reboot.
+        let flaw = m.nature(&m.profile).flaw.filter(|_| !m.going_soft);
         self.follows.push(Consequence::Off { machine, flaw });
     }
 

@@ -11,7 +11,7 @@ use agent::{
     links::{Links, PROFILE},
     systemd::ServiceMake,
 };
-use agent_core::{MayBegin, Reach, StepId};
+use agent_core::{MayBegin, Reach, RebootKind, StepId};
 use common::{BootId, LeaseId, StorePath, Target};
 use platform::clock::Clock;
 
@@ -216,7 +216,7 @@ impl Host for SimHost {
         }
     }
 
-    async fn reboot(&self) -> Result<Reboot, HostError> {
+    async fn reboot(&self, _kind: RebootKind) -> Result<Reboot, HostError> {
         let mut world = self.world.lock();
         world.check_reboot(self.machine);
         let at = elapsed() + world.rng.between(SECOND, 20 * SECOND);

@@ -31,6 +31,7 @@ mod tests {
 
     const AGENT: &str = "lab-updater";
     const DEAD_MAN: &str = "lab-updater-dead-man";
+    const SOFT_REBOOT: &str = "lab-updater-soft-reboot";
     const COORDINATOR: &str = "lab-coordinator";
     const FLEET: &str = "lab-coordinator-fleet";
 
@@ -143,7 +144,7 @@ mod tests {
     fn a_boot_without_an_agent_has_a_way_back() {
         let Some(cases) = evaluated() else { return };
         let machine = &cases["machine"];
-        assert_eq!(machine["timers"][DEAD_MAN]["OnBootSec"], "15m");
+        assert_eq!(machine["timers"][DEAD_MAN]["OnStartupSec"], "15m");
         assert_eq!(machine["agentSettings"]["limits"]["boot_timeout"], "15m");
         let unit = unit(machine, DEAD_MAN);
         for line in [
@@ -155,7 +156,30 @@ mod tests {
         ] {
             assert!(has_line(unit, line), "no {line} in:\n{unit}");
         }
-        assert_eq!(cases["fullMachine"]["timers"][DEAD_MAN]["OnBootSec"], 600);
+        assert_eq!(
+            cases["fullMachine"]["timers"][DEAD_MAN]["OnStartupSec"],
+            600
+        );
+    }
+
+    #[test]
+    fn a_soft_reboot_takes_up_the_target_when_all_else_is_stopped() {
+        let Some(cases) = evaluated() else { return };
+        let unit = unit(&cases["machine"], SOFT_REBOOT);
+        for line in [
+            "After=local-fs.target",
+            "Before=sysinit.target shutdown.target",
+            "Conflicts=shutdown.target",
+            "DefaultDependencies=false",
+            "WantedBy=multi-user.target",
+            "X-RestartIfChanged=false",
+            "X-StopOnRemoval=false",
+            "RemainAfterExit=true",
+        ] {
+            assert!(has_line(unit, line), "no {line} in:\n{unit}");
+        }
+        let stop = unit.lines().find(|line| line.starts_with("ExecStop="));
+        assert!(stop.is_some_and(|line| line.contains("lab-agent soft-reboot --config")));
     }
 
     #[test]
@@ -282,9 +306,9 @@ mod tests {
             // The programs are not built here: something executable stands in their place.
             let text: String = text
                 .lines()
-                .map(|line| match line.strip_prefix("ExecStart=") {
-                    Some(_) => "ExecStart=/bin/true\n".to_owned(),
-                    None => format!("{line}\n"),
+                .map(|line| match line.split_once('=') {
+                    Some((key @ ("ExecStart" | "ExecStop"), _)) => format!("{key}=/bin/true\n"),
+                    Some(_) | None => format!("{line}\n"),
                 })
                 .collect();
             let file = dir.join(format!("{name}.service"));
@@ -331,7 +355,11 @@ mod tests {
                 // What it says about other units of this host is not about ours.
                 let about_ours = said.lines().any(|line| line.contains("lab-"));
                 assert!(accepted && !about_ours, "{}: {said}", file.display());
-                if file.ends_with(format!("{DEAD_MAN}.service")) {
+                // These two change the system themselves, where nobody else can do it for them.
+                if [DEAD_MAN, SOFT_REBOOT]
+                    .map(|name| dir.path().join(format!("{name}.service")))
+                    .contains(&file)
+                {
                     continue;
                 }
                 let threshold = format!("--threshold={threshold}");

@@ -17,6 +17,7 @@ mod kills;
 mod machines;
 mod rollouts;
 mod room;
+mod soft_reboots;
 mod stage;
 mod switches;
 mod systems;

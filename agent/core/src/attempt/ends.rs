@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::{OutcomeKind, text};
+use common::{Action, OutcomeKind, text};
 
 use crate::{
     agent::{Agent, Running},
@@ -12,7 +12,7 @@ use crate::{
     input::{ActivationEnd, Answer, Done, Failure, Judgement},
     moment::Moment,
     reading::{armed, bounded, hook_end, judgement, line, listed, staged_of, words},
-    state::{HookState, Mode, Previous, RECORDS_MAX, Record, Step},
+    state::{HookState, Mode, Previous, RECORDS_MAX, RebootKind, Record, Step},
 };
 
 impl Agent {
@@ -173,8 +173,12 @@ impl Agent {
             profile,
         });
         attempt.baseline = bounded(baseline);
-        if needs_reboot {
+        if needs_reboot.is_some() {
             attempt.mode = Mode::Boot;
+        }
+        let soft = attempt.allow_soft_reboot && attempt.action != Action::Reboot;
+        if soft && needs_reboot == Some(RebootKind::UserSpace) {
+            attempt.reboot_kind = RebootKind::UserSpace;
         }
         // Setting the boot default disturbs nobody: no timer, no hooks.
         let quiet = attempt.mode == Mode::Boot && !attempt.allow_reboot;

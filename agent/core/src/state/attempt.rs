@@ -7,7 +7,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Baseline, BootMoment, Mode, Previous, StepId};
+use super::{Baseline, BootMoment, Mode, Previous, RebootKind, StepId};
 use crate::{cause::Cause, facts::Facts, foreign};
 
 /// What became of a hook. Each is begun at most once in an attempt, whatever crashes.
@@ -59,6 +59,12 @@ pub struct Attempt {
     pub mode: Mode,
     /// Whether the machine may reboot.
     pub allow_reboot: bool,
+    /// Whether a soft-reboot will do, where that brings the target.
+    #[serde(default)]
+    pub allow_soft_reboot: bool,
+    /// Which reboot leads to the target, where the way there is one.
+    #[serde(default)]
+    pub reboot_kind: RebootKind,
     /// Whether a failing judgement makes the machine go back.
     pub rollback_on_failure: bool,
     /// How long the health checks may take to come good, in milliseconds; never 0.
@@ -115,11 +121,14 @@ impl Attempt {
     }
 
     /// Whether these facts show the attempt's target running; where the way there is a reboot, also
-    /// booted.
+    /// booted. A soft-reboot leaves the booted system what it was: its kernel still runs.
     pub fn arrived(&self, facts: &Facts) -> bool {
-        let booted = match self.mode {
-            Mode::Switch => true,
-            Mode::Boot => facts.booted == self.path && facts.boot_id != self.boot_id,
+        let booted = match (self.mode, self.reboot_kind) {
+            (Mode::Switch, _) => true,
+            (Mode::Boot, RebootKind::UserSpace) => facts.boot_id != self.boot_id,
+            (Mode::Boot, RebootKind::Machine) => {
+                facts.booted == self.path && facts.boot_id != self.boot_id
+            }
         };
         self.path.is_some() && facts.running == self.path && booted
     }

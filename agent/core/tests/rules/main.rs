@@ -11,6 +11,8 @@ mod fencing;
 mod random;
 mod reports;
 mod restart;
+mod script;
+mod soft_reboot;
 mod staging;
 mod targets;
 mod versions;

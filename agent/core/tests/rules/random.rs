@@ -33,6 +33,7 @@ enum Op {
     Renewed(u64, u64, Option<u64>),
     Measured,
     NeedsReboot(bool),
+    SoftRebootDoes(bool),
     RebootsWork(bool),
 }
 
@@ -85,6 +86,7 @@ fn ops() -> impl Strategy<Value = Op> {
             .prop_map(|(lease, epoch, valid)| Op::Renewed(lease, epoch, valid)),
         1 => Just(Op::Measured),
         2 => any::<bool>().prop_map(Op::NeedsReboot),
+        1 => any::<bool>().prop_map(Op::SoftRebootDoes),
         1 => any::<bool>().prop_map(Op::RebootsWork),
     ]
 }
@@ -201,6 +203,7 @@ fn apply(world: &mut World, op: Op) {
             },
         }),
         Op::NeedsReboot(needed) => world.script.needs_reboot = needed,
+        Op::SoftRebootDoes(does) => world.script.soft = does,
         Op::RebootsWork(work) => world.script.reboots = work,
         Op::Measured => {
             let facts = world.facts();

@@ -6,12 +6,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use agent_core::{
     ActivationEnd, Agent, Answer, Baseline, CallId, Directive, Done, Durable, Effect, Facts,
-    Failure, Found, Hook, HookEnd, Input, Job, Judgement, Limits, Mode, Moment, NextBoot, Note,
-    Output, Proceed, Renewal, Signal, Step, UnitState, Work, invariants, state::Unreported,
+    Failure, Found, Hook, Input, Job, Judgement, Limits, Mode, Moment, NextBoot, Note, Output,
+    Proceed, RebootKind, Renewal, Signal, Step, UnitState, Work, invariants, state::Unreported,
 };
 use common::{
     Action, BootId, Epoch, Health, LeaseId, OutcomeKind, RolloutId, Staged, StorePath, Target,
 };
+
+pub(crate) use crate::script::Script;
 
 pub(crate) const LEASE: Duration = Duration::from_secs(120);
 
@@ -50,6 +52,7 @@ pub(crate) fn proceed(lease: u64) -> Proceed {
         action: Action::Update,
         target: Some(target("new")),
         allow_reboot: true,
+        allow_soft_reboot: false,
         rollback_on_failure: true,
         health_timeout: Duration::from_secs(60),
         force: false,
@@ -60,61 +63,6 @@ pub(crate) fn answer(result: Result<Done, Failure>) -> Answer {
     Answer {
         result,
         output: String::new(),
-    }
-}
-
-/// What the machine does when it is asked.
-#[derive(Clone, Debug)]
-pub(crate) struct Script {
-    pub(crate) pre: Result<HookEnd, Failure>,
-    pub(crate) post: Result<HookEnd, Failure>,
-    pub(crate) rollback: Result<HookEnd, Failure>,
-    pub(crate) activation: Result<ActivationEnd, Failure>,
-    pub(crate) restore: Result<ActivationEnd, Failure>,
-    pub(crate) snapshot: Result<(), Failure>,
-    pub(crate) arming: Result<(), Failure>,
-    pub(crate) stage: Result<(), Failure>,
-    /// How the judgements go, the first one first; healthy when there are no more.
-    pub(crate) healthy: Vec<bool>,
-    /// Whether the judgements find the machine cut off, the first one first; not when there are no more.
-    pub(crate) cut_off: Vec<bool>,
-    /// What had failed before and still does.
-    pub(crate) no_better: Vec<String>,
-    /// The target needs a reboot.
-    pub(crate) needs_reboot: bool,
-    /// A reboot that is asked for happens.
-    pub(crate) reboots: bool,
-    /// What the next boots bring up, the first one first; the profile when there are no more.
-    pub(crate) boots: Vec<&'static str>,
-    /// The coordinator answers.
-    pub(crate) connected: bool,
-    /// Renewals hang: neither answered nor refused.
-    pub(crate) hangs: bool,
-    /// Somebody else switches the machine to `theirs` while it is at this work.
-    pub(crate) others: Option<fn(&Work) -> bool>,
-}
-
-impl Default for Script {
-    fn default() -> Self {
-        Self {
-            pre: Ok(HookEnd::Succeeded),
-            post: Ok(HookEnd::Succeeded),
-            rollback: Ok(HookEnd::Succeeded),
-            activation: Ok(ActivationEnd::Done),
-            restore: Ok(ActivationEnd::Done),
-            snapshot: Ok(()),
-            arming: Ok(()),
-            stage: Ok(()),
-            healthy: Vec::new(),
-            cut_off: Vec::new(),
-            no_better: Vec::new(),
-            needs_reboot: false,
-            reboots: true,
-            boots: Vec::new(),
-            connected: true,
-            hangs: false,
-            others: None,
-        }
     }
 }
 
@@ -390,7 +338,7 @@ impl World {
                 Ok(()) => Ok(Done::Snapshot {
                     facts: self.facts(),
                     baseline: Baseline::default(),
-                    needs_reboot: self.script.needs_reboot,
+                    needs_reboot: self.script.reboot(),
                 }),
                 Err(failure) => failed(failure),
             },
@@ -492,8 +440,16 @@ impl World {
         self.feed(Input::StepDone { step, answer });
         let still = self.agent.durable().attempt.as_ref().map(|a| &a.step);
         let asked = matches!(still, Some(Step::Rebooting | Step::RebootingBack));
-        if matches!(job.work, Work::Reboot { .. }) && asked && self.script.reboots {
-            self.reboot();
+        if let Work::Reboot { kind, .. } = job.work
+            && asked
+            && self.script.reboots
+        {
+            let booted = self.booted.clone();
+            self.reboot_with(|world| {
+                if kind == RebootKind::UserSpace {
+                    world.booted = booted;
+                }
+            });
         }
         true
     }
@@ -552,6 +508,11 @@ impl World {
 
     /// The machine boots, asked to or not.
     pub(crate) fn reboot(&mut self) {
+        self.reboot_with(|_| {});
+    }
+
+    /// The same, and something else about it.
+    pub(crate) fn reboot_with(&mut self, more: impl FnOnce(&mut Self)) {
         self.boot += 1;
         self.now = Moment(20_000);
         let up = if self.script.boots.is_empty() {
@@ -561,6 +522,7 @@ impl World {
         };
         self.running = up.clone();
         self.booted = up;
+        more(self);
         self.dead_man_fired = false;
         self.restart(UnitState::Absent);
     }

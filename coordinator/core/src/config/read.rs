@@ -239,6 +239,7 @@ fn group(
             Vec::new()
         }
     };
+    let allow_reboot = s.bool("allowReboot", faults).unwrap_or(false);
     let policy = Policy {
         preset,
         max_parallel: s
@@ -257,7 +258,8 @@ fn group(
             .unwrap_or(settings.stagger),
         windows: windows(&mut s, faults),
         timezone: timezone(&mut s, faults).unwrap_or_else(|| settings.timezone.clone()),
-        allow_reboot: s.bool("allowReboot", faults).unwrap_or(false),
+        allow_reboot,
+        soft_reboot: soft_reboot(&mut s, allow_reboot, faults),
         needs_approval: s
             .bool("requireApproval", faults)
             .unwrap_or(preset.needs_approval()),
@@ -275,6 +277,18 @@ fn group(
     };
     s.finish(faults);
     Some(GroupConfig { machines, policy })
+}
+
+/// A soft-reboot is a reboot: where there may be none, the key says nothing, and whoever wrote it
+/// meant something else.
+fn soft_reboot(group: &mut Section<'_>, allow_reboot: bool, faults: &mut Faults) -> bool {
+    let soft = group.bool("softReboot", faults).unwrap_or(false);
+    if soft && !allow_reboot {
+        let message = "means nothing where allowReboot is false";
+        let hint = "set allowReboot to true as well, or remove it";
+        fault(faults, &group.path_of("softReboot"), message, hint);
+    }
+    soft
 }
 
 fn policies() -> String {

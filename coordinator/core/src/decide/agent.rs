@@ -358,6 +358,7 @@ impl Fleet {
             action: lease.action,
             target: place.target.clone(),
             allow_reboot: group.policy.allow_reboot || lease.action == Action::Reboot,
+            allow_soft_reboot: group.policy.soft_reboot,
             rollback_on_failure: group.policy.rollback_on_failure,
             health_timeout: group.policy.health_timeout,
             force: rollout.force(),

@@ -231,6 +231,7 @@ fn proceed(grant: Grant) -> wire::Proceed {
         action: action_to_wire(grant.action).into(),
         target: Some(target_to_wire(grant.target)),
         allow_reboot: grant.allow_reboot,
+        allow_soft_reboot: grant.allow_soft_reboot,
         rollback_on_failure: grant.rollback_on_failure,
         health_timeout_ms: millis(grant.health_timeout),
         force: grant.force,
