@@ -56,6 +56,10 @@ Description=Nix daemon socket
 ListenStream=/nix/var/nix/daemon-socket/socket
 ";
 
+/// For what is mounted from outside before the machine's systemd begins: it is no file system of its
+/// own, and nobody would mount it again after a soft-reboot.
+const STAYS_MOUNTED: &str = "[Unit]\nDefaultDependencies=no\n";
+
 /// Timers of the image that have nothing to do with what is tested.
 const MASKED: &[&str] = &[
     "apt-daily.timer",
@@ -95,6 +99,16 @@ const FILES: &[(&str, u32, &str)] = &[
         "usr/local/lib/systemd/system/nix-daemon.socket",
         0o444,
         NIX_DAEMON_SOCKET,
+    ),
+    (
+        "usr/local/lib/systemd/system/boot.mount.d/fleet.conf",
+        0o444,
+        STAYS_MOUNTED,
+    ),
+    (
+        "usr/local/lib/systemd/system/srv-witness.mount.d/fleet.conf",
+        0o444,
+        STAYS_MOUNTED,
     ),
     (
         "usr/local/share/lab-toy/hardening.nix",

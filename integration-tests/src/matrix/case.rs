@@ -1,4 +1,4 @@
-//! Which cases there are: the steps of four ways that an attempt can take, times the faults.
+//! Which cases there are: the steps of six ways that an attempt can take, times the faults.
 
 use std::fmt;
 
@@ -17,22 +17,34 @@ pub enum Way {
     Boot,
     /// A reboot into a target that fails its health checks.
     BootBack,
+    /// A soft-reboot into a good target.
+    Soft,
+    /// A soft-reboot into a target that fails its health checks.
+    SoftBack,
 }
 
 impl Way {
     /// Whether the target is good.
     pub(super) fn is_good(self) -> bool {
         match self {
-            Self::Switch | Self::Boot => true,
-            Self::SwitchBack | Self::BootBack => false,
+            Self::Switch | Self::Boot | Self::Soft => true,
+            Self::SwitchBack | Self::BootBack | Self::SoftBack => false,
         }
     }
 
     /// Whether the target takes a reboot.
     pub(super) fn boots(self) -> bool {
         match self {
-            Self::Boot | Self::BootBack => true,
+            Self::Boot | Self::BootBack | Self::Soft | Self::SoftBack => true,
             Self::Switch | Self::SwitchBack => false,
+        }
+    }
+
+    /// Whether user space alone is enough for that.
+    pub(super) fn is_soft(self) -> bool {
+        match self {
+            Self::Soft | Self::SoftBack => true,
+            Self::Switch | Self::SwitchBack | Self::Boot | Self::BootBack => false,
         }
     }
 
@@ -43,6 +55,8 @@ impl Way {
             Self::SwitchBack => "switch, back",
             Self::Boot => "reboot",
             Self::BootBack => "reboot, back",
+            Self::Soft => "soft-reboot",
+            Self::SoftBack => "soft-reboot, back",
         }
     }
 }
@@ -242,7 +256,7 @@ impl fmt::Display for Case {
 
 /// The steps on all ways, those left out that a way shares with the one before it.
 pub(super) fn situations() -> Vec<Situation> {
-    let ways: [(Way, &[At]); 4] = [
+    let ways: [(Way, &[At]); 6] = [
         (
             Way::Switch,
             &[
@@ -288,6 +302,8 @@ pub(super) fn situations() -> Vec<Situation> {
                 At::Closing,
             ],
         ),
+        (Way::Soft, &[At::Rebooting, At::Rearming, At::Judging]),
+        (Way::SoftBack, &[At::RollingBack, At::RebootingBack]),
     ];
     let each =
         |(way, steps): (Way, &'static [At])| steps.iter().map(move |at| Situation { way, at: *at });

@@ -263,7 +263,11 @@ impl<'a> Lane<'a> {
     fn target(&self, case: &Case) -> Result<SystemSpec, MatrixError> {
         let way = case.situation.way;
         let mut system = self.system()?;
-        if way.boots() {
+        if way.is_soft() {
+            for value in system.inhibitors.values_mut() {
+                *value = if value == "dbus" { "broker" } else { "dbus" }.to_owned();
+            }
+        } else if way.boots() {
             let other = if system.kernel == "6.12.1" {
                 "6.12.2"
             } else {
@@ -278,14 +282,22 @@ impl<'a> Lane<'a> {
         })
     }
 
-    /// A good system with the kernel that was booted.
+    /// A good system that the one that runs can be switched to live.
     fn system(&self) -> Result<SystemSpec, MatrixError> {
         let version = self.version.fetch_add(1, Ordering::Relaxed) + 1;
         let kernel = self.ask().link("/run/booted-system/kernel")?;
         let kernel = kernel
             .split_once("-linux-")
             .map_or("6.12.1", |(_, rest)| rest);
-        Ok(SystemSpec::new(self.machine, &version.to_string())
+        let mut system = SystemSpec::new(self.machine, &version.to_string());
+        let inhibitors = ["cat", "/run/current-system/switch-inhibitors"];
+        let inhibitors = self.fleet.run(self.machine, &inhibitors)?;
+        if inhibitors.contains("\"dbus\"") {
+            for value in system.inhibitors.values_mut() {
+                "dbus".clone_into(value);
+            }
+        }
+        Ok(system
             .kernel(kernel.trim_end_matches("/bzImage"))
             .unit("toy-slow.service", points::SLOW_UNIT)
             .agent(self.hardening, CONFIG))

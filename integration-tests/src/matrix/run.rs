@@ -121,6 +121,7 @@ fn config(machines: &[MachineName]) -> Value {
             "updatePolicy": "aggressive",
             "maxFailures": 0,
             "allowReboot": true,
+            "softReboot": true,
             "healthCheckTimeout": "6s",
             "expectedDuration": "30s",
         });

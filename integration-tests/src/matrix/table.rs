@@ -13,7 +13,7 @@ pub fn page(rows: &[Row], again: Option<usize>) -> String {
     let bad = rows.iter().filter(|row| !row.violations.is_empty()).count();
     let again = match again {
         Some(count) => format!(
-            " ({count} of them gone through once more, after what was at fault there was mended)"
+            " ({count} of them in a later run: what was at fault there was mended, or they were added)"
         ),
         None => String::new(),
     };
