@@ -1,10 +1,10 @@
 # Evaluates the modules in the cases that must work and in those that must be refused, and returns
-# what came out, as data. The assertions about it are in integration-tests/tests/nixos_modules.rs.
+# what came out, as data. The assertions about it are in integration-tests/tests/nixos_modules.
 #
 #   nix-instantiate --eval --strict --json --read-write-mode nixos-modules/tests
 #     --arg nixpkgs PATH   the real NixOS module system and option declarations
 #     --arg nixpkgsLib PATH   the real module system (nixpkgs' lib), and our declarations of the options
-#     neither              our own stand-ins for both
+#     --arg nixpkgs null   neither: our own stand-ins for both
 {
   nixpkgs ? null,
   nixpkgsLib ? null,
@@ -86,11 +86,11 @@ let
       ++ [ "Environment=\"PATH=${lib.makeBinPath service.path}\"" ]
       ++ lib.optional (!service.restartIfChanged) "X-RestartIfChanged=false"
       ++ lines service.serviceConfig
-      ++ [
+      ++ lib.optionals (service.wantedBy != [ ]) [
         ""
         "[Install]"
+        "WantedBy=${lib.concatStringsSep " " service.wantedBy}"
       ]
-      ++ words "WantedBy" service.wantedBy
       ++ [ "" ]
     );
 

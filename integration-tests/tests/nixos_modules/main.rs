@@ -236,6 +236,7 @@ mod tests {
             let failed = &cases[case]["failedAssertions"];
             let said = failed[0].as_str().unwrap_or_default();
             assert!(said.contains(word), "{case}: {failed}");
+            assert_eq!(failed.as_array().map(Vec::len), Some(1), "{case}: {failed}");
         }
     }
 
