@@ -241,6 +241,14 @@ mod tests {
     }
 
     #[test]
+    fn whole_systems_evaluate_where_there_is_nixos() {
+        let Some(cases) = evaluated() else { return };
+        let systems = cases["systems"].as_object().expect("systems");
+        let expected = if cases["source"] == "NixOS" { 2 } else { 0 };
+        assert_eq!(systems.len(), expected, "{systems:?}");
+    }
+
+    #[test]
     fn mistakes_are_refused_by_their_type() {
         let Some(cases) = evaluated() else { return };
         let refused = cases["refused"].as_object().expect("cases");
