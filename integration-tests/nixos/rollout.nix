@@ -18,6 +18,8 @@ let
         group = "web";
         coordinator = "coordinator:7443";
         tokenFile = "/var/lib/lab-token";
+        # The store's free space is half of the virtual machine's memory, and nothing is fetched into it.
+        settings.limits.store_reserve_bytes = 0;
         preUpdateScript = ''
           systemctl stop web.service
         '';
@@ -39,6 +41,10 @@ let
         serviceConfig.ExecStart = "${lib.getExe pkgs.python3Minimal} -m http.server 8080 --directory /etc/web";
       };
       environment.etc."web/index.html".text = lib.mkDefault "old";
+
+      # Qemu starts the kernel itself: there is no disk that a boot loader could be installed on, and a
+      # switch would fail trying to.
+      boot.loader.grub.enable = false;
 
       # The update: the same machine with another page.
       specialisation.next.configuration.environment.etc."web/index.html".text = "new";

@@ -1,10 +1,10 @@
 # Evaluates the modules in the cases that must work and in those that must be refused, and returns
-# what came out, as data. The assertions about it are in integration-tests/tests/nixos_modules.rs.
+# what came out, as data. The assertions about it are in integration-tests/tests/nixos_modules.
 #
 #   nix-instantiate --eval --strict --json --read-write-mode nixos-modules/tests
 #     --arg nixpkgs PATH   the real NixOS module system and option declarations
 #     --arg nixpkgsLib PATH   the real module system (nixpkgs' lib), and our declarations of the options
-#     neither              our own stand-ins for both
+#     --arg nixpkgs null   neither: our own stand-ins for both
 {
   nixpkgs ? null,
   nixpkgsLib ? null,
@@ -34,7 +34,10 @@ let
             services.lab-updater.package = pkgs.emptyDirectory;
             services.lab-coordinator.package = pkgs.emptyDirectory;
             boot.loader.grub.enable = false;
-            fileSystems."/".device = "/dev/vda";
+            fileSystems."/" = {
+              device = "/dev/vda";
+              fsType = "ext4";
+            };
             system.stateVersion = lib.trivial.release;
           }
           module
@@ -86,11 +89,11 @@ let
       ++ [ "Environment=\"PATH=${lib.makeBinPath service.path}\"" ]
       ++ lib.optional (!service.restartIfChanged) "X-RestartIfChanged=false"
       ++ lines service.serviceConfig
-      ++ [
+      ++ lib.optionals (service.wantedBy != [ ]) [
         ""
         "[Install]"
+        "WantedBy=${lib.concatStringsSep " " service.wantedBy}"
       ]
-      ++ words "WantedBy" service.wantedBy
       ++ [ "" ]
     );
 
@@ -137,6 +140,10 @@ let
       fleet = data coordinator.fleet;
     };
 
+  # The whole system of a case, which forces every assertion of NixOS' own.
+  system =
+    module: builtins.unsafeDiscardStringContext (evaluate module).config.system.build.toplevel.drvPath;
+
   # Whether evaluating a case is refused altogether.
   refused = module: !(builtins.tryEval (builtins.deepSeq (result module) true)).success;
 
@@ -146,6 +153,20 @@ let
   };
   machine = ../../docs/examples/machine.nix;
   fleet = import ../../docs/examples/update-config.nix;
+  coordinator = {
+    networking.hostName = "controller-01";
+    services.lab-coordinator = {
+      enable = true;
+      inherit fleet;
+      openFirewall = true;
+      nixosConfigurations = {
+        dev-01 = member "dev-01" "dev";
+        web-01 = member "web-01" "critical";
+        # A machine that leaves it to the coordinator.
+        web-02 = member "web-02" null;
+      };
+    };
+  };
 
   # A machine of a fleet, as a coordinator sees it through `nixosConfigurations`.
   member = name: group: {
@@ -217,19 +238,12 @@ in
   };
 
   # The coordinator with the fleet of the research document, as it stands.
-  coordinator = result {
-    networking.hostName = "controller-01";
-    services.lab-coordinator = {
-      enable = true;
-      inherit fleet;
-      openFirewall = true;
-      nixosConfigurations = {
-        dev-01 = member "dev-01" "dev";
-        web-01 = member "web-01" "critical";
-        # A machine that leaves it to the coordinator.
-        web-02 = member "web-02" null;
-      };
-    };
+  coordinator = result coordinator;
+
+  # With NixOS itself: machine and coordinator as a whole.
+  systems = lib.optionalAttrs real {
+    machine = system (named "monitor-01" machine);
+    coordinator = system coordinator;
   };
 
   # Machines with the boot loaders that NixOS has: where their kernels lie.

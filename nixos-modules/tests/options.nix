@@ -5,6 +5,18 @@ let
   inherit (lib) mkOption types;
   option = type: default: mkOption { inherit type default; };
   texts = types.listOf types.str;
+  # The forms that NixOS asks of names and descriptions.
+  matching =
+    pattern:
+    types.str
+    // {
+      description = "string matching the pattern ${pattern}";
+      check = value: types.str.check value && builtins.match pattern value != null;
+    };
+  units = types.listOf (
+    matching ''[a-zA-Z0-9@%:_.\-]+[.](service|socket|device|mount|automount|swap|target|path|timer|scope|slice)''
+  );
+  line = matching "[^\n\r]*\n?";
   # A key of a unit: one value, or a list that is written as several lines.
   unitValue = types.oneOf [
     types.bool
@@ -14,13 +26,13 @@ let
   ];
   service = types.submodule {
     options = {
-      description = option types.str "";
-      wantedBy = option texts [ ];
-      wants = option texts [ ];
-      requires = option texts [ ];
-      after = option texts [ ];
-      before = option texts [ ];
-      conflicts = option texts [ ];
+      description = option line "";
+      wantedBy = option units [ ];
+      wants = option units [ ];
+      requires = option units [ ];
+      after = option units [ ];
+      before = option units [ ];
+      conflicts = option units [ ];
       path = option (types.listOf types.package) [ ];
       environment = option (types.attrsOf types.str) { };
       restartIfChanged = option types.bool true;
@@ -31,8 +43,8 @@ let
   };
   timer = types.submodule {
     options = {
-      description = option types.str "";
-      wantedBy = option texts [ ];
+      description = option line "";
+      wantedBy = option units [ ];
       timerConfig = option (types.attrsOf unitValue) { };
     };
   };
@@ -49,7 +61,7 @@ in
       efi.efiSysMountPoint = option types.str "/boot";
     };
     networking = {
-      hostName = option types.str "nixos";
+      hostName = option (matching "^$|^[[:alnum:]]([[:alnum:]_-]{0,61}[[:alnum:]])?$") "nixos";
       firewall.allowedTCPPorts = option (types.listOf types.port) [ ];
       proxy.envVars = option (types.attrsOf types.str) { };
     };
@@ -58,7 +70,11 @@ in
       package = option types.package pkgs.nix;
       envVars = option (types.attrsOf types.str) { };
       settings.allowed-users = option texts [ "*" ];
-      nixPath = option texts [ "nixos-config=/etc/nixos/configuration.nix" ];
+      nixPath = option texts [
+        "nixpkgs=/nix/var/nix/profiles/per-user/root/channels/nixos"
+        "nixos-config=/etc/nixos/configuration.nix"
+        "/nix/var/nix/profiles/per-user/root/channels"
+      ];
     };
     programs.ssh.package = option types.package pkgs.openssh;
     system.autoUpgrade.enable = option types.bool false;

@@ -236,7 +236,16 @@ mod tests {
             let failed = &cases[case]["failedAssertions"];
             let said = failed[0].as_str().unwrap_or_default();
             assert!(said.contains(word), "{case}: {failed}");
+            assert_eq!(failed.as_array().map(Vec::len), Some(1), "{case}: {failed}");
         }
+    }
+
+    #[test]
+    fn whole_systems_evaluate_where_there_is_nixos() {
+        let Some(cases) = evaluated() else { return };
+        let systems = cases["systems"].as_object().expect("systems");
+        let expected = if cases["source"] == "NixOS" { 2 } else { 0 };
+        assert_eq!(systems.len(), expected, "{systems:?}");
     }
 
     #[test]
