@@ -201,6 +201,10 @@ impl World {
             | Change::TokenRevoked { .. }
             | Change::CertificateIssued { .. }
             | Change::CertificateRevoked { .. }
+            | Change::ReturnAsked { .. }
+            | Change::ReturnApproved { .. }
+            | Change::ReturnAnswered { .. }
+            | Change::ReturnWithdrawn { .. }
             | Change::IdentitiesForgotten { .. } => {}
         }
         if let Some(wrong) = wrong {
