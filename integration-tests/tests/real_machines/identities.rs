@@ -110,9 +110,9 @@ fn a_machine_that_was_off_for_too_long_is_let_back_without_a_token_and_catches_u
     let old = stage.settled(node);
 
     // It is off while the fleet goes on to a newer target, and its certificate ends.
+    let systems = [stage.system(other), stage.system(node)];
     ok(fleet.run(node, &["systemctl", "stop", AGENT_UNIT]));
     ok(fleet.power_cut(node));
-    let systems = [stage.system(other), stage.system(node)];
     let paths = ok(fleet.publish(&systems));
     stage.try_prepare(&systems, &paths);
     stage.execute_detached(&[other, node]);
@@ -139,7 +139,7 @@ fn a_machine_that_was_off_for_too_long_is_let_back_without_a_token_and_catches_u
     assert!(told.contains(&command), "people are told: {told}");
     let asked = serials();
     assert_eq!(stage.running(node), old, "nothing was done meanwhile");
-    let boot = ok(fleet.run(node, &["cat", "/proc/sys/kernel/random/boot_id"]));
+    let boot = ok(fleet.boot_id(node));
     let pid = main_pid(&stage, node);
 
     stage.lab_yes(&["identity", "approve", node.as_str(), "--yes"]);
@@ -150,8 +150,7 @@ fn a_machine_that_was_off_for_too_long_is_let_back_without_a_token_and_catches_u
     });
     assert_eq!(stage.settled(node), paths[1].as_str());
     assert_eq!(stage.await_end(), "finished", "{}", stage.scene());
-    let after = ok(fleet.run(node, &["cat", "/proc/sys/kernel/random/boot_id"]));
-    assert_eq!(after, boot, "and nobody has rebooted it");
+    assert_eq!(ok(fleet.boot_id(node)), boot, "and nobody has rebooted it");
 
     // For a longer life, for those who come after.
     ok(fleet.configure_coordinator(""));

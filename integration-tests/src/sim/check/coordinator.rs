@@ -266,6 +266,8 @@ impl World {
             | Reply::Config { .. }
             | Reply::Token(_)
             | Reply::Certify(_)
+            | Reply::ReturnPending
+            | Reply::Returns { .. }
             | Reply::Notify(_)
             | Reply::Refused(_) => {}
         }
