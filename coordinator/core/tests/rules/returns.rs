@@ -51,13 +51,25 @@ impl World {
     }
 
     fn comes(&mut self, machine: &str, serial: &str, key: &str, new: &str) -> Decision {
+        self.comes_for(7 * DAY, machine, serial, key, new)
+    }
+
+    /// The same, for a certificate that lives so long.
+    fn comes_for(
+        &mut self,
+        life: Duration,
+        machine: &str,
+        serial: &str,
+        key: &str,
+        new: &str,
+    ) -> Decision {
         self.handle(Request::AskToReturn(AskToReturn {
             machine: name(machine),
             serial: serial.to_owned(),
             key: key.to_owned(),
             from: "192.0.2.7".to_owned(),
             new_serial: new.to_owned(),
-            expires_at: self.now + 7 * DAY,
+            expires_at: self.now + life,
         }))
     }
 
@@ -139,9 +151,31 @@ fn whoever_asks_waits_until_somebody_approves_and_gets_one_certificate() {
     assert_eq!(object, "machine a from 192.0.2.7, certificate 63");
     assert_eq!(result, "done");
 
-    // Once it is away for too long again, the approval is used.
+    // Once it is away for too long again, the approval is used, for the new certificate and the old.
     world.now = world.now + 8 * DAY;
-    assert_eq!(world.returns("63", "64"), None);
+    let facts = world.fleet.facts().clone();
+    for serial in ["51", "63"] {
+        world.goes_on_from(facts.clone());
+        let anew = world.comes("a", serial, KEY, "64");
+        assert_eq!(anew.reply, Reply::ReturnPending, "{serial}");
+        assert_eq!(anew.history[0].kind, "return-asked", "{serial}");
+        assert_eq!(world.returns(serial, "65"), None);
+    }
+}
+
+#[test]
+fn an_approval_that_outlives_what_came_of_it_is_used_all_the_same() {
+    let mut world = away();
+    world.returns("51", "61");
+    world.approved();
+    let reply = world.comes_for(minutes(1), "a", "51", KEY, "62").reply;
+    assert!(matches!(reply, Reply::Returns { .. }), "{reply:?}");
+    world.now = world.now + minutes(2);
+    let facts = world.fleet.facts().clone();
+    for serial in ["51", "62"] {
+        world.goes_on_from(facts.clone());
+        assert_eq!(world.returns(serial, "63"), None);
+    }
 }
 
 #[test]
@@ -222,6 +256,17 @@ fn what_is_revoked_does_not_return() {
     world.revoke(Which::Serial("62".to_owned()));
     let reply = world.comes("a", "51", KEY, "63").reply;
     assert!(reply.refusal().is_some(), "{reply:?}");
+}
+
+#[test]
+fn whoever_revokes_any_certificate_of_a_machine_takes_its_approval_back() {
+    let mut world = away();
+    world.enrolled("a", 2, "52");
+    world.now = world.now + 8 * DAY;
+    world.returns("52", "61");
+    world.approved();
+    world.revoke(Which::Serial("51".to_owned()));
+    assert_eq!(world.returns("52", "62"), None);
 }
 
 #[test]
