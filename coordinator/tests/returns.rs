@@ -166,8 +166,11 @@ async fn who_is_not_the_machine_gets_one_answer_and_leaves_nothing() {
     let signing = SigningRequest::parse(&request).expect("a request");
     let serial = Serial::random().expect("random");
     let holder = Holder::Machine("dev-01".parse().expect("a name"));
-    let foreign = other.sign(&signing, &holder, &serial).expect("signed");
-    let foreign = Identity::from_parts(old.key_pem(), &foreign).expect("sound");
+    // With the machine's name and the very serial number that the registry knows, for another key.
+    let theirs = SigningRequest::parse(&stranger.request_pem).expect("a request");
+    let known = Serial::parse(old.serial()).expect("a serial number");
+    let foreign = other.sign(&theirs, &holder, &known).expect("signed");
+    let foreign = Identity::from_parts(&stranger.key_pem, &foreign).expect("sound");
     // Signed by our CA, and never written down: a CA key that was copied.
     let own = Ca::open(bed.directory.path()).expect("the CA");
     let unknown = own.sign(&signing, &holder, &serial).expect("signed");
@@ -176,7 +179,11 @@ async fn who_is_not_the_machine_gets_one_answer_and_leaves_nothing() {
     ahead.by(30);
 
     let table = [
-        ("another CA", foreign.certificate_pem(), request.as_str()),
+        (
+            "another CA",
+            foreign.certificate_pem(),
+            stranger.request_pem.as_str(),
+        ),
         ("another key", certificate, &stranger.request_pem),
         ("an operator", vera.certificate_pem(), &request_of(&vera)),
         (
