@@ -177,9 +177,7 @@ impl CoordinatorClient {
                 Ok(new) => new,
                 Err(NotTraded { refused, error }) => {
                     tracing::warn!("{}", self.ended(&error));
-                    if refused {
-                        *self.spent_token.borrow_mut() = Some(token);
-                    }
+                    self.spent_token.replace(refused.then_some(token));
                     identity
                 }
             },

@@ -56,8 +56,17 @@ impl Returning {
     /// Another identity with the key of this one, whose certificate has ended, if somebody has
     /// approved that.
     pub(crate) async fn ask(&self, dial: &Dial, old: &Identity) -> Result<Identity, LinkError> {
+        self.ask_at(Instant::now(), dial, old).await
+    }
+
+    async fn ask_at(
+        &self,
+        now: Instant,
+        dial: &Dial,
+        old: &Identity,
+    ) -> Result<Identity, LinkError> {
         if let Some((next, text)) = &self.asked.borrow().next
-            && Instant::now() < *next
+            && now < *next
         {
             return Err(LinkError::Unconnected(text.clone()));
         }
@@ -98,7 +107,7 @@ impl Returning {
         let times = asked.times;
         asked.times = times.saturating_add(1);
         let pause = asked.pauses.backoff(PAUSE_FIRST, PAUSE_MAX, times);
-        asked.next = Some((Instant::now() + pause, text.clone()));
+        asked.next = Some((now + pause, text.clone()));
         Err(LinkError::Unconnected(text))
     }
 }
@@ -108,4 +117,69 @@ fn key_of(identity: &Identity) -> String {
     let hash = identity.chain().first().and_then(key_hash);
     let bytes = hash.into_iter().flatten();
     bytes.map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, rc::Rc};
+
+    use platform::channel::ConnectError;
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa,
+        KeyPair, SanType,
+    };
+
+    use super::*;
+
+    fn identity() -> Identity {
+        let mut of_ca = CertificateParams::default();
+        of_ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let key = KeyPair::generate().expect("a key");
+        let ca = CertifiedIssuer::self_signed(of_ca, key).expect("a CA");
+        let mut leaf = CertificateParams::default();
+        let name = "spiffe://lab-updater/machine/web-01".try_into();
+        leaf.subject_alt_names = vec![SanType::URI(name.expect("ASCII"))];
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().expect("a key");
+        let certificate = leaf.signed_by(&key, &ca).expect("a certificate");
+        let chain = format!("{}{}", certificate.pem(), ca.pem());
+        Identity::from_parts(&key.serialize_pem(), &chain).expect("sound")
+    }
+
+    #[tokio::test]
+    async fn however_often_there_is_a_reason_it_asks_in_its_own_time() {
+        let old = identity();
+        let dialled = Rc::new(Cell::new(0_u32));
+        let count = dialled.clone();
+        let dial: Dial = Rc::new(move |address, _| {
+            count.set(count.get() + 1);
+            Box::pin(async move {
+                let after = Duration::from_secs(5);
+                Err(ConnectError::Deadline { address, after })
+            })
+        });
+        let machine = "web-01".parse().expect("a name");
+        let returning = Returning::new(machine, "coordinator:7444".to_owned());
+        let mut now = Instant::now();
+        let error = returning.ask_at(now, &dial, &old).await;
+        let error = error.err().expect("no answer");
+        let text = error.to_string();
+        assert!(text.contains("lab token create --machine web-01"), "{text}");
+        // Ten times a second, for an hour: never a pause longer than the ceiling.
+        let (mut asked, mut quiet) = (dialled.get(), Duration::ZERO);
+        let moment = Duration::from_millis(100);
+        for _ in 0..36_000 {
+            now += moment;
+            let again = returning.ask_at(now, &dial, &old).await;
+            assert_eq!(again.err().expect("no answer").to_string(), text);
+            quiet += moment;
+            if dialled.get() != asked {
+                asked = dialled.get();
+                quiet = Duration::ZERO;
+            }
+            assert!(quiet <= PAUSE_MAX + moment, "{quiet:?}");
+        }
+        // On average it asks once in half the ceiling: 60 times, and some more in the beginning.
+        assert!((30..=150).contains(&asked), "{asked} times in an hour");
+    }
 }
