@@ -281,22 +281,24 @@ fn each_reason_to_refuse_gives_the_same_answer_and_is_told_in_the_audit_log() {
             role: Role::Admin,
         };
         let (serial, expires_at) = ("51".to_owned(), world.now);
-        let _ = world.handle(Request::Bootstrap {
+        drop(world.handle(Request::Bootstrap {
             holder,
             serial,
             expires_at,
-        });
+        }));
     }
     fn left(world: &mut World) {
         let document = json!({ "updateGroups": { "one": { "machines": ["b"] } } });
         let config = FleetConfig::parse(&document).expect("valid");
-        let _ = world.ask(OperatorRequest::SetConfig {
+        world.ask(OperatorRequest::SetConfig {
             config: Box::new(config),
             if_revision: None,
             reason: String::new(),
         });
     }
-    let table: [(&str, &str, fn(&mut World)); 6] = [
+    /// Why, the certificate, and what happened before.
+    type Row = (&'static str, &'static str, fn(&mut World));
+    let table: [Row; 6] = [
         ("unknown", "50", |_| {}),
         ("unknown", "51", operator),
         ("revoked", "51", |world| {
