@@ -141,7 +141,7 @@ in
         enrol_listen = mkOption {
           type = types.str;
           default = "[::]:7444";
-          description = "Address and port for enrolment only: machines that have a token and no certificate yet.";
+          description = "Address and port for enrolment only: machines without a certificate, or whose certificate has ended.";
         };
         limits = {
           machine = rate "one machine" 20 100;

@@ -1,5 +1,5 @@
 //! The coordinator over gRPC, and the machine's own certificate: enrolment at the first start,
-//! renewal without anybody's help. The narrow door: nothing outside of this file and `convert`
+//! renewal without anybody's help, and the way back when it has ended. The narrow door: nothing outside of this file and `convert`
 //! knows the wire.
 
 use std::{cell::RefCell, fs, path::PathBuf, pin::Pin, rc::Rc, sync::Arc, time::Duration};
@@ -7,13 +7,13 @@ use std::{cell::RefCell, fs, path::PathBuf, pin::Pin, rc::Rc, sync::Arc, time::D
 use agent_core::{Directive, Renewal, Signal, state::Unreported};
 use common::{
     AttemptStatus, Epoch, LeaseId, MachineName, MachineReport, error_chain::Chain, text,
-    token::EnrolmentToken,
+    time::span, token::EnrolmentToken,
 };
 use lab_proto::agent::{RenewCertificateRequest, WatchRequest, agent_client::AgentClient};
 use platform::{
-    channel::{self, ConnectError, Timeouts},
+    channel::{self, ConnectError, Timeouts, TlsFault},
     clock::Clock,
-    enrol,
+    enrol::{self, EnrolError},
     identity::{Identity, IdentityError, KeyAndRequest, Subject},
 };
 use tokio::sync::Mutex;
@@ -21,8 +21,10 @@ use tonic::{Code, Status, transport::Channel};
 
 use crate::{
     config::Config,
-    convert, jitter,
+    convert,
+    jitter::{self, Pauses},
     link::{Link, LinkError},
+    returning::Returning,
 };
 
 /// Largest message we take.
@@ -47,6 +49,8 @@ pub struct CoordinatorClient {
     coordinator: String,
     enrol: String,
     token_file: Option<PathBuf>,
+    /// A token that the coordinator has refused: it is not shown again.
+    spent_token: RefCell<Option<String>>,
     identity_file: PathBuf,
     /// Certificates live in real time, whatever clock the fleet has.
     wall: Clock,
@@ -56,6 +60,23 @@ pub struct CoordinatorClient {
     client: Mutex<Option<Client>>,
     /// Locked while a token is being traded.
     trading: Arc<Mutex<()>>,
+    returning: Returning,
+}
+
+/// Why a token was not traded for an identity.
+struct NotTraded {
+    /// The coordinator has seen the token and said no.
+    refused: bool,
+    error: LinkError,
+}
+
+impl NotTraded {
+    fn other(error: impl std::error::Error + 'static) -> Self {
+        Self {
+            refused: false,
+            error: unconnected(error),
+        }
+    }
 }
 
 impl CoordinatorClient {
@@ -76,12 +97,14 @@ impl CoordinatorClient {
             coordinator: config.coordinator.clone(),
             enrol: config.enrol.clone(),
             token_file: config.token_file.clone(),
+            spent_token: RefCell::new(None),
             identity_file: config.identity_file(),
             wall: Clock::system(),
             dial,
             identity: RefCell::new(None),
             client: Mutex::new(None),
             trading: Arc::default(),
+            returning: Returning::new(config.machine.clone(), config.enrol.clone()),
         }
     }
 
@@ -91,8 +114,26 @@ impl CoordinatorClient {
             return Ok(client.clone());
         }
         let identity = self.identity().await?;
-        let dialled = (self.dial)(self.coordinator.clone(), identity).await;
-        let channel = dialled.map_err(unconnected)?;
+        let dialled = (self.dial)(self.coordinator.clone(), identity.clone()).await;
+        let channel = match dialled {
+            // The coordinator's clock decides: this machine's may be wrong.
+            Err(error) if TlsFault::find(&error) == Some(TlsFault::WeExpired) => {
+                let new = self.returning.ask(&self.dial, &identity).await?;
+                new.save(&self.identity_file).map_err(unconnected)?;
+                *self.identity.borrow_mut() = Some(new.clone());
+                tracing::info!("this machine has returned; the new certificate is in place");
+                let dialled = (self.dial)(self.coordinator.clone(), new).await;
+                dialled.map_err(unconnected)?
+            }
+            Err(error) if self.wall.now() < identity.not_before() => {
+                let behind = span(identity.not_before().since(self.wall.now()));
+                return Err(LinkError::Unconnected(format!(
+                    "this machine's clock is wrong: its own certificate began {behind} later ({})",
+                    Chain(&error)
+                )));
+            }
+            other => other.map_err(unconnected)?,
+        };
         let client = AgentClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
         *slot = Some(client.clone());
         Ok(client)
@@ -124,13 +165,22 @@ impl CoordinatorClient {
             None => match Identity::load(&self.identity_file) {
                 Ok(identity) => identity,
                 Err(error) if self.identity_file.exists() => return Err(unconnected(error)),
-                Err(_) => self.enrol().await?,
+                Err(_) => {
+                    let enrolled = self.enrol().await;
+                    enrolled.map_err(|not_traded| not_traded.error)?
+                }
             },
         };
         let ended = identity.not_after() <= self.wall.now();
-        let identity = match ended.then(|| self.token()).flatten() {
-            Some(_) => self.enrol().await.map_err(|error| self.ended(&error))?,
-            // The coordinator's clock decides: a slow machine's may be wrong.
+        let identity = match ended.then(|| self.fresh_token()).flatten() {
+            Some(token) => match self.enrol().await {
+                Ok(new) => new,
+                Err(NotTraded { refused, error }) => {
+                    tracing::warn!("{}", self.ended(&error));
+                    self.spent_token.replace(refused.then_some(token));
+                    identity
+                }
+            },
             None => identity,
         };
         match identity.subject() {
@@ -157,7 +207,7 @@ impl CoordinatorClient {
         let (file, machine) = (self.identity_file.display(), &self.machine);
         LinkError::Unconnected(format!(
             "the certificate in {file} has expired, and the enrolment token gives no new one \
-             ({error}): make another with `lab token create --machine {machine}`"
+             ({error}); `lab token create --machine {machine}` makes another"
         ))
     }
 
@@ -167,16 +217,27 @@ impl CoordinatorClient {
         (!text.trim().is_empty()).then_some(text)
     }
 
-    async fn enrol(&self) -> Result<Identity, LinkError> {
+    /// The token, unless the coordinator has refused it. The one that made the machine a member
+    /// often lies there for ever.
+    fn fresh_token(&self) -> Option<String> {
+        let spent = self.spent_token.borrow();
+        self.token().filter(|token| spent.as_ref() != Some(token))
+    }
+
+    async fn enrol(&self) -> Result<Identity, NotTraded> {
         let Some(token) = self.token() else {
             let file = self.identity_file.display();
-            return Err(LinkError::Unconnected(format!(
+            let error = LinkError::Unconnected(format!(
                 "this machine is not enrolled: there is no {file} and no enrolment token \
                  (make one with `lab token create --machine {}`)",
                 self.machine
-            )));
+            ));
+            return Err(NotTraded {
+                refused: false,
+                error,
+            });
         };
-        let token = EnrolmentToken::parse(&token).map_err(unconnected)?;
+        let token = EnrolmentToken::parse(&token).map_err(NotTraded::other)?;
         let (address, file) = (self.enrol.clone(), self.identity_file.clone());
         let (wall, trading) = (self.wall.clone(), Arc::clone(&self.trading));
         // A task of its own: a poll may be dropped while the answer is on its way, and a token
@@ -187,17 +248,23 @@ impl CoordinatorClient {
                 Ok(identity) if wall.now() < identity.not_after() => return Ok(identity),
                 Ok(_) | Err(_) => {}
             }
-            let identity = enrol::enrol(&address, &token).await.map_err(unconnected)?;
-            identity.save(&file).map_err(unconnected)?;
+            let enrolled = enrol::enrol(&address, &token).await;
+            let identity = enrolled.map_err(|error| NotTraded {
+                refused: matches!(error, EnrolError::Refused(_)),
+                ..NotTraded::other(error)
+            })?;
+            identity.save(&file).map_err(NotTraded::other)?;
             tracing::info!("enrolled; the certificate is in place");
             Ok(identity)
         });
-        trade.await.map_err(unconnected)?
+        trade.await.map_err(NotTraded::other)?
     }
 
     /// Renews the certificate when half of its life, and a little more by chance, has passed. Never
     /// returns.
     pub async fn keep_certificate(&self) {
+        let mut pauses = Pauses::new(jitter::seed());
+        let mut failures = 0;
         loop {
             // Several tries fit into what is left of it. Before there is one nothing is asked of
             // anybody, so looking again costs nothing.
@@ -209,7 +276,13 @@ impl CoordinatorClient {
                     identity.not_after().since(self.wall.now())
                 });
             let pause = (left / 4).clamp(LOOK_AT_LEAST, LOOK_AT_CERTIFICATE);
-            tokio::time::sleep(pause.mul_f64(0.5 + jitter::fraction())).await;
+            let pause = if left.is_zero() && failures > 0 {
+                // It has ended, or this clock is wrong: polls find out, and there is no hurry.
+                pause + pauses.backoff(LOOK_AT_LEAST, LOOK_AT_CERTIFICATE, failures)
+            } else {
+                pause.mul_f64(0.5 + jitter::fraction())
+            };
+            tokio::time::sleep(pause).await;
             let Some(identity) = self.identity.borrow().clone() else {
                 continue;
             };
@@ -217,8 +290,11 @@ impl CoordinatorClient {
                 continue;
             }
             match self.renew_certificate(&identity).await {
-                Ok(()) => tracing::info!("the certificate is renewed"),
-                Err(error) => tracing::warn!("the certificate is not renewed yet: {error}"),
+                Ok(()) => failures = 0,
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    tracing::warn!("the certificate is not renewed yet: {error}");
+                }
             }
         }
     }
@@ -228,7 +304,13 @@ impl CoordinatorClient {
         let request = RenewCertificateRequest {
             certificate_request_pem: own.request_pem,
         };
-        let answer = self.client().await?.renew_certificate(request).await;
+        let mut client = self.client().await?;
+        let present = self.identity.borrow().clone();
+        if present.is_some_and(|present| present.serial() != old.serial()) {
+            // The way to the coordinator was one to another certificate.
+            return Ok(());
+        }
+        let answer = client.renew_certificate(request).await;
         let chain = match answer {
             Ok(reply) => reply.into_inner().certificate_chain_pem,
             Err(status) => return Err(self.failed(status).await),
@@ -250,6 +332,7 @@ impl CoordinatorClient {
         *self.identity.borrow_mut() = Some(new);
         // Calls under way end on the old connection; the next one dials with the new certificate.
         *self.client.lock().await = None;
+        tracing::info!("the certificate is renewed");
         Ok(())
     }
 }

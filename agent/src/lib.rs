@@ -23,6 +23,7 @@ pub mod links;
 mod network;
 pub mod nix;
 pub mod nix_daemon;
+mod returning;
 mod roots;
 pub mod run;
 pub mod self_test;

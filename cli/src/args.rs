@@ -126,7 +126,7 @@ pub enum Command {
     /// One-time enrolment tokens for machines and operators.
     #[command(subcommand)]
     Token(trust::Token),
-    /// Certificates: list, revoke, get one's own.
+    /// Certificates: list, revoke, get one's own, let a machine return.
     #[command(subcommand)]
     Identity(trust::Identity),
     /// Who did what, in a chain that shows tampering.

@@ -279,9 +279,10 @@ impl From<EnrolError> for LabError {
                 .hint("try again; the token may still be good: lab token list"),
             EnrolError::Refused(_) => Self::new(Exit::Refused, chain)
                 .hint("a token works once and expires; make a new one: lab token create"),
-            EnrolError::Prepare(_) | EnrolError::Reply(_) | EnrolError::OtherCa => {
-                Self::new(Exit::Bug, chain)
-            }
+            EnrolError::Prepare(_)
+            | EnrolError::Reply(_)
+            | EnrolError::OtherCa
+            | EnrolError::NotOurs => Self::new(Exit::Bug, chain),
         }
     }
 }

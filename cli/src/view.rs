@@ -189,7 +189,7 @@ pub fn marked(state: &str) -> String {
         "rolled-back" | "failed" | "refused" | "unhealthy" | "stuck" | "aborted" | "revoked"
         | "rejected" => '✖',
         "overdue" | "reboot-required" | "paused" | "awaiting-approval" | "offline" | "expired"
-        | "silent" | "abandoned" => '⚠',
+        | "asks-to-return" | "silent" | "abandoned" => '⚠',
         _ => '○',
     };
     let state = if state.is_empty() { "unknown" } else { state };

@@ -17,7 +17,8 @@ use coordinator_core::identity::Holder;
 use platform::identity::{Identity, IdentityError, SERVER_NAME, Subject, provider};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _,
+    SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
@@ -192,11 +193,22 @@ impl Ca {
         holder: &Holder,
         serial: &Serial,
     ) -> Result<String, CaError> {
+        self.sign_for(request, holder, serial, self.lives.of(holder))
+    }
+
+    /// As [`Ca::sign`], for so long.
+    pub fn sign_for(
+        &self,
+        request: &SigningRequest,
+        holder: &Holder,
+        serial: &Serial,
+        life: Duration,
+    ) -> Result<String, CaError> {
         let subject = match holder {
             Holder::Machine(name) => Subject::Machine(name.clone()),
             Holder::Operator { name, .. } => Subject::Operator(name.clone()),
         };
-        let params = leaf(&subject, serial, self.lives.of(holder))?;
+        let params = leaf(&subject, serial, life)?;
         let request = CertificateSigningRequestParams {
             params,
             public_key: request.0.public_key.clone(),
@@ -231,6 +243,11 @@ impl SigningRequest {
             .map(Self)
             .map_err(CaError::Request)
     }
+
+    /// The public key that signed it: the subject public key info, DER.
+    pub fn public_key(&self) -> Vec<u8> {
+        self.0.public_key.subject_public_key_info()
+    }
 }
 
 /// The serial number of a certificate: 126 random bits, positive and of constant length.
@@ -251,6 +268,18 @@ impl Serial {
         bytes[0] = 0x40;
         bytes[8..].copy_from_slice(&number.to_be_bytes());
         Self(bytes)
+    }
+
+    /// One that the registry knows, from its hexadecimal digits.
+    pub fn parse(hex: &str) -> Option<Self> {
+        let mut bytes = [0; 16];
+        if hex.len() != 2 * bytes.len() || !hex.is_ascii() {
+            return None;
+        }
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok()?;
+        }
+        Some(Self(bytes))
     }
 
     /// Hexadecimal, as the registry knows it.

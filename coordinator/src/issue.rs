@@ -6,12 +6,13 @@ use common::{Timestamp, token::EnrolmentToken};
 use coordinator_core::{
     Reply, Request,
     identity::{Holder, Role},
-    request::Refusal,
+    request::{AskToReturn, Refusal},
 };
 use platform::{
     clock::Clock,
-    identity::{Identity, KeyAndRequest},
+    identity::{Identity, IdentityError, KeyAndRequest, ShownCertificate, Subject},
 };
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     ca::{Ca, CaError, Serial, SigningRequest},
@@ -47,6 +48,19 @@ pub enum IssueError {
     /// The request cannot be used, or signing failed.
     #[error(transparent)]
     Ca(#[from] CaError),
+    /// What was shown is no certificate of this fleet's CA.
+    #[error("what is shown is no certificate of this fleet")]
+    NotOurs(#[source] IdentityError),
+    /// The certificate that was shown is no machine's, or the request is not signed by its key.
+    #[error("the certificate of {subject} with the serial {serial} {why}")]
+    NoWayBack {
+        /// Whom it names.
+        subject: Subject,
+        /// Its serial number.
+        serial: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// The process is about to end.
     #[error(transparent)]
     Stopped(#[from] Stopped),
@@ -112,6 +126,62 @@ impl Issuance {
             expires_at: self.end_of(self.ca.lives().of(holder)),
         };
         self.certify(asked, &request, &serial).await
+    }
+
+    /// Another certificate for the key of a machine whose certificate has ended, shown from this
+    /// address; `None` while nobody has approved that. The request must be signed by that key, so
+    /// what comes of it is of no use to anybody who does not have it.
+    pub async fn ask_to_return(
+        &self,
+        certificate_pem: &str,
+        request_pem: &str,
+        from: IpAddr,
+    ) -> Result<Option<Issued>, IssueError> {
+        let request = SigningRequest::parse(request_pem)?;
+        let shown = ShownCertificate::read(certificate_pem, self.ca.pem());
+        let ShownCertificate {
+            subject,
+            serial,
+            public_key,
+        } = shown.map_err(IssueError::NotOurs)?;
+        let no = |why| IssueError::NoWayBack {
+            subject: subject.clone(),
+            serial: serial.clone(),
+            why,
+        };
+        let Subject::Machine(machine) = &subject else {
+            return Err(no("is no machine's"));
+        };
+        if public_key != request.public_key() {
+            return Err(no("is not of the key that signed the request"));
+        }
+        let fresh = Serial::random()?;
+        let asked = AskToReturn {
+            machine: machine.clone(),
+            serial,
+            key: hex(&Sha256::digest(&public_key)),
+            from: from.to_string(),
+            new_serial: fresh.hex(),
+            expires_at: self.end_of(self.ca.lives().machine),
+        };
+        let reply = self.handle.ask(Request::AskToReturn(asked)).await?.reply;
+        if reply == Reply::ReturnPending {
+            return Ok(None);
+        }
+        let Reply::Returns {
+            holder,
+            serial,
+            expires_at,
+        } = reply
+        else {
+            let refused = reply.refusal().cloned();
+            return Err(refused.map_or(IssueError::Unexpected, IssueError::Refused));
+        };
+        let serial = Serial::parse(&serial).ok_or(IssueError::Unexpected)?;
+        // An answer that may have been lost is given again: as long as it was, and no longer.
+        let life = self.clock.real(expires_at.since(self.clock.now()));
+        let chain_pem = self.ca.sign_for(&request, &holder, &serial, life)?;
+        Ok(Some(Issued { holder, chain_pem }))
     }
 
     /// Makes the identity file of the first administrator, unless an administrator exists who can
@@ -194,4 +264,8 @@ impl Issuance {
         let speed = SECOND.as_secs_f64() / self.clock.real(SECOND).as_secs_f64();
         self.clock.now() + life.mul_f64(speed)
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -75,7 +75,9 @@ impl Telling {
     pub fn of(entry: &Entry, config: Option<&FleetConfig>) -> Option<Self> {
         let level = match entry.kind.as_str() {
             "rollout-failed" | "rollout-paused" | "lost" | "stop" => Level::Error,
-            "overdue" | "approval-asked" | "rollout-aborted" | "restored" => Level::Warning,
+            "overdue" | "approval-asked" | "return-asked" | "rollout-aborted" | "restored" => {
+                Level::Warning
+            }
             "rollout-finished" | "resume" => Level::Info,
             _ => return None,
         };
@@ -218,6 +220,8 @@ mod tests {
             told.body.text,
             "overdue: rollout r7, machine web-01: no [2J word"
         );
+        let asked = Telling::of(&entry("return-asked"), None).expect("worth it");
+        assert_eq!(asked.level, Level::Warning);
         for everyday in ["attempt", "rollout-created", "config"] {
             assert_eq!(Telling::of(&entry(everyday), None), None, "{everyday}");
         }

@@ -21,12 +21,14 @@ use coordinator_core::{
     Change, Fleet, FleetConfig, Reply, Request,
     fleet::Facts,
     identity::{Actor, Holder, Role},
-    request::{AgentRequest, Directive, Grant, OperatorRequest, Selection, Which, Wish},
+    request::{
+        AgentRequest, AskToReturn, Directive, Grant, OperatorRequest, Selection, Which, Wish,
+    },
 };
 use serde_json::{Value, json};
 
 /// Every kind of fact that the journals together must have.
-const FACTS: [&str; 32] = [
+const FACTS: [&str; 36] = [
     "config-set",
     "reported",
     "pinned",
@@ -59,6 +61,10 @@ const FACTS: [&str; 32] = [
     "certificate-issued",
     "certificate-revoked",
     "identities-forgotten",
+    "return-asked",
+    "return-approved",
+    "return-answered",
+    "return-withdrawn",
 ];
 
 fn directory() -> PathBuf {
@@ -149,9 +155,12 @@ impl Story {
         }
     }
 
+    /// Minute by minute: a coordinator that was not there at its deadlines lets no lease run out.
     fn later(&mut self, minutes: u64) {
-        self.now = self.now + Duration::from_secs(minutes * 60);
-        self.ask(Request::Tick);
+        for _ in 0..minutes {
+            self.now = self.now + Duration::from_secs(60);
+            self.ask(Request::Tick);
+        }
     }
 
     fn operator(&mut self, request: OperatorRequest) -> Reply {
@@ -259,6 +268,18 @@ impl Story {
         });
     }
 
+    fn come(&mut self, name: &str, serial: &str, new: &str) {
+        let reply = self.ask(Request::AskToReturn(AskToReturn {
+            machine: machine(name),
+            serial: serial.into(),
+            key: format!("{:064x}", 7),
+            from: "192.0.2.7".into(),
+            new_serial: new.into(),
+            expires_at: self.now + Duration::from_secs(3600),
+        }));
+        assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
+    }
+
     fn resume(&mut self) {
         self.operator(OperatorRequest::ResumeRollout {
             rollout: None,
@@ -315,6 +336,7 @@ fn life_of_a_fleet() -> String {
     first_rollout(&mut story);
     later_rollouts(&mut story);
     much_later(&mut story);
+    returns(&mut story);
     let (epoch, next_lease) = (Epoch(1002), LeaseId(1_000_000));
     let restored = Change::Restored { epoch, next_lease };
     story.fleet.apply(&restored);
@@ -379,6 +401,24 @@ fn identities(story: &mut Story) {
         which: Which::Serial("52".into()),
         reason: "stolen".into(),
     });
+}
+
+/// One machine returns with a certificate that has ended; another asks, and a restore makes that void.
+fn returns(story: &mut Story) {
+    story.come("dev-01", "53", "61");
+    story.operator(OperatorRequest::ApproveReturn {
+        machine: machine("dev-01"),
+        key: None,
+        reason: "it was in the workshop".into(),
+    });
+    story.come("dev-01", "53", "62");
+    story.later(30 * 24 * 60);
+    story.come("dev-01", "62", "63");
+    let withdrawn = Change::ReturnWithdrawn {
+        machine: machine("dev-01"),
+    };
+    story.fleet.apply(&withdrawn);
+    story.write(vec![withdrawn]);
 }
 
 /// Tokens, and a certificate that was replaced, are forgotten when there is a new one.

@@ -1,4 +1,5 @@
-//! Getting the first certificate, with a token and no identity yet.
+//! Getting the first certificate, with a token and no identity yet; and another one, with an identity
+//! whose certificate has ended.
 //!
 //! The token carries the hash of the CA's public key. The server must show a chain that ends in
 //! exactly that CA, so a machine knows whom it enrols with before it says anything.
@@ -6,7 +7,9 @@
 use std::{future::Future, io, sync::Arc, time::Duration};
 
 use common::token::EnrolmentToken;
-use lab_proto::enrolment::{EnrolReply, EnrolRequest, enrolment_client::EnrolmentClient};
+use lab_proto::enrolment::{
+    AskToReturnRequest, EnrolReply, EnrolRequest, enrolment_client::EnrolmentClient,
+};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, OtherError, SignatureScheme,
     client::{
@@ -20,7 +23,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
 };
-use tonic::Code;
+use tonic::{Code, transport::Channel};
 use x509_parser::prelude::FromDer as _;
 
 use crate::{
@@ -53,6 +56,9 @@ pub enum EnrolError {
     /// The certificate that came back is from another CA than the token names.
     #[error("the coordinator's answer is from another CA than the token names")]
     OtherCa,
+    /// The certificate that came back names somebody else, or is from another CA than the old one.
+    #[error("the coordinator's answer is not for this machine, or from another CA")]
+    NotOurs,
 }
 
 /// Trades `token` for an identity at `address` (`host:port` of the enrolment service).
@@ -95,6 +101,36 @@ where
     Ok(identity)
 }
 
+/// Asks, over a channel to the enrolment service, for another certificate for the key of `old`, whose
+/// certificate has ended. `None`: nobody has approved yet.
+///
+/// Asking again does no harm, also when an answer was lost: the same is answered.
+pub async fn ask_to_return(
+    channel: Channel,
+    old: &Identity,
+) -> Result<Option<Identity>, EnrolError> {
+    let own = KeyAndRequest::again(old.key_pem()).map_err(EnrolError::Prepare)?;
+    let asked = AskToReturnRequest {
+        certificate_pem: old.certificate_pem().to_owned(),
+        certificate_request_pem: own.request_pem,
+    };
+    let mut client = EnrolmentClient::new(channel);
+    let Ok(answer) = timeout(ANSWER, client.ask_to_return(asked)).await else {
+        let text = format!("nothing within {} s", ANSWER.as_secs());
+        return Err(EnrolError::NoAnswer(text));
+    };
+    let reply = answer.map_err(refusal)?.into_inner();
+    if reply.pending {
+        return Ok(None);
+    }
+    let chain = &reply.certificate_chain_pem;
+    let new = Identity::from_parts(old.key_pem(), chain).map_err(EnrolError::Reply)?;
+    if new.subject() != old.subject() || new.chain().last() != old.chain().last() {
+        return Err(EnrolError::NotOurs);
+    }
+    Ok(Some(new))
+}
+
 fn refusal(status: tonic::Status) -> EnrolError {
     let text = common::text::tame_line(status.message(), common::text::REASON_MAX);
     let no_answer = [
@@ -132,7 +168,8 @@ fn pinned_tls(pin: [u8; 32]) -> Result<ClientConfig, rustls::Error> {
     Ok(finish(config))
 }
 
-/// SHA-256 of a certificate's subject public key info: what a token pins.
+/// SHA-256 of a certificate's subject public key info: what a token pins, and what tells a machine's
+/// key to people.
 pub fn key_hash(certificate: &CertificateDer<'_>) -> Option<[u8; 32]> {
     let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
     Some(Sha256::digest(parsed.public_key().raw).into())

@@ -294,6 +294,11 @@ impl Identity {
         self.chain_pem.last().map_or("", String::as_str)
     }
 
+    /// The certificate alone, PEM.
+    pub fn certificate_pem(&self) -> &str {
+        self.chain_pem.first().map_or("", String::as_str)
+    }
+
     /// The private key, PEM. A secret.
     pub fn key_pem(&self) -> &str {
         &self.key_pem
@@ -306,7 +311,41 @@ impl Identity {
     }
 }
 
-/// A new private key, and the request for a certificate for it.
+/// A certificate that somebody shows outside of a connection, without proof that its key is theirs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownCertificate {
+    /// Whose it is.
+    pub subject: Subject,
+    /// Its serial number, hexadecimal without separators.
+    pub serial: String,
+    /// Its public key: the subject public key info, DER.
+    pub public_key: Vec<u8>,
+}
+
+impl ShownCertificate {
+    /// Reads one certificate (PEM) that this CA (PEM) has signed, for the use that its subject has.
+    /// Its end is not looked at: the certificate is judged at the moment at which it began.
+    pub fn read(certificate_pem: &str, ca_pem: &str) -> Result<Self, IdentityError> {
+        let one = |part, text: &str| {
+            CertificateDer::from_pem_slice(text.as_bytes())
+                .map_err(|source| IdentityError::Pem { part, source })
+        };
+        let leaf = one("certificate", certificate_pem)?;
+        let roots = roots_of(&one("CA", ca_pem)?).map_err(IdentityError::Mismatch)?;
+        let facts = Facts::read(&leaf)?;
+        check_chain(&facts, std::slice::from_ref(&leaf), &roots)
+            .map_err(IdentityError::Mismatch)?;
+        let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(&leaf)
+            .map_err(|_| CertificateFault::Encoding)?;
+        Ok(Self {
+            public_key: parsed.public_key().raw.to_vec(),
+            subject: facts.subject,
+            serial: facts.serial,
+        })
+    }
+}
+
+/// A private key, and the request for a certificate for it.
 ///
 /// The request names nobody: the server decides about names.
 #[derive(Clone)]
@@ -322,10 +361,20 @@ impl KeyAndRequest {
     pub fn generate() -> Result<Self, IdentityError> {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
             .map_err(IdentityError::Key)?;
+        Self::of(&key)
+    }
+
+    /// The request for another certificate for a key (PKCS #8, PEM) that is there already.
+    pub fn again(key_pem: &str) -> Result<Self, IdentityError> {
+        let key = rcgen::KeyPair::from_pem(key_pem).map_err(IdentityError::Key)?;
+        Self::of(&key)
+    }
+
+    fn of(key: &rcgen::KeyPair) -> Result<Self, IdentityError> {
         let mut nameless = rcgen::CertificateParams::default();
         nameless.distinguished_name = rcgen::DistinguishedName::new();
         let request = nameless
-            .serialize_request(&key)
+            .serialize_request(key)
             .and_then(|request| request.pem())
             .map_err(IdentityError::Key)?;
         Ok(Self {

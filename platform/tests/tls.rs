@@ -9,7 +9,7 @@ use common::{COORDINATOR, Ca, SHORT, Server, WEB, leaf, valid};
 use lab_proto::enrolment::{EnrolRequest, enrolment_client::EnrolmentClient};
 use platform::{
     channel::{ConnectError, Timeouts, TlsFault, connect},
-    enrol::{EnrolError, enrol},
+    enrol::{EnrolError, ask_to_return, enrol},
     identity::{Identity, SERVER_NAME},
 };
 use rcgen::CertificateParams;
@@ -218,4 +218,31 @@ async fn a_server_without_the_pinned_ca_hears_nothing() {
         enrol_error(server, token).await,
         EnrolError::OtherCa
     ));
+}
+
+#[tokio::test]
+async fn who_asks_to_return_takes_a_certificate_of_its_own_name_and_ca_only() {
+    let asked = async |server: Server, old: &Identity| {
+        let address = server.start().await;
+        let channel = connect(&address, old, Timeouts::default()).await;
+        ask_to_return(channel.expect("a connection"), old).await
+    };
+    let ca = Ca::new();
+    let old = ca.identity(&leaf(&[WEB], &[]));
+    let new = asked(Server::of(ca), &old).await.expect("heard");
+    let new = new.expect("let back");
+    assert_eq!(new.key_pem(), old.key_pem());
+    assert_eq!(new.subject(), old.subject());
+
+    let ca = Ca::new();
+    let other = ca.identity(&leaf(&["spiffe://lab-updater/machine/db-01"], &[]));
+    let refused = asked(Server::of(ca), &other).await;
+    assert!(matches!(refused, Err(EnrolError::NotOurs)));
+
+    let ca = Ca::new();
+    let old = ca.identity(&leaf(&[WEB], &[]));
+    let mut server = Server::of(ca);
+    server.signs = Ca::new();
+    let refused = asked(server, &old).await;
+    assert!(matches!(refused, Err(EnrolError::NotOurs)));
 }

@@ -113,6 +113,8 @@ fn every_other_command_is_understood() {
         "lab token list",
         "lab token revoke t-1",
         "lab identity list",
+        "lab identity approve web-01 --yes",
+        "lab identity approve web-01 --reason=known",
         "lab identity revoke web-01 --reason=stolen",
         "lab identity revoke --serial=3fa2 --reason=stolen",
         "lab identity enrol --token-file=- --identity=/tmp/me.pem --coordinator=ctl",
@@ -185,6 +187,7 @@ fn wrong_usage_is_told_before_anything_is_asked() {
             "lab token create --machine=a --operator=b --role=admin",
             "cannot be used with",
         ),
+        ("lab identity approve", "NAME"),
         ("lab identity revoke --reason=x", "NAME"),
         ("lab update-history --days=0", "1..=3660"),
     ] {

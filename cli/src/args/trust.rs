@@ -80,8 +80,14 @@ pub struct RevokeToken {
 /// `lab identity`
 #[derive(Debug, Subcommand)]
 pub enum Identity {
-    /// All certificates that were handed out.
+    /// All certificates that were handed out, and which machines ask to return.
     List,
+    /// Let a machine return whose certificate ended while it was away.
+    #[command(after_help = "Example:\n  lab identity approve web-01\n\n\
+        The machine gets one certificate, for the key that it has, within 7 days. \
+        `lab identity list` shows who asks, since when and with which key; the journal of the \
+        machine's agent names the key too. `lab identity revoke` takes an approval back.")]
+    Approve(ApproveIdentity),
     /// Make certificates useless: one by its serial, or all of a name.
     Revoke(RevokeIdentity),
     /// Get an identity of one's own with a token.
@@ -90,6 +96,16 @@ pub enum Identity {
         The private key is made here and never leaves this machine. `--token-file=-` reads \
         standard input.")]
     Enrol(Enrol),
+}
+
+/// `lab identity approve`
+#[derive(Args, Debug)]
+pub struct ApproveIdentity {
+    /// The machine.
+    pub name: MachineName,
+    /// Why; kept in the history.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub reason: String,
 }
 
 /// `lab identity revoke`

@@ -8,14 +8,17 @@ use std::{
 
 use common::token::EnrolmentToken;
 use lab_proto::operator::{
-    AuditRequest, CreateTokenRequest, ListIdentitiesRequest, ListTokensRequest,
-    RevokeIdentityRequest, RevokeTokenRequest, VerifyAuditRequest,
+    ApproveIdentityRequest, AuditRequest, CreateTokenRequest, Identity as Certificate,
+    ListIdentitiesRequest, ListTokensRequest, RevokeIdentityRequest, RevokeTokenRequest,
+    VerifyAuditRequest,
 };
 use serde_json::json;
 
 use super::Context;
 use crate::{
-    args::trust::{Audit, AuditVerb, CreateToken, Enrol, Identity, RevokeIdentity, Token},
+    args::trust::{
+        ApproveIdentity, Audit, AuditVerb, CreateToken, Enrol, Identity, RevokeIdentity, Token,
+    },
     client::{Settings, ask, with_port},
     error::{Exit, LabError},
     view,
@@ -76,9 +79,31 @@ pub async fn identity(context: &Context, verb: Identity) -> Result<Exit, LabErro
                 .result(&list, |look| view::trust::identities(&list, look))?;
             Ok(Exit::Yes)
         }
+        Identity::Approve(args) => approve(context, args).await,
         Identity::Revoke(args) => revoke(context, args).await,
         Identity::Enrol(args) => enrol(context, &args).await,
     }
+}
+
+async fn approve(context: &Context, args: ApproveIdentity) -> Result<Exit, LabError> {
+    let name = args.name.to_string();
+    let mut client = context.open().await?;
+    let list = ask(client.list_identities(ListIdentitiesRequest {})).await?;
+    let asks = |identity: &&Certificate| identity.name == name && !identity.asked_at.is_empty();
+    // Who does not ask is the coordinator's to say, as everything else is.
+    let mut key = String::new();
+    if let Some(identity) = list.identities.iter().find(asks) {
+        let question = view::trust::asks_to_return(identity, context.output.look());
+        context.output.confirm_destructive(&question)?;
+        key.clone_from(&identity.key);
+    }
+    let request = ApproveIdentityRequest {
+        name,
+        key,
+        reason: args.reason,
+    };
+    let done = ask(client.approve_identity(request)).await?;
+    context.output.done(&done)
 }
 
 async fn revoke(context: &Context, args: RevokeIdentity) -> Result<Exit, LabError> {

@@ -1,7 +1,7 @@
 //! `lab token`, `lab identity`, `lab audit`, and who heard an emergency stop.
 
 use lab_proto::operator::{
-    Audit, AuditRecord, CreateTokenReply, EmergencyStopReply, IdentityList, TokenList,
+    Audit, AuditRecord, CreateTokenReply, EmergencyStopReply, Identity, IdentityList, TokenList,
     VerifyAuditReply,
 };
 
@@ -45,7 +45,7 @@ pub fn identities(list: &IdentityList, look: &Look) -> String {
     if list.identities.is_empty() {
         return "no certificates were handed out\n".to_owned();
     }
-    look.columns(
+    let mut text = look.columns(
         0,
         list.identities.iter().map(|identity| {
             vec![
@@ -55,6 +55,37 @@ pub fn identities(list: &IdentityList, look: &Look) -> String {
                 identity.serial.clone(),
             ]
         }),
+    );
+    for identity in &list.identities {
+        let name = &identity.name;
+        text.push_str(&match identity.state.as_str() {
+            "asks-to-return" => format!(
+                "{name} asked to return {}: lab identity approve {name}\n",
+                look.ago(&identity.asked_at)
+            ),
+            "may-return" => format!(
+                "{name} may return until {}, approved by {}\n",
+                look.when(&identity.approved_until),
+                identity.approved_by
+            ),
+            _ => continue,
+        });
+    }
+    text
+}
+
+/// The question before a machine is let back in.
+pub fn asks_to_return(identity: &Identity, look: &Look) -> String {
+    format!(
+        "{} asked {}, from {}. Its certificate is of {} and ended {}.\n\
+         It asks with the key {}.\n\
+         Let it return?",
+        who(&identity.kind, &identity.name, &identity.role),
+        look.ago(&identity.asked_at),
+        identity.asked_from,
+        look.when(&identity.issued_at),
+        look.when(&identity.expires_at),
+        identity.key
     )
 }
 
@@ -144,7 +175,7 @@ pub fn stop(reply: &EmergencyStopReply, look: &Look) -> String {
 mod tests {
     use super::*;
     use crate::view::tests::look;
-    use lab_proto::operator::{Identity, StopProgress, Token};
+    use lab_proto::operator::{StopProgress, Token};
 
     #[test]
     fn a_stop_tells_who_heard_it() {
@@ -184,6 +215,26 @@ mod tests {
             state: "revoked".into(),
             ..Identity::default()
         };
+        let asks = Identity {
+            serial: "41b7".into(),
+            name: "web-01".into(),
+            kind: "machine".into(),
+            issued_at: "2026-08-17T12:00:00Z".into(),
+            expires_at: "2026-08-24T12:00:00Z".into(),
+            state: "asks-to-return".into(),
+            asked_at: "2026-11-22T11:00:00Z".into(),
+            asked_from: "192.0.2.7".into(),
+            key: "9f2c".into(),
+            ..Identity::default()
+        };
+        let may = Identity {
+            name: "web-02".into(),
+            state: "may-return".into(),
+            approved_by: "geir".into(),
+            approved_until: "2026-11-29T11:00:00Z".into(),
+            ..asks.clone()
+        };
+        let question = asks_to_return(&asks, &look());
         let record = AuditRecord {
             sequence: 12,
             at: "2026-11-22T11:00:00Z".into(),
@@ -256,10 +307,11 @@ mod tests {
             ),
             identities(
                 &IdentityList {
-                    identities: vec![identity],
+                    identities: vec![asks, may, identity],
                 },
                 &look(),
             ),
+            question,
             audit(&Audit { records }, &look()),
             verified_audit(&intact),
             verified_audit(&broken),

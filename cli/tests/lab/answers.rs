@@ -350,6 +350,13 @@ async fn tokens_and_identities() {
         state: "revoked".into(),
         ..Identity::default()
     };
+    let asks = Identity {
+        name: "web-01".into(),
+        asked_at: "2026-11-22T11:00:00Z".into(),
+        key: "9f2c".into(),
+        ..identity.clone()
+    };
+    let so_it_is = json!({ "text": "so it is" });
     check(vec![
         told(
             "token list",
@@ -372,6 +379,26 @@ async fn tokens_and_identities() {
             },
             "operator geir (admin)  ✖ revoked  until *  3fa29c\n",
         ),
+        done(
+            // Who does not ask has no question: the coordinator says what is wrong.
+            "identity approve web-01 --reason=known",
+            "approve_identity",
+            json!({ "name": "web-01", "key": "", "reason": "known" }),
+        ),
+        Row {
+            line: "identity approve web-01 --yes",
+            answers: vec![
+                ("list_identities", json!({ "identities": [value(asks)] })),
+                ("approve_identity", so_it_is.clone()),
+            ],
+            asks: (
+                "approve_identity",
+                json!({ "name": "web-01", "key": "9f2c", "reason": "" }),
+            ),
+            code: 0,
+            text: "so it is\n",
+            json: so_it_is,
+        },
         done(
             "identity revoke geir --reason=left --yes",
             "revoke_identity",

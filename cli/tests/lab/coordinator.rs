@@ -335,6 +335,13 @@ impl Operator for Scripted {
         self.answer("revoke_identity", request)
     }
 
+    async fn approve_identity(
+        &self,
+        request: Request<pb::ApproveIdentityRequest>,
+    ) -> Answer<pb::Done> {
+        self.answer("approve_identity", request)
+    }
+
     async fn renew_own_certificate(
         &self,
         request: Request<pb::RenewOwnCertificateRequest>,

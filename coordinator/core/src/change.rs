@@ -283,6 +283,42 @@ pub enum Change {
         /// Its serial number.
         serial: String,
     },
+    /// A machine whose certificate has ended asks to return.
+    ReturnAsked {
+        /// Which.
+        machine: MachineName,
+        /// Serial number of that certificate.
+        serial: String,
+        /// SHA-256 of its public key, hexadecimal.
+        key: String,
+        /// The address it comes from.
+        from: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// An operator lets it.
+    ReturnApproved {
+        /// Which.
+        machine: MachineName,
+        /// Who.
+        by: String,
+        /// When.
+        at: Timestamp,
+        /// How long the approval can be used.
+        until: Timestamp,
+    },
+    /// The approval is used: the certificate with this serial number comes of it, as the next fact.
+    ReturnAnswered {
+        /// Which.
+        machine: MachineName,
+        /// Serial number of the new certificate.
+        serial: String,
+    },
+    /// What a machine asked, and whatever was said to it, is void.
+    ReturnWithdrawn {
+        /// Which.
+        machine: MachineName,
+    },
     /// Tokens and certificates that ended long ago are not kept any longer.
     IdentitiesForgotten {
         /// Ids of the tokens.
@@ -293,7 +329,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// Whether it is one about tokens and certificates.
+    /// Whether it is one about tokens, certificates and those who ask for them.
     pub fn is_identity(&self) -> bool {
         matches!(
             self,
@@ -301,6 +337,10 @@ impl Change {
                 | Self::TokenRevoked { .. }
                 | Self::CertificateIssued { .. }
                 | Self::CertificateRevoked { .. }
+                | Self::ReturnAsked { .. }
+                | Self::ReturnApproved { .. }
+                | Self::ReturnAnswered { .. }
+                | Self::ReturnWithdrawn { .. }
                 | Self::IdentitiesForgotten { .. }
         )
     }

@@ -4,6 +4,7 @@
 mod agent;
 mod identities;
 mod operator;
+mod returns;
 mod rollouts;
 
 use common::Timestamp;
@@ -50,6 +51,7 @@ impl Fleet {
                 new_serial,
                 expires_at,
             } => self.renew_certificate(now, &serial, new_serial, expires_at, &mut draft),
+            Request::AskToReturn(asked) => self.ask_to_return(now, asked, &mut draft),
             Request::Bootstrap {
                 holder,
                 serial,

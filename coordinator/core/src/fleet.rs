@@ -114,7 +114,8 @@ pub struct Hearsay {
     pub woken: BTreeMap<(u64, usize), Woken>,
     /// When tokens and certificates were last looked through for outdated ones.
     pub identities_looked_at: Option<Timestamp>,
-    /// Enrolments refused lately, by id of the token; those with an unknown one are under "".
+    /// Enrolments refused lately, by id of the token; those with an unknown one are under "", and
+    /// those who asked to return under "return" and the machine's name.
     pub refused_enrolments: BTreeMap<String, RefusedEnrolments>,
 }
 

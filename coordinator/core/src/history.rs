@@ -196,6 +196,23 @@ impl crate::Fleet {
                 text: reason.clone(),
                 ..entry("forgotten")
             },
+            Change::ReturnAsked {
+                machine, key, from, ..
+            } => Entry {
+                machine: Some(machine.clone()),
+                group: self.group_of(machine).cloned(),
+                text: format!(
+                    "its certificate ended while it was away; it asks from {from} with the key \
+                     {key}: `lab identity approve {machine}`"
+                ),
+                ..entry("return-asked")
+            },
+            Change::ReturnApproved { machine, by, .. } => Entry {
+                machine: Some(machine.clone()),
+                group: self.group_of(machine).cloned(),
+                by: by.clone(),
+                ..entry("return-approved")
+            },
             // Everyday facts, and those of the audit log.
             Change::Reported { .. }
             | Change::Pinned { .. }
@@ -209,6 +226,8 @@ impl crate::Fleet {
             | Change::TokenRevoked { .. }
             | Change::CertificateIssued { .. }
             | Change::CertificateRevoked { .. }
+            | Change::ReturnAnswered { .. }
+            | Change::ReturnWithdrawn { .. }
             | Change::IdentitiesForgotten { .. } => return None,
         })
     }

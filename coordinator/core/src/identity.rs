@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use common::{MachineName, OperatorName, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::change::Change;
+use crate::{
+    change::Change,
+    returns::{Approval, Return},
+};
 
 /// How long tokens and replaced certificates are kept after they ended, to be looked up.
 pub const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -182,6 +185,10 @@ pub struct Registry {
     pub certificates: BTreeMap<String, Certificate>,
     /// Number of the next token.
     pub next_token: u64,
+    /// Machines that ask to return after their certificate has ended, were allowed to, or did with
+    /// their newest certificate. States of before there were any do not say it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub returns: BTreeMap<MachineName, Return>,
 }
 
 impl Registry {
@@ -248,6 +255,7 @@ impl Registry {
                 certificate,
                 token,
             } => {
+                self.end_return_by(serial, &certificate.holder);
                 self.certificates
                     .insert(serial.clone(), certificate.clone());
                 if let Some(token) = token {
@@ -257,6 +265,10 @@ impl Registry {
             Change::CertificateRevoked { serial } => {
                 if let Some(certificate) = self.certificates.get_mut(serial) {
                     certificate.revoked = true;
+                    // Whoever takes back any certificate of a machine does not want it back unasked.
+                    if let Holder::Machine(machine) = &certificate.holder {
+                        self.returns.remove(machine);
+                    }
                 }
             }
             Change::IdentitiesForgotten {
@@ -269,6 +281,38 @@ impl Registry {
                 for serial in certificates {
                     self.certificates.remove(serial);
                 }
+                self.forget_returns(certificates);
+            }
+            Change::ReturnAsked {
+                machine,
+                serial,
+                key,
+                from,
+                at,
+            } => {
+                let asked = Return {
+                    serial: serial.clone(),
+                    key: key.clone(),
+                    from: from.clone(),
+                    at: *at,
+                    open: true,
+                    approval: None,
+                    answer: None,
+                };
+                self.ask_return(machine, asked);
+            }
+            Change::ReturnApproved {
+                machine,
+                by,
+                at,
+                until,
+            } => {
+                let (by, at, until) = (by.clone(), *at, *until);
+                self.approve_return(machine, Approval { by, at, until });
+            }
+            Change::ReturnAnswered { machine, serial } => self.answer_return(machine, serial),
+            Change::ReturnWithdrawn { machine } => {
+                self.returns.remove(machine);
             }
             Change::ConfigSet { .. }
             | Change::Reported { .. }

@@ -27,6 +27,7 @@ pub mod plan;
 pub mod policy;
 pub mod request;
 mod restore;
+pub mod returns;
 pub mod rollout;
 mod transition;
 pub mod view;

@@ -59,6 +59,9 @@ pub enum Request {
         /// When the new one will end.
         expires_at: Timestamp,
     },
+    /// A machine whose certificate has ended asks for another one. The driver has checked both that
+    /// certificate and the certificate request, and signs only after this is durable.
+    AskToReturn(AskToReturn),
     /// The coordinator's own first administrator, made at first start.
     Bootstrap {
         /// Whom.
@@ -68,6 +71,24 @@ pub enum Request {
         /// When it ends.
         expires_at: Timestamp,
     },
+}
+
+/// A machine asks to return: with a certificate of this fleet's CA, and a request for another one
+/// that the key of that certificate has signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AskToReturn {
+    /// Whose certificate it is, as it says itself.
+    pub machine: MachineName,
+    /// Its serial number.
+    pub serial: String,
+    /// SHA-256 of its public key, hexadecimal.
+    pub key: String,
+    /// The address it comes from.
+    pub from: String,
+    /// Serial number the new certificate will have.
+    pub new_serial: String,
+    /// When the new one will end.
+    pub expires_at: Timestamp,
 }
 
 /// What agents ask.
@@ -243,6 +264,15 @@ pub enum OperatorRequest {
         /// Why.
         reason: String,
     },
+    /// Let a machine return that asks to.
+    ApproveReturn {
+        /// Which.
+        machine: MachineName,
+        /// Only if it asks with this key: SHA-256, hexadecimal.
+        key: Option<String>,
+        /// Why.
+        reason: String,
+    },
     /// Tell people something.
     Notify {
         /// debug, info, warning, error.
@@ -336,6 +366,18 @@ pub enum Reply {
     Token(String),
     /// To `Enrol`, `RenewCertificate` and `Bootstrap`: whom to name in the certificate.
     Certify(Holder),
+    /// To `AskToReturn`: nobody has approved yet.
+    ReturnPending,
+    /// To `AskToReturn`: whom to name in the certificate.
+    Returns {
+        /// Whom.
+        holder: Holder,
+        /// Its serial number: the new one, or that of the one which was issued before in answer to
+        /// the same and may not have arrived.
+        serial: String,
+        /// When it ends.
+        expires_at: Timestamp,
+    },
     /// To `Notify`: the channels it goes to.
     Notify(Vec<String>),
     /// No.
@@ -359,6 +401,8 @@ impl Reply {
             | Self::Config { .. }
             | Self::Token(_)
             | Self::Certify(_)
+            | Self::ReturnPending
+            | Self::Returns { .. }
             | Self::Notify(_) => None,
         }
     }

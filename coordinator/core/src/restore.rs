@@ -30,13 +30,16 @@ impl Fleet {
     /// fleet ran on from the first, and neither stops nor grants come as fast as that. Where the clock
     /// was wrong, see `overtaken`. Holders of leases may still be away and are not
     /// known here: an emergency stop holds until an operator has looked and lifts it. Tokens that are
-    /// open in the backup may have been used since, so none of them is taken any more.
+    /// open in the backup may have been used since, so none of them is taken any more, and so it is
+    /// with approvals of machines that asked to return.
     pub fn restored(&self, now: Timestamp) -> Vec<Change> {
         let last = self.facts().next_lease;
         let (epoch, next_lease) = past(self.facts().epoch, last, now);
         let tokens = self.facts().registry.tokens.iter();
         let open = tokens.filter(|(_, token)| token.state == TokenState::Open);
         let revoked = open.map(|(id, _)| Change::TokenRevoked { id: id.clone() });
+        let returns = self.facts().registry.returns.keys().cloned();
+        let withdrawn = returns.map(|machine| Change::ReturnWithdrawn { machine });
         let stopped = Change::Stopped {
             epoch,
             groups: Vec::new(),
@@ -50,6 +53,7 @@ impl Fleet {
         [Change::Restored { epoch, next_lease }, stopped]
             .into_iter()
             .chain(revoked)
+            .chain(withdrawn)
             .collect()
     }
 

@@ -227,6 +227,10 @@ impl Log {
             | Change::TokenRevoked { .. }
             | Change::CertificateIssued { .. }
             | Change::CertificateRevoked { .. }
+            | Change::ReturnAsked { .. }
+            | Change::ReturnApproved { .. }
+            | Change::ReturnAnswered { .. }
+            | Change::ReturnWithdrawn { .. }
             | Change::IdentitiesForgotten { .. } => return None,
         })
     }

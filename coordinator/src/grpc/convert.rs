@@ -12,7 +12,7 @@ mod tests;
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use common::{StorePath, Timestamp};
-use coordinator_core::{Reply, request::Refusal, view::View};
+use coordinator_core::{Reply, request::Refusal, returns::NO_WAY_BACK, view::View};
 use tonic::{Status, metadata::MetadataValue};
 
 use crate::{
@@ -68,7 +68,9 @@ pub(super) fn refusal(refusal: &Refusal) -> Status {
 fn where_listed(what: &str) -> &'static str {
     match what {
         "token" => "see what there is: lab token list",
-        "certificate" | "identity" => "see what there is: lab identity list",
+        "certificate" | "identity" | "request to return of machine" => {
+            "see what there is: lab identity list"
+        }
         "rollout" => "see what there is: lab update status --all",
         "revision of the configuration" => "see what there is: lab update-config log",
         "notification channel" => "see what there is: lab update-config show",
@@ -123,6 +125,10 @@ pub(super) fn not_issued(error: IssueError) -> Status {
         IssueError::Stopped(why) => stopped(why),
         IssueError::Ca(error @ crate::ca::CaError::Request(_)) => {
             Status::invalid_argument(error.to_string())
+        }
+        // One answer for all, as the core has for what it refuses.
+        IssueError::NotOurs(_) | IssueError::NoWayBack { .. } => {
+            Status::permission_denied(NO_WAY_BACK)
         }
         error @ (IssueError::Ca(_) | IssueError::Unexpected) => {
             tracing::error!("{}", common::error_chain::Chain(&error));

@@ -1,4 +1,5 @@
-//! How a machine or an operator gets its first certificate.
+//! How a machine or an operator gets its first certificate, and a machine whose certificate has ended
+//! another one.
 //!
 //! Served on a listener of its own, without client certificates. A token is 160 random bits, so
 //! guessing is hopeless; the limit on wrong tokens keeps guessers from costing anything.
@@ -10,12 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::token::EnrolmentToken;
-use lab_proto::enrolment::{EnrolReply, EnrolRequest, enrolment_server::Enrolment};
+use common::{error_chain::Chain, token::EnrolmentToken};
+use lab_proto::enrolment::{
+    AskToReturnReply, AskToReturnRequest, EnrolReply, EnrolRequest, enrolment_server::Enrolment,
+};
 use tonic::{Code, Request, Response, Status};
 
 use super::convert;
-use crate::issue::Issuance;
+use crate::issue::{Issuance, IssueError};
 
 /// Wrong tokens from one address within [`SPAN`] before it is refused without a look.
 const WRONG_MAX: u32 = 10;
@@ -71,11 +74,9 @@ impl EnrolmentService {
         }
         of_it.count += 1;
     }
-}
 
-#[tonic::async_trait]
-impl Enrolment for EnrolmentService {
-    async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolReply>, Status> {
+    /// Where it comes from, unless that had too many refusals lately.
+    fn admit<T>(&self, request: &Request<T>) -> Result<IpAddr, Status> {
         let address: IpAddr = *request
             .extensions()
             .get()
@@ -85,6 +86,25 @@ impl Enrolment for EnrolmentService {
                 "too many wrong tokens from this address; try again in a minute",
             ));
         }
+        Ok(address)
+    }
+
+    /// Counts and tells a refusal that a guesser would get.
+    fn refused(&self, address: IpAddr, status: &Status, why: &str) {
+        if matches!(
+            status.code(),
+            Code::PermissionDenied | Code::InvalidArgument
+        ) {
+            tracing::warn!(%address, "enrolment refused: {why}");
+            self.count_wrong(address);
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Enrolment for EnrolmentService {
+    async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolReply>, Status> {
+        let address = self.admit(&request)?;
         let message = request.into_inner();
         let issued = match EnrolmentToken::parse(&message.token) {
             Ok(token) => {
@@ -95,21 +115,41 @@ impl Enrolment for EnrolmentService {
             }
             Err(error) => Err(Status::invalid_argument(error.to_string())),
         };
-        let issued = issued.inspect_err(|status| {
-            if matches!(
-                status.code(),
-                Code::PermissionDenied | Code::InvalidArgument
-            ) {
-                tracing::warn!(%address, "enrolment refused: {}", status.message());
-                self.count_wrong(address);
-            }
-        })?;
+        let issued =
+            issued.inspect_err(|status| self.refused(address, status, status.message()))?;
         tracing::info!(%address, name = issued.holder.name(), "enrolled");
         Ok(Response::new(EnrolReply {
             certificate_chain_pem: issued.chain_pem,
             ca_pem: self.issuance.ca().pem().to_owned(),
             name: issued.holder.name().to_owned(),
             service_port: u32::from(self.service_port),
+        }))
+    }
+
+    async fn ask_to_return(
+        &self,
+        request: Request<AskToReturnRequest>,
+    ) -> Result<Response<AskToReturnReply>, Status> {
+        let address = self.admit(&request)?;
+        let AskToReturnRequest {
+            certificate_pem,
+            certificate_request_pem,
+        } = request.into_inner();
+        let asked =
+            self.issuance
+                .ask_to_return(&certificate_pem, &certificate_request_pem, address);
+        let issued = asked.await.map_err(|error: IssueError| {
+            let why = Chain(&error).to_string();
+            let status = convert::not_issued(error);
+            self.refused(address, &status, &why);
+            status
+        })?;
+        if let Some(issued) = &issued {
+            tracing::info!(%address, name = issued.holder.name(), "returned");
+        }
+        Ok(Response::new(AskToReturnReply {
+            pending: issued.is_none(),
+            certificate_chain_pem: issued.map_or_else(String::new, |issued| issued.chain_pem),
         }))
     }
 }

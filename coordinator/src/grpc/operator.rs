@@ -386,6 +386,15 @@ impl wire::operator_server::Operator for OperatorService {
             .await
     }
 
+    async fn approve_identity(
+        &self,
+        request: Request<wire::ApproveIdentityRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        self.done(actor, from::approve_identity(request.get_ref())?)
+            .await
+    }
+
     async fn renew_own_certificate(
         &self,
         request: Request<wire::RenewOwnCertificateRequest>,

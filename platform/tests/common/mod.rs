@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use common::token::EnrolmentToken;
 use lab_proto::enrolment::{
-    EnrolReply, EnrolRequest,
+    AskToReturnReply, AskToReturnRequest, EnrolReply, EnrolRequest,
     enrolment_server::{Enrolment, EnrolmentServer},
 };
 use platform::identity::{ALPN, Identity, SERVER_NAME, provider};
@@ -95,7 +95,7 @@ impl Ca {
     }
 }
 
-/// Answers enrolments: one token, one name, certificates from `ca`.
+/// Answers enrolments, and whoever asks to return: one token, one name, certificates from `ca`.
 struct Service {
     ca: Ca,
     with_ca_in_chain: bool,
@@ -120,6 +120,19 @@ impl Enrolment for Service {
             ca_pem: ca,
             name: "web-01".into(),
             service_port: 7443,
+        }))
+    }
+
+    async fn ask_to_return(
+        &self,
+        request: Request<AskToReturnRequest>,
+    ) -> Result<Response<AskToReturnReply>, Status> {
+        let asked = request.into_inner();
+        let leaf = self.ca.sign_request(&asked.certificate_request_pem, WEB);
+        let leaf = leaf.ok_or_else(|| Status::invalid_argument("not a request"))?;
+        Ok(Response::new(AskToReturnReply {
+            pending: false,
+            certificate_chain_pem: format!("{leaf}{}", self.ca.pem()),
         }))
     }
 }

@@ -77,23 +77,8 @@ impl Fleet {
                 )
             }
         };
-        let refused = &mut self.hearsay.refused_enrolments;
-        let before = match refused.get_mut(&key) {
-            Some(lately) if now.since(lately.recorded_at) < REFUSED_EVERY => {
-                lately.since += 1;
-                return;
-            }
-            Some(lately) => lately.since,
-            None => 0,
-        };
-        let fresh = RefusedEnrolments {
-            recorded_at: now,
-            since: 0,
-        };
-        refused.insert(key, fresh);
-        let more = match before {
-            0 => String::new(),
-            before => format!(", and {before} more since the last record"),
+        let Some(more) = self.worth_a_record(now, &key) else {
+            return;
         };
         draft.audit = Some(AuditEntry {
             who,
@@ -102,6 +87,29 @@ impl Fleet {
             reason: String::new(),
             result: format!("refused: the token is {why}{more}"),
         });
+    }
+
+    /// Whether a refusal under this key is to be recorded, or only counted; with how many were
+    /// counted since the last record, in words.
+    pub(super) fn worth_a_record(&mut self, now: Timestamp, key: &str) -> Option<String> {
+        let refused = &mut self.hearsay.refused_enrolments;
+        let before = match refused.get_mut(key) {
+            Some(lately) if now.since(lately.recorded_at) < REFUSED_EVERY => {
+                lately.since += 1;
+                return None;
+            }
+            Some(lately) => lately.since,
+            None => 0,
+        };
+        let fresh = RefusedEnrolments {
+            recorded_at: now,
+            since: 0,
+        };
+        refused.insert(key.to_owned(), fresh);
+        Some(match before {
+            0 => String::new(),
+            before => format!(", and {before} more since the last record"),
+        })
     }
 
     /// The coordinator makes its first administrator.
@@ -152,7 +160,7 @@ impl Fleet {
         Reply::Certify(holder)
     }
 
-    fn issue(
+    pub(super) fn issue(
         &mut self,
         now: Timestamp,
         holder: Holder,

@@ -97,6 +97,9 @@ impl Fleet {
             } => self.create_token(now, by, secret_hash, holder, expires_at, draft),
             OperatorRequest::RevokeToken { id, .. } => self.revoke_token(id, draft),
             OperatorRequest::RevokeIdentity { which, .. } => self.revoke_identity(which, draft),
+            OperatorRequest::ApproveReturn { machine, key, .. } => {
+                self.approve_return(now, by, machine, key.as_deref(), draft)
+            }
             OperatorRequest::Notify { channel, .. } => or_refused(self.notify(channel)),
         }
     }
@@ -388,6 +391,13 @@ fn subject(request: &OperatorRequest) -> Option<(&'static str, String, String)> 
             let (Which::Serial(object) | Which::Name(object)) = which;
             ("revoke-identity", object.clone(), reason.as_str())
         }
+        OperatorRequest::ApproveReturn {
+            machine, reason, ..
+        } => (
+            "approve-identity",
+            format!("machine {machine}"),
+            reason.as_str(),
+        ),
         OperatorRequest::Notify {
             channel, message, ..
         } => ("notify", channel.clone(), message.as_str()),

@@ -208,6 +208,10 @@ impl Fleet {
             | Change::TokenRevoked { .. }
             | Change::CertificateIssued { .. }
             | Change::CertificateRevoked { .. }
+            | Change::ReturnAsked { .. }
+            | Change::ReturnApproved { .. }
+            | Change::ReturnAnswered { .. }
+            | Change::ReturnWithdrawn { .. }
             | Change::IdentitiesForgotten { .. } => self.facts.registry.apply(change),
         }
     }

@@ -106,6 +106,10 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
         | Change::TokenRevoked { .. }
         | Change::CertificateIssued { .. }
         | Change::CertificateRevoked { .. }
+        | Change::ReturnAsked { .. }
+        | Change::ReturnApproved { .. }
+        | Change::ReturnAnswered { .. }
+        | Change::ReturnWithdrawn { .. }
         | Change::IdentitiesForgotten { .. } => true,
     };
     (!exists).then(|| Violation {

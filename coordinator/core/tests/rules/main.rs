@@ -11,6 +11,7 @@ mod leases;
 mod order;
 mod reach;
 mod retry;
+mod returns;
 mod staging;
 mod stop;
 mod why;

@@ -12,6 +12,7 @@ use coordinator_core::{
     history::Entry,
     identity::{Certificate, Holder, Registry, Role, Token, TokenState},
     request::{OperatorRequest, Selection, Which, Wish},
+    returns::Return,
 };
 use lab_proto::operator as wire;
 
@@ -303,6 +304,16 @@ pub(crate) fn revoke_identity(
     })
 }
 
+pub(crate) fn approve_identity(
+    message: &wire::ApproveIdentityRequest,
+) -> Result<OperatorRequest, Malformed> {
+    Ok(OperatorRequest::ApproveReturn {
+        machine: name("name", &message.name)?,
+        key: (!message.key.is_empty()).then(|| text(&message.key)),
+        reason: text(&message.reason),
+    })
+}
+
 fn kind_and_role(holder: &Holder) -> (&'static str, &'static str) {
     match holder {
         Holder::Machine(_) => ("machine", ""),
@@ -337,18 +348,43 @@ pub(crate) fn tokens(registry: &Registry, now: Timestamp) -> wire::TokenList {
     }
 }
 
+/// What a machine asks with its newest certificate, if this is the one.
+fn asked_with<'a>(
+    registry: &'a Registry,
+    serial: &str,
+    certificate: &Certificate,
+) -> Option<&'a Return> {
+    let Holder::Machine(machine) = &certificate.holder else {
+        return None;
+    };
+    let asked = registry.returns.get(machine).filter(|asked| asked.open)?;
+    let held = asked.answer.as_ref().unwrap_or(&asked.serial);
+    (held == serial).then_some(asked)
+}
+
 /// Certificates, newest first.
 pub(crate) fn identities(registry: &Registry, now: Timestamp) -> wire::IdentityList {
     let mut certificates: Vec<(&String, &Certificate)> = registry.certificates.iter().collect();
     certificates.sort_by_key(|(_, certificate)| std::cmp::Reverse(certificate.issued_at));
     let identities = certificates.into_iter().map(|(serial, certificate)| {
         let (kind, role) = kind_and_role(&certificate.holder);
+        let asked = asked_with(registry, serial, certificate);
         let state = match certificate.revoked {
             true => "revoked",
-            false if now >= certificate.expires_at => "expired",
-            false => "valid",
+            false if now < certificate.expires_at => "valid",
+            false => match asked {
+                Some(asked) if asked.approved(now).is_some() => "may-return",
+                Some(_) => "asks-to-return",
+                None => "expired",
+            },
         };
+        let approval = asked.and_then(|asked| asked.approved(now));
         wire::Identity {
+            asked_at: asked.map_or_else(String::new, |asked| time(asked.at)),
+            asked_from: asked.map_or_else(String::new, |asked| asked.from.clone()),
+            key: asked.map_or_else(String::new, |asked| asked.key.clone()),
+            approved_by: approval.map_or_else(String::new, |approval| approval.by.clone()),
+            approved_until: approval.map_or_else(String::new, |approval| time(approval.until)),
             serial: serial.clone(),
             name: certificate.holder.name().to_owned(),
             kind: kind.to_owned(),

@@ -201,6 +201,10 @@ impl World {
             | Change::TokenRevoked { .. }
             | Change::CertificateIssued { .. }
             | Change::CertificateRevoked { .. }
+            | Change::ReturnAsked { .. }
+            | Change::ReturnApproved { .. }
+            | Change::ReturnAnswered { .. }
+            | Change::ReturnWithdrawn { .. }
             | Change::IdentitiesForgotten { .. } => {}
         }
         if let Some(wrong) = wrong {
@@ -262,6 +266,8 @@ impl World {
             | Reply::Config { .. }
             | Reply::Token(_)
             | Reply::Certify(_)
+            | Reply::ReturnPending
+            | Reply::Returns { .. }
             | Reply::Notify(_)
             | Reply::Refused(_) => {}
         }
