@@ -13,7 +13,7 @@ use std::{
 };
 
 use agent_core::{MayBegin, NextBoot, Reach, StepId, Trial};
-use common::{BootId, LeaseId, StorePath, Target, text};
+use common::{BootId, LeaseId, StorePath, Target, error_chain::Chain, text};
 use platform::clock::Clock;
 use tokio::process::Command;
 
@@ -313,7 +313,9 @@ impl Host for System {
         if asked == 0 && !self.direct {
             match self.systemd.reboot().await {
                 Ok(()) => return Ok(Reboot::UnderWay),
-                Err(error) => tracing::warn!("logind did not reboot, asking systemd: {error}"),
+                Err(error) => {
+                    tracing::warn!("logind did not reboot, asking systemd: {}", Chain(&error))
+                }
             }
         }
         // systemctl reaches PID 1 without the bus.
@@ -322,7 +324,7 @@ impl Host for System {
             let orderly = ["start", "--no-block", job, "reboot.target"];
             match self.look("systemctl", &orderly).await {
                 Ok(_) => return Ok(Reboot::UnderWay),
-                Err(error) => tracing::warn!("no reboot in order, so by force: {error}"),
+                Err(error) => tracing::warn!("no reboot in order, so by force: {}", Chain(&error)),
             }
         }
         // It does not wait for units to stop.
