@@ -23,6 +23,9 @@ pub(super) const SUITE_VARIABLE: &str = "LAB_FLEET_SUITE";
 const SUITE: &str = "trixie";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// What debootstrap does for each of these suites; an older one does not know the newest by name.
+const SCRIPT: &str = "/usr/share/debootstrap/scripts/sid";
+
 /// Installed by debootstrap itself.
 const BASE_PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,curl,ca-certificates,perl";
 
@@ -165,7 +168,8 @@ fn build(root: &Path, suite: &str, progress: &dyn Fn(&str)) -> Result<(), FleetE
         Command::new("debootstrap")
             .args(["--variant=minbase", &format!("--include={BASE_PACKAGES}")])
             .arg(format!("--keyring={KEYRING}"))
-            .args([suite.as_ref(), root.as_os_str(), sources.mirror.as_ref()]),
+            .args([suite.as_ref(), root.as_os_str(), sources.mirror.as_ref()])
+            .arg(SCRIPT),
     )?;
     progress("building the image: Nix");
     sources.write_to(root)?;
