@@ -13,7 +13,7 @@ use std::{
 };
 
 use agent_core::{MayBegin, NextBoot, Reach, RebootKind, StepId, Trial};
-use common::{BootId, LeaseId, StorePath, Target, text};
+use common::{BootId, LeaseId, StorePath, Target, error_chain::Chain, text};
 use platform::clock::Clock;
 use tokio::process::Command;
 
@@ -334,7 +334,9 @@ impl Host for System {
         if asked == 0 && !self.direct {
             match self.systemd.reboot(kind).await {
                 Ok(()) => return Ok(Reboot::UnderWay),
-                Err(error) => tracing::warn!("logind did not reboot, asking systemd: {error}"),
+                Err(error) => {
+                    tracing::warn!("logind did not reboot, asking systemd: {}", Chain(&error))
+                }
             }
         }
         let job = "--job-mode=replace-irreversibly";
@@ -351,7 +353,7 @@ impl Host for System {
         if asked == 0 {
             match orderly("reboot.target").await {
                 Ok(under_way) => return Ok(under_way),
-                Err(error) => tracing::warn!("no reboot in order, so by force: {error}"),
+                Err(error) => tracing::warn!("no reboot in order, so by force: {}", Chain(&error)),
             }
         }
         // It does not wait for units to stop.

@@ -49,13 +49,18 @@ impl System {
         priority: u8,
         since: Since,
     ) -> Result<Vec<String>, HostError> {
+        let mut mark = None;
         let (from, since) = match since {
             Since::Mark => {
                 let cursor = fs::read_to_string(&self.journal_mark).unwrap_or_default();
                 if cursor.is_empty() {
                     return Ok(Vec::new());
                 }
-                (format!("--after-cursor={cursor}"), Duration::ZERO)
+                // Not `--after-cursor`: with it journalctl 252 passes over one entry too many when
+                // the marked one is not of this priority.
+                let from = format!("--cursor={cursor}");
+                mark = Some(cursor);
+                (from, Duration::ZERO)
             }
             Since::Ago(duration) => ("--boot".to_owned(), ago(duration)?),
         };
@@ -71,7 +76,8 @@ impl System {
         ];
         let text = self.look("journalctl", &arguments).await?;
         let entries = text.lines().map(entry);
-        let new = entries.filter(|entry| is_since(entry, since));
+        let new =
+            entries.filter(|entry| is_since(entry, since) && !is_mark(entry, mark.as_deref()));
         Ok(new.map(|entry| entry_line(&entry)).collect())
     }
 
@@ -117,6 +123,11 @@ fn is_since(entry: &Value, since: Duration) -> bool {
     let at = entry["__MONOTONIC_TIMESTAMP"].as_str();
     let at = at.and_then(|micros| micros.parse().ok());
     at.map_or(Duration::ZERO, Duration::from_micros) >= since
+}
+
+/// Whether this is the entry that was the newest when the mark was set.
+fn is_mark(entry: &Value, mark: Option<&str>) -> bool {
+    mark.is_some_and(|mark| entry["__CURSOR"] == mark)
 }
 
 /// The units that are named at least so many times since this time after the boot.
@@ -171,6 +182,17 @@ mod tests {
         let found = looping(&journal.concat(), minute, 3);
         assert_eq!(found, ["a.service", "b.service"]);
         assert_eq!(looping("", minute, 3), [""; 0]);
+    }
+
+    #[test]
+    fn the_marked_entry_is_not_new_and_the_next_one_is() {
+        let (marked, next) = (
+            json!({ "__CURSOR": "s=1;i=a" }),
+            json!({ "__CURSOR": "s=1;i=b" }),
+        );
+        assert!(is_mark(&marked, Some("s=1;i=a")));
+        assert!(!is_mark(&next, Some("s=1;i=a")));
+        assert!(!is_mark(&marked, None));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The root file system that all machines share: Debian trixie with systemd, D-Bus and Nix, built once
-//! by debootstrap, cached outside the checkout and never written to again. A second one, made of the
+//! The root file system that all machines share: Debian with systemd, D-Bus and Nix, built once by
+//! debootstrap, cached outside the checkout and never written to again. A second one, made of the
 //! first, has a kernel and a boot loader too.
 
 use std::{
@@ -12,14 +12,19 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 
-use super::{FleetError, command};
+use super::{FleetError, apt_sources::Sources, command};
 
 /// Where images are cached; default `~/.cache/lab-updater`.
 pub(super) const CACHE_VARIABLE: &str = "LAB_FLEET_CACHE";
 
+/// Names the Debian suite, and with it the versions of systemd and Nix; default [`SUITE`].
+pub(super) const SUITE_VARIABLE: &str = "LAB_FLEET_SUITE";
+
 const SUITE: &str = "trixie";
-const MIRROR: &str = "http://deb.debian.org/debian";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// What debootstrap does for each of these suites; an older one does not know the newest by name.
+const SCRIPT: &str = "/usr/share/debootstrap/scripts/sid";
 
 /// Installed by debootstrap itself.
 const BASE_PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,curl,ca-certificates,perl";
@@ -61,9 +66,12 @@ rm -rf \"$1\"/var/lib/apt/lists/* \"$1\"/var/cache/apt/*.bin \"$1\"/usr/share/do
 /// # Errors
 /// When debootstrap or apt fail; what they printed is in the error.
 pub(super) fn ensure(progress: &dyn Fn(&str)) -> Result<PathBuf, FleetError> {
-    cached(&format!("image-{}", digest(&[])), progress, |root| {
-        build(root, progress)
-    })
+    let suite = suite();
+    cached(
+        &format!("image-{}", digest(&suite, &[])),
+        progress,
+        |root| build(root, &suite, progress),
+    )
 }
 
 /// The same for the image that has a kernel and a boot loader.
@@ -72,7 +80,10 @@ pub(super) fn ensure(progress: &dyn Fn(&str)) -> Result<PathBuf, FleetError> {
 /// When debootstrap or apt fail; what they printed is in the error.
 pub(super) fn ensure_bootable(progress: &dyn Fn(&str)) -> Result<PathBuf, FleetError> {
     let plain = ensure(progress)?;
-    let name = format!("bootable-{}", digest(&[BOOTABLE_STEP, BOOT_FILES]));
+    let name = format!(
+        "bootable-{}",
+        digest(&suite(), &[BOOTABLE_STEP, BOOT_FILES])
+    );
     cached(&name, progress, |root| {
         progress("building the bootable image (once): a kernel and systemd-boot");
         command::run(Command::new("cp").arg("-a").args([&plain, root]))?;
@@ -108,6 +119,10 @@ fn cached(
     Ok(image)
 }
 
+fn suite() -> String {
+    std::env::var(SUITE_VARIABLE).unwrap_or_else(|_| SUITE.to_owned())
+}
+
 fn cache_dir() -> PathBuf {
     if let Some(dir) = std::env::var_os(CACHE_VARIABLE) {
         return PathBuf::from(dir);
@@ -120,9 +135,9 @@ fn cache_dir() -> PathBuf {
 }
 
 /// Names the recipe, so that another recipe is another image.
-fn digest(more: &[&str]) -> String {
+fn digest(suite: &str, more: &[&str]) -> String {
     let mut hash = Sha256::new();
-    let base = [SUITE, BASE_PACKAGES, SECOND_STEP, std::env::consts::ARCH];
+    let base = [suite, BASE_PACKAGES, SECOND_STEP, std::env::consts::ARCH];
     for part in base.iter().chain(more) {
         hash.update(part);
         hash.update([0]);
@@ -144,14 +159,17 @@ fn remove_unfinished(cache: &Path) -> Result<(), FleetError> {
     }
 }
 
-fn build(root: &Path, progress: &dyn Fn(&str)) -> Result<(), FleetError> {
-    let sources = Sources::of_host();
-    progress("building the image (once; about a minute): debootstrap");
+fn build(root: &Path, suite: &str, progress: &dyn Fn(&str)) -> Result<(), FleetError> {
+    let sources = Sources::of_host(suite);
+    progress(&format!(
+        "building the image of {suite} (once; about a minute): debootstrap"
+    ));
     command::run(
         Command::new("debootstrap")
             .args(["--variant=minbase", &format!("--include={BASE_PACKAGES}")])
             .arg(format!("--keyring={KEYRING}"))
-            .args([SUITE.as_ref(), root.as_os_str(), sources.mirror.as_ref()]),
+            .args([suite.as_ref(), root.as_os_str(), sources.mirror.as_ref()])
+            .arg(SCRIPT),
     )?;
     progress("building the image: Nix");
     sources.write_to(root)?;
@@ -165,137 +183,4 @@ fn in_own_mounts(script: &str, root: &Path, more: &[&str]) -> Result<(), FleetEr
     let mut command = Command::new("unshare");
     command.args(unshare).arg(root).args(more);
     command::run(&mut command).map(drop)
-}
-
-/// Where the host gets its Debian packages, for the image's suite.
-struct Sources {
-    mirror: String,
-    /// File name below /etc/apt and its content.
-    files: Vec<(PathBuf, String)>,
-}
-
-impl Sources {
-    fn of_host() -> Self {
-        let mut sources = Self {
-            mirror: MIRROR.to_owned(),
-            files: Vec::new(),
-        };
-        let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-        let value = |key: &str| {
-            let line = release.lines().find_map(|line| line.strip_prefix(key));
-            line.map(|value| value.trim_matches('"').to_owned())
-        };
-        if value("ID=").as_deref() == Some("debian")
-            && let Some(codename) = value("VERSION_CODENAME=")
-        {
-            sources.read(&codename);
-        }
-        if sources.files.is_empty() {
-            let line = format!("deb {MIRROR} {SUITE} main\n");
-            sources.files.push(("sources.list".into(), line));
-        }
-        sources
-    }
-
-    fn read(&mut self, codename: &str) {
-        let apt = Path::new("/etc/apt");
-        let mut names = vec![PathBuf::from("sources.list")];
-        names.extend(listing(apt, "sources.list.d"));
-        for name in names {
-            let text = fs::read_to_string(apt.join(&name)).unwrap_or_default();
-            let kept = match name.extension().and_then(|e| e.to_str()) {
-                Some("list") => entries(&text, "\n", codename),
-                Some("sources") => entries(&text, "\n\n", codename),
-                _ => Vec::new(),
-            };
-            if let Some(mirror) = kept.iter().find_map(|entry| mirror_of(entry)) {
-                self.mirror = mirror;
-            }
-            if !kept.is_empty() {
-                self.files.push((name, kept.join("\n\n") + "\n"));
-            }
-        }
-    }
-
-    fn write_to(&self, root: &Path) -> Result<(), FleetError> {
-        let apt = root.join("etc/apt");
-        let own = apt.join("sources.list");
-        fs::write(&own, "").map_err(FleetError::file("write", &own))?;
-        for (name, text) in &self.files {
-            let path = apt.join(name);
-            fs::write(&path, text).map_err(FleetError::file("write", &path))?;
-        }
-        for name in listing(Path::new("/etc/apt"), "apt.conf.d") {
-            let to = apt.join(&name);
-            if !to.exists() {
-                fs::copy(Path::new("/etc/apt").join(&name), &to)
-                    .map_err(FleetError::file("write", &to))?;
-            }
-        }
-        let resolver = root.join("etc/resolv.conf");
-        fs::copy("/etc/resolv.conf", &resolver).map_err(FleetError::file("write", &resolver))?;
-        Ok(())
-    }
-}
-
-/// Files of a directory below `base`, as paths relative to `base`; none when it cannot be read.
-fn listing(base: &Path, dir: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(base.join(dir)).into_iter().flatten().flatten();
-    let mut names: Vec<_> = entries
-        .map(|entry| Path::new(dir).join(entry.file_name()))
-        .collect();
-    names.sort();
-    names
-}
-
-/// The entries of an apt source file that speak of `codename`, rewritten for the image's suite.
-fn entries(text: &str, separator: &str, codename: &str) -> Vec<String> {
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    let text = lines.collect::<Vec<_>>().join("\n");
-    let suites = [
-        codename.to_owned(),
-        format!("{codename}-updates"),
-        format!("{codename}-security"),
-    ];
-    text.split(separator)
-        .filter(|entry| {
-            entry
-                .split_whitespace()
-                .any(|word| suites.iter().any(|s| s == word))
-        })
-        .map(|entry| entry.trim().replace(codename, SUITE))
-        .collect()
-}
-
-/// The address of the main archive, when the entry is for it.
-fn mirror_of(entry: &str) -> Option<String> {
-    let words: Vec<&str> = entry.split_whitespace().collect();
-    let address = words.iter().find(|word| word.contains("://"))?;
-    words.contains(&SUITE).then(|| (*address).to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sources_of_the_host_are_rewritten_for_the_suite() {
-        let deb822 = "Types: deb\n# snapshot\nURIs: http://mirror/debian\nSuites: bookworm bookworm-updates\n\n\
-                      Types: deb\nURIs: https://other/\nSuites: nodistro\n";
-        let kept = entries(deb822, "\n\n", "bookworm");
-        assert_eq!(
-            kept,
-            ["Types: deb\nURIs: http://mirror/debian\nSuites: trixie trixie-updates"]
-        );
-        assert_eq!(mirror_of(&kept[0]).as_deref(), Some("http://mirror/debian"));
-    }
-
-    #[test]
-    fn one_line_sources_too() {
-        let list = "deb http://m/debian bookworm main\n# deb-src x bookworm main\ndeb http://s bookworm-security main\n";
-        let kept = entries(list, "\n", "bookworm");
-        assert_eq!(kept.len(), 2);
-        assert_eq!(mirror_of(&kept[0]).as_deref(), Some("http://m/debian"));
-        assert_eq!(mirror_of(&kept[1]), None);
-    }
 }

@@ -10,6 +10,7 @@ use super::{
     CONTROL, Fleet, FleetError, Programs, SystemSpec,
     command::{self, Finished},
     programs::BIN,
+    provision::BOOT_ID,
     system::EXPRESSIONS,
 };
 
@@ -94,6 +95,7 @@ impl SystemSpec {
              StateDirectoryMode=0700\n\
              ProtectHome=read-only\n\
              ReadWritePaths=-/nix/var/nix/gcroots\n\
+             BindReadOnlyPaths=-{BOOT_ID}:/proc/sys/kernel/random/boot_id\n\
              LoadCredential=token:{TOKEN}\n\
              SetCredential=token:\\n\n\
              \n\

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`host`] | what the host must offer |
 //! | `image` | the root file system that all machines share, built once and cached |
+//! | `apt_sources` | where its packages come from |
 //! | `run_dir` | the files of a run, and the clean-up after a killed one |
 //! | `supervisor`, `machine`, `network`, `protocol` | the process that owns the machines |
 //! | `handle` | [`Fleet`]: up, status, exec, files, down |
@@ -24,6 +25,7 @@
 //! | [`file_server`] | a small static HTTP server, for the cache and for health checks |
 //! | [`post_server`] | a webhook that writes down what it is sent |
 
+mod apt_sources;
 mod command;
 mod error;
 pub mod file_server;

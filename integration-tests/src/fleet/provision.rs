@@ -21,9 +21,17 @@ const CACHE_PORT: u16 = 8088;
 /// Version of the first system of every machine.
 pub(super) const FIRST_VERSION: &str = "1";
 
-/// The boot loader: starts the boot default's stage 2, or systemd alone before there is one.
+/// Where a machine has its boot's id when its systemd does not tell units with a /proc of their own.
+pub(super) const BOOT_ID: &str = "/run/lab-boot-id";
+
+/// The boot loader: starts the boot default's stage 2, or systemd alone before there is one. Before that
+/// it notes the boot's id: systemd-nspawn mounts it over the kernel's, and systemd 252 (unlike 257) does
+/// not do the same in a unit's own /proc.
 const BOOT: &str = "\
 #!/bin/sh
+case $(/lib/systemd/systemd --version) in
+'systemd 252 '*) cat /proc/sys/kernel/random/boot_id >@boot-id@ ;;
+esac
 system=$(readlink /boot/default) && [ -x \"$system/init\" ] && exec \"$system/init\" \"$@\"
 exec /lib/systemd/systemd \"$@\"
 ";
@@ -167,7 +175,8 @@ pub(super) fn write_layer(run: &RunDir, program: &Path) -> Result<(), FleetError
     for (path, mode, text) in FILES {
         write(path, *mode, text)?;
     }
-    write(machine::BOOT_PROGRAM.trim_start_matches('/'), 0o555, BOOT)?;
+    let boot = BOOT.replace("@boot-id@", BOOT_ID);
+    write(machine::BOOT_PROGRAM.trim_start_matches('/'), 0o555, &boot)?;
     let units = layer.join("etc/systemd/system");
     fs::create_dir_all(&units).map_err(FleetError::file("create", &units))?;
     for unit in MASKED {

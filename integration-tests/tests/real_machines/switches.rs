@@ -103,6 +103,8 @@ fn a_reboot_waits_for_programs_and_people_and_not_for_ever() {
     keep_running(&stage, "tape", &[], &tape);
     let session = [
         "--property=PAMName=login",
+        // Without it systemd 252 asks no PAM.
+        "--property=User=root",
         "--setenv=XDG_SESSION_CLASS=user",
         "--setenv=XDG_SESSION_TYPE=tty",
     ];
