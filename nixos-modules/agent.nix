@@ -402,95 +402,97 @@ in
         AccuracySec = "1s";
       };
     };
-    systemd.services.lab-updater-dead-man = {
-      description = "Way back from a boot without lab-updater agent";
-      restartIfChanged = false;
-      unitConfig = {
-        X-StopOnRemoval = false;
-        StartLimitIntervalSec = 0;
-      };
-      # It carries out the switch itself, with neither agent nor D-Bus: nothing can be taken from it.
-      inherit path environment;
-      serviceConfig = {
-        Type = "oneshot";
-        ExecStart = "${getExe' cfg.package "lab-agent"} dead-man --config ${checkedConfigFile}";
-        # Nobody else brings the machine back: it does not give up, and does not hurry. Status 3
-        # says that there is nothing that it could still do.
-        Restart = "on-failure";
-        RestartSec = 60;
-        RestartPreventExitStatus = 3;
-      };
-    };
-
-    # A soft-reboot starts user space anew and nothing else: what stage 2 does at a boot is done by
-    # nobody. So the target is activated by this one, when everything but the file systems is stopped.
-    systemd.services.lab-updater-soft-reboot = {
-      description = "Way to another system by soft-reboot";
-      wantedBy = [ "multi-user.target" ];
-      # Started before everything, and so stopped after it.
-      before = [
-        "sysinit.target"
-        "shutdown.target"
-      ];
-      after = [ "local-fs.target" ];
-      conflicts = [ "shutdown.target" ];
-      restartIfChanged = false;
-      unitConfig = {
-        DefaultDependencies = false;
-        X-StopOnRemoval = false;
-      };
-      inherit path environment;
-      serviceConfig = {
-        Type = "oneshot";
-        RemainAfterExit = true;
-        ExecStop = "${getExe' cfg.package "lab-agent"} soft-reboot --config ${checkedConfigFile}";
-        TimeoutStopSec = "5m";
-      };
-    };
-
-    systemd.services.lab-updater = {
-      description = "lab-updater agent";
-      wantedBy = [ "multi-user.target" ];
-      wants = [ "network-online.target" ];
-      after = [
-        "dbus.socket"
-        "network-online.target"
-        "nix-daemon.socket"
-      ];
-
-      # The agent carries out the very switch that may change its unit. It is not to be stopped by
-      # it: it compares its unit with the loaded one afterwards and restarts itself.
-      restartIfChanged = false;
-      unitConfig = {
-        X-StopOnRemoval = false;
-        # An agent that gave up would be a machine that nobody updates.
-        StartLimitIntervalSec = 0;
+    systemd.services = {
+      lab-updater-dead-man = {
+        description = "Way back from a boot without lab-updater agent";
+        restartIfChanged = false;
+        unitConfig = {
+          X-StopOnRemoval = false;
+          StartLimitIntervalSec = 0;
+        };
+        # It carries out the switch itself, with neither agent nor D-Bus: nothing can be taken from it.
+        inherit path environment;
+        serviceConfig = {
+          Type = "oneshot";
+          ExecStart = "${getExe' cfg.package "lab-agent"} dead-man --config ${checkedConfigFile}";
+          # Nobody else brings the machine back: it does not give up, and does not hurry. Status 3
+          # says that there is nothing that it could still do.
+          Restart = "on-failure";
+          RestartSec = 60;
+          RestartPreventExitStatus = 3;
+        };
       };
 
-      inherit path environment;
+      # A soft-reboot starts user space anew and nothing else: what stage 2 does at a boot is done by
+      # nobody. So the target is activated by this one, when everything but the file systems is stopped.
+      lab-updater-soft-reboot = {
+        description = "Way to another system by soft-reboot";
+        wantedBy = [ "multi-user.target" ];
+        # Started before everything, and so stopped after it.
+        before = [
+          "sysinit.target"
+          "shutdown.target"
+        ];
+        after = [ "local-fs.target" ];
+        conflicts = [ "shutdown.target" ];
+        restartIfChanged = false;
+        unitConfig = {
+          DefaultDependencies = false;
+          X-StopOnRemoval = false;
+        };
+        inherit path environment;
+        serviceConfig = {
+          Type = "oneshot";
+          RemainAfterExit = true;
+          ExecStop = "${getExe' cfg.package "lab-agent"} soft-reboot --config ${checkedConfigFile}";
+          TimeoutStopSec = "5m";
+        };
+      };
 
-      serviceConfig = import ./hardening.nix // {
-        Type = "notify";
-        ExecStart = "${getExe' cfg.package "lab-agent"} --config ${checkedConfigFile}";
-        # What it starts has limits of its own; it itself takes a few MiB.
-        MemoryMax = "256M";
-        TasksMax = 128;
-        # It also ends, well, to be started as the new one when its own unit has changed.
-        Restart = "always";
-        RestartSec = 5;
-        # Longer than any of its waits on a bus that a switch restarts.
-        WatchdogSec = 300;
+      lab-updater = {
+        description = "lab-updater agent";
+        wantedBy = [ "multi-user.target" ];
+        wants = [ "network-online.target" ];
+        after = [
+          "dbus.socket"
+          "network-online.target"
+          "nix-daemon.socket"
+        ];
 
-        StateDirectory = "lab-updater";
-        StateDirectoryMode = "0700";
-        # Disk checks see the file systems that they name.
-        ProtectHome = "read-only";
-        # Roots that keep the staged and the previous system from garbage collection.
-        ReadWritePaths = [ "-/nix/var/nix/gcroots" ];
+        # The agent carries out the very switch that may change its unit. It is not to be stopped by
+        # it: it compares its unit with the loaded one afterwards and restarts itself.
+        restartIfChanged = false;
+        unitConfig = {
+          X-StopOnRemoval = false;
+          # An agent that gave up would be a machine that nobody updates.
+          StartLimitIntervalSec = 0;
+        };
 
-        LoadCredential = optional (cfg.tokenFile != null) "token:${cfg.tokenFile}";
-        # The token may go once it is used: an empty line in its place, and the unit still starts.
-        SetCredential = optional (cfg.tokenFile != null) ''token:\n'';
+        inherit path environment;
+
+        serviceConfig = import ./hardening.nix // {
+          Type = "notify";
+          ExecStart = "${getExe' cfg.package "lab-agent"} --config ${checkedConfigFile}";
+          # What it starts has limits of its own; it itself takes a few MiB.
+          MemoryMax = "256M";
+          TasksMax = 128;
+          # It also ends, well, to be started as the new one when its own unit has changed.
+          Restart = "always";
+          RestartSec = 5;
+          # Longer than any of its waits on a bus that a switch restarts.
+          WatchdogSec = 300;
+
+          StateDirectory = "lab-updater";
+          StateDirectoryMode = "0700";
+          # Disk checks see the file systems that they name.
+          ProtectHome = "read-only";
+          # Roots that keep the staged and the previous system from garbage collection.
+          ReadWritePaths = [ "-/nix/var/nix/gcroots" ];
+
+          LoadCredential = optional (cfg.tokenFile != null) "token:${cfg.tokenFile}";
+          # The token may go once it is used: an empty line in its place, and the unit still starts.
+          SetCredential = optional (cfg.tokenFile != null) ''token:\n'';
+        };
       };
     };
   };

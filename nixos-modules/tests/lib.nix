@@ -157,7 +157,7 @@ let
     path = plain "absolute path" (
       value: isPath value || (isString value && substring 0 1 value == "/")
     );
-    package = plain "package" (value: isDerivation value);
+    package = plain "package" isDerivation;
     lines = plain "strings concatenated with ${builtins.toJSON "\n"}" isString // {
       merge = _: concatStringsSep "\n";
     };
