@@ -4,6 +4,7 @@
 //! fault is found and named with its key path, not only the first.
 
 mod check;
+mod policies;
 mod read;
 mod section;
 

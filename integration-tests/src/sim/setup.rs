@@ -226,7 +226,13 @@ fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
         json!(reboots && index.is_multiple_of(2)),
     );
     if rng.once_in(2) {
-        group.insert("maxParallel".to_owned(), json!(rng.between(1, 4)));
+        let quarters = rng.between(1, 4);
+        let parallel = if index.is_multiple_of(2) {
+            json!(quarters)
+        } else {
+            json!(format!("{}%", quarters * 25))
+        };
+        group.insert("maxParallel".to_owned(), parallel);
     }
     if rng.once_in(3) {
         group.insert("maxFailures".to_owned(), json!(rng.below(3)));

@@ -101,6 +101,11 @@ fn limits(name: &GroupName, group: &GroupConfig, faults: &mut Vec<Fault>) {
         let hint = "make it smaller, or 0 for none";
         push(faults, path("canary"), message, hint);
     }
+    if policy.soft_reboot && !policy.allow_reboot {
+        let message = "means nothing where allowReboot is false";
+        let hint = "set allowReboot to true as well, or remove it";
+        push(faults, path("softReboot"), message, hint);
+    }
     for window in &policy.windows {
         if window.nominal_length() < policy.expected_duration {
             let message = format!(

@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 
 use super::{
     FleetConfig, GroupConfig,
-    section::{Faults, Section, fault},
+    policies::{Policies, with_policy},
+    section::{Faults, Section, Share, fault, nearest},
 };
 use crate::{
     policy::{Policy, Preset, Times},
@@ -30,7 +31,7 @@ const DAY: &str = "write each day by itself, such as \"mon\" or \"monday\"";
 static NO_KEYS: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
 
 /// Defaults that groups take from `updateSettings`.
-struct Settings {
+pub(super) struct Settings {
     max_parallel: u32,
     timezone: String,
     health_timeout: Duration,
@@ -48,12 +49,23 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
     let mut top = Section::new(document, "", faults)?;
     let empty = Value::Object(Map::new());
     let settings = top.get("updateSettings").unwrap_or(&empty);
+    let groups_value = top.get("updateGroups");
+    let fleet = groups_value.map_or(0, machines_in);
     let settings = match Section::new(settings, "updateSettings", faults) {
-        Some(section) => settings_of(section, faults),
+        Some(section) => settings_of(section, fleet, faults),
         // Said already; what else is wrong is to be said as well.
-        None => settings_of(Section::of(&NO_KEYS, "updateSettings"), &mut Vec::new()),
+        None => settings_of(
+            Section::of(&NO_KEYS, "updateSettings"),
+            fleet,
+            &mut Vec::new(),
+        ),
     };
-    let Some(groups_value) = top.get("updateGroups") else {
+    let policies = top
+        .get("updatePolicies")
+        .map_or_else(Policies::default, |value| {
+            Policies::read(value, &settings, faults)
+        });
+    let Some(groups_value) = groups_value else {
         fault(
             faults,
             "updateGroups",
@@ -69,7 +81,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
             let path = section.path_of(key);
             match key.parse::<GroupName>() {
                 Ok(name) => {
-                    if let Some(group) = group(value, &path, &settings, faults) {
+                    if let Some(group) = group(value, &path, &policies, &settings, faults) {
                         groups.insert(name, group);
                     }
                 }
@@ -104,7 +116,14 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
     })
 }
 
-fn settings_of(mut s: Section<'_>, faults: &mut Faults) -> Settings {
+/// How many machines the groups name.
+fn machines_in(groups: &Value) -> usize {
+    let groups = groups.as_object().into_iter().flat_map(Map::values);
+    let machines = groups.filter_map(|group| group.get("machines")?.as_array());
+    machines.map(Vec::len).sum()
+}
+
+fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Settings {
     let defaults = Times::default();
     let times = Times {
         lease: s.duration("leaseTime", faults).unwrap_or(defaults.lease),
@@ -122,7 +141,9 @@ fn settings_of(mut s: Section<'_>, faults: &mut Faults) -> Settings {
     };
     let minutes = |n: u64| Duration::from_secs(n * 60);
     let settings = Settings {
-        max_parallel: s.count("maxParallel", 1, faults).unwrap_or(1),
+        max_parallel: s
+            .machines("maxParallel", 1, Share::AtMost(fleet), faults)
+            .unwrap_or(1),
         timezone: timezone(&mut s, faults).unwrap_or_else(|| "UTC".to_owned()),
         health_timeout: s
             .duration_from("healthCheckTimeout", SOME, faults)
@@ -218,13 +239,18 @@ fn source(settings: &mut Section<'_>, faults: &mut Faults) {
 fn group(
     value: &Value,
     path: &str,
+    policies: &Policies<'_>,
     settings: &Settings,
     faults: &mut Faults,
 ) -> Option<GroupConfig> {
-    let mut s = Section::new(value, path, faults)?;
-    let preset = s
-        .parsed("updatePolicy", &policies(), faults, preset)
-        .unwrap_or(Preset::Conservative);
+    let own = Section::new(value, path, faults)?.map;
+    let named = own.get("updatePolicy").and_then(Value::as_str);
+    let named = named.and_then(|name| policies.0.get(name));
+    let keys = named.map_or_else(|| own.clone(), |policy| with_policy(own, policy));
+    let mut s = Section::of(&keys, path);
+    let all_faults = faults;
+    let faults = &mut Vec::new();
+    let preset = preset(&mut s, policies, faults);
     let machines = match s.names::<MachineName>("machines", faults) {
         Some(machines) => machines,
         None => {
@@ -239,16 +265,38 @@ fn group(
             Vec::new()
         }
     };
-    let allow_reboot = s.bool("allowReboot", faults).unwrap_or(false);
-    let policy = Policy {
+    let policy = policy(&mut s, preset, machines.len(), settings, faults);
+    s.finish(faults);
+    // What is wrong with a key of its policy is said of the policy.
+    faults.retain(|fault| {
+        let key = fault.path.strip_prefix(path).unwrap_or_default();
+        let key = key.trim_start_matches('.').split(['.', '[']).next();
+        let key = key.unwrap_or_default();
+        own.contains_key(key) || !keys.contains_key(key)
+    });
+    all_faults.append(faults);
+    Some(GroupConfig { machines, policy })
+}
+
+/// The keys of a group or of a policy; percentages are of so many machines.
+pub(super) fn policy(
+    s: &mut Section<'_>,
+    preset: Preset,
+    size: usize,
+    settings: &Settings,
+    faults: &mut Faults,
+) -> Policy {
+    Policy {
         preset,
         max_parallel: s
-            .count("maxParallel", 1, faults)
+            .machines("maxParallel", 1, Share::AtMost(size), faults)
             .unwrap_or(settings.max_parallel),
         max_failures: s
-            .count("maxFailures", 0, faults)
+            .machines("maxFailures", 0, Share::AtMost(size), faults)
             .unwrap_or(preset.max_failures()),
-        canary: s.count("canary", 0, faults).unwrap_or(preset.canary()),
+        canary: s
+            .machines("canary", 0, Share::AtLeast(size), faults)
+            .unwrap_or(preset.canary()),
         canary_soak: s
             .duration("canarySoak", faults)
             .unwrap_or(preset.canary_soak()),
@@ -256,10 +304,10 @@ fn group(
         stagger: s
             .duration("staggerDelay", faults)
             .unwrap_or(settings.stagger),
-        windows: windows(&mut s, faults),
-        timezone: timezone(&mut s, faults).unwrap_or_else(|| settings.timezone.clone()),
-        allow_reboot,
-        soft_reboot: soft_reboot(&mut s, allow_reboot, faults),
+        windows: windows(s, faults),
+        timezone: timezone(s, faults).unwrap_or_else(|| settings.timezone.clone()),
+        allow_reboot: s.bool("allowReboot", faults).unwrap_or(false),
+        soft_reboot: s.bool("softReboot", faults).unwrap_or(false),
         needs_approval: s
             .bool("requireApproval", faults)
             .unwrap_or(preset.needs_approval()),
@@ -274,32 +322,23 @@ fn group(
         expected_duration: s
             .duration("expectedDuration", faults)
             .unwrap_or(settings.expected_duration),
-    };
-    s.finish(faults);
-    Some(GroupConfig { machines, policy })
-}
-
-/// A soft-reboot is a reboot: where there may be none, the key says nothing, and whoever wrote it
-/// meant something else.
-fn soft_reboot(group: &mut Section<'_>, allow_reboot: bool, faults: &mut Faults) -> bool {
-    let soft = group.bool("softReboot", faults).unwrap_or(false);
-    if soft && !allow_reboot {
-        let message = "means nothing where allowReboot is false";
-        let hint = "set allowReboot to true as well, or remove it";
-        fault(faults, &group.path_of("softReboot"), message, hint);
     }
-    soft
 }
 
-fn policies() -> String {
-    format!("write one of {}", Preset::ALL.map(Preset::word).join(", "))
-}
-
-fn preset(value: &Value) -> Result<Preset, String> {
-    let found = Preset::ALL
-        .into_iter()
-        .find(|preset| Some(preset.word()) == value.as_str());
-    found.ok_or_else(|| format!("{value} is not a policy"))
+/// The preset that a group or a policy begins with: named as such, or one of these policies is.
+pub(super) fn preset(s: &mut Section<'_>, policies: &Policies<'_>, faults: &mut Faults) -> Preset {
+    let name = s.map.get("updatePolicy").and_then(Value::as_str);
+    let presets = Preset::ALL.map(Preset::word);
+    let known = presets.into_iter().chain(policies.0.keys().copied());
+    let hint = nearest(name.unwrap_or_default(), known, "write one of");
+    let read = |value: &Value| {
+        let found = Preset::ALL
+            .into_iter()
+            .find(|preset| Some(preset.word()) == value.as_str());
+        found.ok_or_else(|| format!("{value} is not a policy"))
+    };
+    s.parsed("updatePolicy", &hint, faults, read)
+        .unwrap_or(Preset::Conservative)
 }
 
 /// One window, or a list of them; each a text, or `{ times, days }`.

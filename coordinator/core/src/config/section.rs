@@ -113,14 +113,21 @@ impl<'a> Section<'a> {
         })
     }
 
-    pub(super) fn count(
+    /// A number of machines: as such, or as a percentage of so many, such as `"25%"`.
+    pub(super) fn machines(
         &mut self,
         key: &'static str,
         min: u32,
+        share: Share,
         faults: &mut Faults,
     ) -> Option<u32> {
-        let hint = format!("write a whole number from {min} to {PARALLEL_MAX}, without quotes");
+        let hint = format!(
+            "write a whole number from {min} to {PARALLEL_MAX}, without quotes, or a percentage such as \"25%\""
+        );
         self.parsed(key, &hint, faults, |value| {
+            if let Some(percent) = value.as_str() {
+                return Ok(share.of(percent_of(percent)?).max(min));
+            }
             let number = value
                 .as_u64()
                 .ok_or_else(|| format!("{value} is not a whole number"))?;
@@ -198,6 +205,40 @@ impl<'a> Section<'a> {
         }
         Some(names)
     }
+}
+
+/// What a percentage of machines comes to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Share {
+    /// Of so many, and no more than that.
+    AtMost(usize),
+    /// Of so many, and no less than that.
+    AtLeast(usize),
+}
+
+impl Share {
+    fn of(self, percent: u32) -> u32 {
+        let share = |of: usize| {
+            u64::try_from(of)
+                .unwrap_or(u64::MAX)
+                .saturating_mul(percent.into())
+        };
+        let share = match self {
+            Self::AtMost(of) => share(of) / 100,
+            Self::AtLeast(of) => share(of).div_ceil(100),
+        };
+        u32::try_from(share)
+            .unwrap_or(PARALLEL_MAX)
+            .min(PARALLEL_MAX)
+    }
+}
+
+/// A percentage: a whole number from 0 to 100 and a percent sign.
+fn percent_of(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('%').and_then(|text| text.parse().ok());
+    number
+        .filter(|percent| *percent <= 100)
+        .ok_or_else(|| format!("{text:?} is not a whole number, nor a percentage from 0% to 100%"))
 }
 
 /// How durations are written.
