@@ -85,6 +85,7 @@ fn goes_on_by_itself(kind: &str) -> bool {
         "group-unhealthy",
         "machine-unhealthy",
         "group-limit",
+        "apart",
         "fleet-limit",
     ]
     .contains(&kind)

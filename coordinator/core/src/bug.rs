@@ -21,6 +21,8 @@ pub enum Bug {
     StaleReportWins,
     /// The budget counts only machines that say that they failed.
     BudgetIgnoresSilence,
+    /// Machines that must not be away together are.
+    ApartIgnored,
     /// The machine's name is taken from the lease in the message.
     IdentityFromMessage,
 }

@@ -8,7 +8,11 @@ mod policies;
 mod read;
 mod section;
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use common::{GroupName, MachineName};
 use serde::{Deserialize, Serialize};
@@ -57,6 +61,8 @@ pub struct FleetConfig {
     pub channels: Vec<String>,
     /// Webhook addresses of channels that have one.
     pub webhooks: BTreeMap<String, String>,
+    /// Of each machine, those that may not be away together with it.
+    pub apart: BTreeMap<MachineName, BTreeSet<MachineName>>,
     /// The group of each machine.
     pub group_of: BTreeMap<MachineName, GroupName>,
 }

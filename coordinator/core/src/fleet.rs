@@ -281,6 +281,15 @@ impl Fleet {
             .map_or(0, |config| config.max_parallel)
     }
 
+    /// The machines that may not be away together with this one.
+    pub fn apart_from(&self, machine: &MachineName) -> impl Iterator<Item = &MachineName> {
+        let config = self.facts.config.as_ref();
+        config
+            .and_then(|config| config.apart.get(machine))
+            .into_iter()
+            .flatten()
+    }
+
     /// The machine's group, by the configuration in force.
     pub fn group_of(&self, machine: &MachineName) -> Option<&GroupName> {
         self.facts.config.as_ref()?.group_of.get(machine)

@@ -281,6 +281,7 @@ fn says_nothing(reason: &WaitReason) -> bool {
         | WaitReason::TargetNotAllowed { .. }
         | WaitReason::MachineUnhealthy { .. }
         | WaitReason::GroupLimit { .. }
+        | WaitReason::Apart { .. }
         | WaitReason::FleetLimit { .. } => false,
     }
 }
@@ -329,6 +330,11 @@ fn grants(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
         }
         if lease.epoch != after.facts().epoch {
             violate(found, 3, say("granted under another epoch"));
+        }
+        for other in after.apart_from(&lease.machine) {
+            if after.lease_of(other).is_some() {
+                violate(found, 2, say(&format!("together with {other}")));
+            }
         }
         let away = after.index().away.get(&lease.group);
         let rollout = after.rollout(&lease.rollout);

@@ -26,6 +26,7 @@ impl Fleet {
             return Err(WaitReason::Offline { since });
         }
         self.fit(machine, rollout, place)?;
+        self.apart(machine, now)?;
         self.limits(machine, group)?;
         Ok(at)
     }
@@ -183,6 +184,34 @@ impl Fleet {
             });
         }
         Ok(())
+    }
+
+    /// Nobody is away, ill or silent that it must not be away together with. Whoever is ill itself is
+    /// down already: it waits only for those who are away.
+    fn apart(&self, machine: &MachineName, now: Timestamp) -> Result<(), WaitReason> {
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): each machine is looked at alone.
+        if self.has(crate::bug::Bug::ApartIgnored) {
+            return Ok(());
+        }
+        let is_ill = |machine: &MachineName| {
+            let ill = self
+                .group_of(machine)
+                .and_then(|group| self.index().ill.get(group));
+            ill.is_some_and(|ill| ill.contains(machine))
+        };
+        let down = |other: &&MachineName| {
+            let known = self.facts().machines.get(*other);
+            let failed = known.is_some_and(|machine| machine.failed.is_some());
+            let away = self.lease_of(other).is_some() || failed;
+            away || (!is_ill(machine) && (is_ill(other) || self.is_offline(other, now)))
+        };
+        let machines: Vec<MachineName> = self.apart_from(machine).filter(down).cloned().collect();
+        if machines.is_empty() {
+            Ok(())
+        } else {
+            Err(WaitReason::Apart { machines })
+        }
     }
 
     /// Slots are free, in the group and in the fleet. Machines that are ill take one as well, but

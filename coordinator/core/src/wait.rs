@@ -122,6 +122,11 @@ pub enum WaitReason {
         /// How many may be.
         allowed: u32,
     },
+    /// Machines that it must not be away together with are.
+    Apart {
+        /// Those that are away, ill, or not heard of.
+        machines: Vec<MachineName>,
+    },
     /// As many machines of the fleet are away as may be.
     FleetLimit {
         /// Machines away.
@@ -157,6 +162,7 @@ impl WaitReason {
             Self::GroupUnhealthy { .. } => "group-unhealthy",
             Self::MachineUnhealthy { .. } => "machine-unhealthy",
             Self::GroupLimit { .. } => "group-limit",
+            Self::Apart { .. } => "apart",
             Self::FleetLimit { .. } => "fleet-limit",
         }
     }
@@ -185,6 +191,7 @@ impl WaitReason {
             | Self::GroupUnhealthy { .. }
             | Self::MachineUnhealthy { .. }
             | Self::GroupLimit { .. }
+            | Self::Apart { .. }
             | Self::FleetLimit { .. } => None,
         }
     }
@@ -215,6 +222,7 @@ impl WaitReason {
             | Self::GroupUnhealthy { .. }
             | Self::MachineUnhealthy { .. }
             | Self::GroupLimit { .. }
+            | Self::Apart { .. }
             | Self::FleetLimit { .. } => false,
         }
     }
@@ -236,7 +244,7 @@ impl WaitReason {
             Self::Approval { group, rollout } => {
                 Some(format!("lab update approve {rollout} --group={group}"))
             }
-            Self::GroupUnhealthy { machines } => machines
+            Self::GroupUnhealthy { machines } | Self::Apart { machines } => machines
                 .first()
                 .map(|machine| format!("lab machines show {machine}")),
             Self::GroupLimit { away, .. } | Self::FleetLimit { away, .. } => away
@@ -348,6 +356,11 @@ impl fmt::Display for WaitReason {
                     list(away)
                 )
             }
+            Self::Apart { machines } => write!(
+                f,
+                "not to be away together with {}, which is not there or not healthy",
+                list(machines)
+            ),
             Self::FleetLimit { away, allowed } => {
                 write!(
                     f,

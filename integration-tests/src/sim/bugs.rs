@@ -35,6 +35,7 @@ impl SeededBug {
             Bug::WindowIgnoresClockChange,
             Bug::StaleReportWins,
             Bug::BudgetIgnoresSilence,
+            Bug::ApartIgnored,
             Bug::IdentityFromMessage,
         ];
         let driver = [DriverBug::ReplyBeforeDurable, DriverBug::StaleSnapshot];

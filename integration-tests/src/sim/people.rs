@@ -161,18 +161,17 @@ impl Chance {
                 }
             }
         }
+        let known: Vec<Value> = members_of(&document).cloned().collect();
+        if let Some(sets) = document["updateSettings"]["apart"].as_array_mut() {
+            let in_groups = |machine: &Value| known.contains(machine);
+            sets.retain(|set| set.as_array().is_some_and(|set| set.iter().all(in_groups)));
+        }
         self.order(now, Command::Configure { document });
     }
 
     /// Somebody leaves this group, unless it is the last one; whoever is in no group comes along.
     fn leave(&mut self, world: &World, document: &mut Value, group: &str) -> Vec<Value> {
-        let known = |document: &Value, name: &str| {
-            let groups = document["updateGroups"].as_object().into_iter().flatten();
-            let mut members = groups
-                .flat_map(|(_, group)| group["machines"].as_array())
-                .flatten();
-            members.any(|member| member == name)
-        };
+        let known = |document: &Value, name: &str| members_of(document).any(|m| m == name);
         let names = world.machines.iter().map(|m| m.name.as_str());
         let without = names.filter(|name| !known(document, name)).map(Value::from);
         let mut leaves: Vec<Value> = without.collect();
@@ -284,4 +283,12 @@ impl Chance {
             }
         }
     }
+}
+
+/// The machines that are in groups.
+fn members_of(document: &Value) -> impl Iterator<Item = &Value> {
+    let groups = document["updateGroups"].as_object().into_iter().flatten();
+    groups
+        .flat_map(|(_, group)| group["machines"].as_array())
+        .flatten()
 }

@@ -193,12 +193,15 @@ fn document(machines: &[String], poll_hold_s: u64, rng: &mut Rng) -> Value {
     for (index, members) in members.iter().enumerate() {
         groups.insert(format!("g{index}"), group(index, members, rng));
     }
+    // Neighbours in the list, of one group or of two.
+    let apart: Vec<&[String]> = machines.chunks_exact(2).step_by(3).collect();
     // Silence must be longer than a held poll, or everybody who waits counts as offline.
     let offline = 2 * poll_hold_s + 300;
     json!({
         "updateGroups": groups,
         "updateSettings": {
             "maxParallel": rng.between(1, 6),
+            "apart": apart,
             "healthCheckTimeout": rng.one([120, 300]),
             "rollbackOnFailure": !rng.once_in(6),
             "staggerDelay": rng.one([0, 600, 1800]),

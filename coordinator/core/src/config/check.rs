@@ -23,6 +23,13 @@ pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
         limits(name, group, faults);
     }
     cycles(config, faults);
+    let mut apart = config.apart.keys();
+    if let Some(machine) = apart.find(|machine| !config.group_of.contains_key(*machine)) {
+        let message = format!("{machine} is in no group");
+        let names = config.group_of.keys().map(MachineName::as_str);
+        let hint = nearest(machine.as_str(), names, "machines");
+        push(faults, "updateSettings.apart".to_owned(), message, &hint);
+    }
     if config.times.lease < LEASE_MIN {
         let message = format!(
             "{} s must have passed before a lease may end",

@@ -4,7 +4,11 @@
 //! A value that is understood is taken even where a fault says that it may not be: documents that
 //! are in force already are read by the same code, and mean what they meant.
 
-use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+    time::Duration,
+};
 
 use common::{GroupName, MachineName};
 use serde_json::{Map, Value};
@@ -40,6 +44,7 @@ pub(super) struct Settings {
     approval_expiry: Duration,
     expected_duration: Duration,
     times: Times,
+    apart: BTreeMap<MachineName, BTreeSet<MachineName>>,
     channels: Vec<String>,
     webhooks: BTreeMap<String, String>,
 }
@@ -109,6 +114,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
         groups,
         max_parallel: settings.max_parallel,
         times: settings.times,
+        apart: settings.apart,
         timezone: settings.timezone,
         channels: settings.channels,
         webhooks: settings.webhooks,
@@ -157,6 +163,7 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
             .duration("expectedDuration", faults)
             .unwrap_or(minutes(10)),
         times,
+        apart: apart(&mut s, faults),
         channels: s
             .names::<String>("notificationChannels", faults)
             .unwrap_or_default(),
@@ -165,6 +172,50 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
     source(&mut s, faults);
     s.finish(faults);
     settings
+}
+
+/// `apart = [ [ "db-01" "db-02" ] ]`: each list names machines of which one may be away at a time.
+fn apart(
+    settings: &mut Section<'_>,
+    faults: &mut Faults,
+) -> BTreeMap<MachineName, BTreeSet<MachineName>> {
+    let mut apart: BTreeMap<MachineName, BTreeSet<MachineName>> = BTreeMap::new();
+    let Some(value) = settings.get("apart") else {
+        return apart;
+    };
+    let path = settings.path_of("apart");
+    let Some(sets) = value.as_array() else {
+        let hint = "write a list of lists, such as [ [ \"db-01\" \"db-02\" ] ]";
+        fault(faults, &path, "a list is expected here", hint);
+        return apart;
+    };
+    for (index, set) in sets.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        let names = set.as_array().map(|names| {
+            let names = names.iter().map(|name| name.as_str()?.parse().ok());
+            names.collect::<Option<Vec<MachineName>>>()
+        });
+        let Some(Some(names)) = names else {
+            let message = format!("{set} is no list of machines");
+            fault(
+                faults,
+                &path,
+                message,
+                "write names in quotes, in a list of their own",
+            );
+            continue;
+        };
+        let all: BTreeSet<MachineName> = names.iter().cloned().collect();
+        if all.len() < 2 || all.len() < names.len() {
+            let message = "two or more different machines are kept apart";
+            fault(faults, &path, message, "name each of them once");
+        }
+        for machine in &all {
+            let others = all.iter().filter(|other| *other != machine).cloned();
+            apart.entry(machine.clone()).or_default().extend(others);
+        }
+    }
+    apart
 }
 
 fn timezone(section: &mut Section<'_>, faults: &mut Faults) -> Option<String> {

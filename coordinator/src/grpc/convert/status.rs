@@ -236,7 +236,9 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             shown.count = u64::from(*wave);
             shown.allowed = u64::from(*open);
         }
-        WaitReason::GroupUnhealthy { machines } => shown.machines = names(machines),
+        WaitReason::GroupUnhealthy { machines } | WaitReason::Apart { machines } => {
+            shown.machines = names(machines);
+        }
         WaitReason::MachineUnhealthy { checks } => shown.reason = checks.join(", "),
         WaitReason::GroupLimit { away, allowed } | WaitReason::FleetLimit { away, allowed } => {
             shown.machines = names(away);
