@@ -14,12 +14,13 @@ macro_rules! fixtures {
     };
 }
 
-const FIXTURES: [(&str, &str); 24] = fixtures![
+const FIXTURES: [(&str, &str); 25] = fixtures![
     "staging",
     "pre-hook",
     "activating",
     "announcing",
     "rebooting",
+    "soft-rebooting",
     "rearming",
     "judging-a-switch",
     "judging-a-boot",
@@ -58,7 +59,7 @@ fn machine(name: &str, runs: &str, boot: u32) -> World {
     world.boot = boot;
     world.running = path(runs);
     world.profile = path(if name == "announcing" { "new" } else { runs });
-    if boot > 1 {
+    if boot > 1 && !name.starts_with("soft-") {
         world.booted = path(runs);
     }
     world.restart(UnitState::Absent);
@@ -72,6 +73,8 @@ fn every_file_that_was_ever_written_is_read_and_leads_to_an_end() {
         ("activating", "new", 1, OutcomeKind::Confirmed),
         ("announcing", "old", 1, OutcomeKind::Confirmed),
         ("rebooting", "new", 2, OutcomeKind::Confirmed),
+        ("soft-rebooting", "new", 2, OutcomeKind::Confirmed),
+        ("soft-rebooting", "old", 2, OutcomeKind::RolledBack),
         ("rearming", "new", 2, OutcomeKind::Confirmed),
         ("judging-a-switch", "new", 1, OutcomeKind::Confirmed),
         ("judging-a-boot", "new", 2, OutcomeKind::Confirmed),
