@@ -5,6 +5,8 @@
 //! as *unknown*, which on the way there turns the attempt round (a machine whose pre-update hook
 //! may have done half of its work gets its rollback hook), and on the way back is only reported.
 
+use std::time::Duration;
+
 use common::StorePath;
 
 use crate::{
@@ -83,11 +85,24 @@ impl Agent {
             Step::Activating => self.activate_again(now, out),
             Step::Announcing => self.go_on(now, step, out),
             Step::Rebooting => self.reboot_again(now, out),
-            Step::RollingBack => self.restore_again(now, out),
+            Step::RollingBack => match self.wait_for_dead_man() {
+                Some(wait) => self.wait = Some(now + wait),
+                None => self.restore_again(now, out),
+            },
             Step::RebootingBack => self.boot_back_again(now, out),
             Step::JudgingRollback | Step::Closing { .. } => self.enter(now, step, out),
             Step::Unknown(word) => self.leave_unknown(now, word, out),
         }
+    }
+
+    /// How long the agent before this one may still have waited for the dead-man program, having
+    /// tried in vain to go back itself: it comes when it comes, whoever waits.
+    fn wait_for_dead_man(&self) -> Option<Duration> {
+        let attempt = self.durable.attempt.as_ref()?;
+        let in_vain = attempt.restores >= self.limits.switch_tries && attempt.job.is_none();
+        let runs =
+            attempt.armed_in == self.durable.boot_id && attempt.cause != Some(Cause::DeadMan);
+        (in_vain && runs).then(|| self.longest_attempt(attempt))
     }
 
     /// The machine was booted, asked to or not.

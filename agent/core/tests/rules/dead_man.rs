@@ -170,9 +170,23 @@ fn a_way_back_that_cannot_be_run_is_left_to_the_dead_man() {
     world.feed(Input::DeadManFired { lease: LeaseId(7) });
     assert_eq!(world.finish().outcome.kind, RolledBack);
 
+    // The agent is started anew while it waits: so does the next one.
+    let mut world = unable();
+    world.restart(UnitState::Absent);
+    assert_eq!(
+        world.disk.attempt.as_ref().map(|attempt| &attempt.step),
+        Some(&Step::RollingBack)
+    );
+    world.script.restore = Ok(ActivationEnd::Done);
+    world.feed(Input::DeadManFired { lease: LeaseId(7) });
+    assert_eq!(world.finish().outcome.kind, RolledBack);
+
     // It does not come either.
     let result = unable().finish();
     assert_eq!(result.outcome.kind, OutcomeKind::Stuck);
+    let mut world = unable();
+    world.restart(UnitState::Absent);
+    assert_eq!(world.finish().outcome.kind, OutcomeKind::Stuck);
 }
 
 #[test]
