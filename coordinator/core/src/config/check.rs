@@ -23,13 +23,7 @@ pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
         limits(name, group, faults);
     }
     cycles(config, faults);
-    let mut apart = config.apart.keys();
-    if let Some(machine) = apart.find(|machine| !config.group_of.contains_key(*machine)) {
-        let message = format!("{machine} is in no group");
-        let names = config.group_of.keys().map(MachineName::as_str);
-        let hint = nearest(machine.as_str(), names, "machines");
-        push(faults, "updateSettings.apart".to_owned(), message, &hint);
-    }
+    apart(config, faults);
     if config.times.lease < LEASE_MIN {
         let message = format!(
             "{} s must have passed before a lease may end",
@@ -122,6 +116,17 @@ fn limits(name: &GroupName, group: &GroupConfig, faults: &mut Vec<Fault>) {
             let hint = "make it longer, or lower expectedDuration";
             push(faults, path("maintenanceWindow"), message, hint);
         }
+    }
+}
+
+/// Machines that are kept apart are in groups; one that is not may be a slip of the pen.
+fn apart(config: &FleetConfig, faults: &mut Vec<Fault>) {
+    let strangers = config.apart.keys();
+    for machine in strangers.filter(|machine| !config.group_of.contains_key(*machine)) {
+        let message = format!("{machine} is in no group");
+        let names = config.group_of.keys().map(MachineName::as_str);
+        let hint = nearest(machine.as_str(), names, "machines");
+        push(faults, "updateSettings.apart".to_owned(), message, &hint);
     }
 }
 

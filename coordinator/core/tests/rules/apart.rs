@@ -103,3 +103,21 @@ fn what_is_wrong_with_a_set_is_told() {
         assert!(fault.to_string().contains(says), "{fault}");
     }
 }
+
+#[test]
+fn every_machine_of_a_set_that_is_in_no_group_is_named() {
+    let document = json!({
+        "updateGroups": { "web": { "machines": ["a", "b"] } },
+        "updateSettings": { "apart": [["a", "x"], ["b", "y"]] },
+    });
+    let faults = FleetConfig::parse(&document).expect_err("faults").0;
+    let named = |machine: &str| {
+        faults
+            .iter()
+            .any(|fault| fault.message.starts_with(machine))
+    };
+    assert!(
+        faults.len() == 2 && named("x ") && named("y "),
+        "{faults:?}"
+    );
+}
