@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, time::Duration};
 
-use common::{MachineName, error_chain::Chain};
+use common::{MachineName, error_chain::Chain, text};
 use platform::{
     enrol::{self, EnrolError, key_hash},
     identity::Identity,
@@ -115,8 +115,7 @@ impl Returning {
 /// SHA-256 of the public key, hexadecimal: as `lab identity list` shows it.
 fn key_of(identity: &Identity) -> String {
     let hash = identity.chain().first().and_then(key_hash);
-    let bytes = hash.into_iter().flatten();
-    bytes.map(|byte| format!("{byte:02x}")).collect()
+    hash.map(|hash| text::hex(&hash)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -6,10 +6,7 @@
 //! systemd-soft-reboot.service(8): `/run` stays as it is, and so does the kernel's boot id. What tells
 //! one boot of user space from the next is therefore counted in a file there.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::PathBuf};
 
 use common::{BootId, StorePath};
 
@@ -101,13 +98,6 @@ impl Boots {
         Self { file: COUNT.into() }
     }
 
-    /// Those that are counted in this file.
-    pub fn counted_in(file: &Path) -> Self {
-        Self {
-            file: file.to_owned(),
-        }
-    }
-
     /// The boot of user space: named after the kernel's, and where there were soft-reboots since,
     /// with their number.
     pub fn name(&self, kernel: &str) -> Result<BootId, HostError> {
@@ -146,7 +136,8 @@ mod tests {
     #[test]
     fn each_boot_of_user_space_has_a_name_of_its_own() {
         let dir = tempfile::tempdir().expect("a directory");
-        let boots = Boots::counted_in(&dir.path().join("soft-reboots"));
+        let file = dir.path().join("soft-reboots");
+        let boots = Boots { file };
         let kernel = "4f0c3f7a-0a3e-4f4e-9d3b-0f6f5a1c2b3d";
         let name = || boots.name(kernel).expect("a name").to_string();
         assert_eq!(name(), kernel, "as the kernel's, while there was none");
@@ -161,7 +152,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("soft-reboots");
         fs::write(&file, "many").expect("written");
-        let boots = Boots::counted_in(&file);
+        let boots = Boots { file };
         boots
             .name("k")
             .expect_err("the boot would look like another");

@@ -124,12 +124,19 @@ impl System {
         }
     }
 
+    /// What PID 1 says of a property of the soft-reboot's target; it is asked without the bus.
+    async fn soft_reboot_property(&self, property: &str) -> Result<String, HostError> {
+        let property = format!("--property={property}");
+        let show = ["show", &property, "--value", soft_reboot::TARGET];
+        let said = self.look("systemctl", &show).await?;
+        Ok(said.trim().to_owned())
+    }
+
     /// Whether the machine is on its way into a soft-reboot: PID 1 has a job for it.
     pub(crate) async fn is_in_soft_reboot(&self) -> Result<bool, HostError> {
-        let job = ["show", "--property=Job", "--value", soft_reboot::TARGET];
         // Empty, or 0, where there is none.
-        let job = self.look("systemctl", &job).await?;
-        Ok(job.trim().parse().is_ok_and(|job: u64| job > 0))
+        let job = self.soft_reboot_property("Job").await?;
+        Ok(job.parse().is_ok_and(|job: u64| job > 0))
     }
 
     /// Runs a unit and makes anything but success an error.
@@ -317,15 +324,9 @@ impl Host for System {
     }
 
     async fn can_soft_reboot(&self) -> bool {
-        let loaded = [
-            "show",
-            "--property=LoadState",
-            "--value",
-            soft_reboot::TARGET,
-        ];
-        let loaded = self.look("systemctl", &loaded).await;
+        let loaded = self.soft_reboot_property("LoadState").await;
         let stands_by = ["is-active", "--quiet", soft_reboot::SERVICE];
-        loaded.is_ok_and(|state| state.trim() == "loaded")
+        loaded.is_ok_and(|state| state == "loaded")
             && self.look("systemctl", &stands_by).await.is_ok()
     }
 

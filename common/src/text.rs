@@ -1,4 +1,5 @@
-//! Text that came from outside: bounded, and without characters that could move a terminal.
+//! Text that came from outside: bounded, and without characters that could move a terminal. And bytes as
+//! text.
 
 /// Longest detail of one check, in bytes.
 pub const DETAIL_MAX: usize = 512;
@@ -54,6 +55,11 @@ fn is_wild(c: char) -> bool {
     let harmless = c == '\n' || c == '\t';
     (c.is_control() && !harmless)
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Bytes as hexadecimal digits, two for each, without separators.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

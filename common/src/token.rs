@@ -70,10 +70,7 @@ impl EnrolmentToken {
 
     /// What the coordinator keeps of the secret: its SHA-256, hexadecimal.
     pub fn secret_hash(&self) -> String {
-        Sha256::digest(self.secret)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        crate::text::hex(&Sha256::digest(self.secret))
     }
 }
 

@@ -284,7 +284,7 @@ impl Serial {
 
     /// Hexadecimal, as the registry knows it.
     pub fn hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        common::text::hex(&self.0)
     }
 }
 

@@ -290,9 +290,5 @@ fn identity_of<S>(stream: &TlsStream<S>) -> Result<Option<(Subject, String)>, ()
     };
     let subject = Subject::of(leaf).map_err(drop)?;
     let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(leaf).map_err(drop)?;
-    let serial = parsed.raw_serial().iter();
-    Ok(Some((
-        subject,
-        serial.map(|byte| format!("{byte:02x}")).collect(),
-    )))
+    Ok(Some((subject, common::text::hex(parsed.raw_serial()))))
 }

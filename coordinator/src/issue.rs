@@ -159,7 +159,7 @@ impl Issuance {
         let asked = AskToReturn {
             machine: machine.clone(),
             serial,
-            key: hex(&Sha256::digest(&public_key)),
+            key: common::text::hex(&Sha256::digest(&public_key)),
             from: from.to_string(),
             new_serial: fresh.hex(),
             expires_at: self.end_of(self.ca.lives().machine),
@@ -264,8 +264,4 @@ impl Issuance {
         let speed = SECOND.as_secs_f64() / self.clock.real(SECOND).as_secs_f64();
         self.clock.now() + life.mul_f64(speed)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -23,7 +23,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
 };
-use tonic::{Code, transport::Channel};
+use tonic::{Code, Response, Status, transport::Channel};
 use x509_parser::prelude::FromDer as _;
 
 use crate::{
@@ -89,11 +89,7 @@ where
         certificate_request_pem: own.request_pem,
     };
     let mut client = EnrolmentClient::new(channel);
-    let Ok(answer) = timeout(ANSWER, client.enrol(asked)).await else {
-        let text = format!("nothing within {} s", ANSWER.as_secs());
-        return Err(EnrolError::NoAnswer(text));
-    };
-    let reply = answer.map_err(refusal)?.into_inner();
+    let reply = answered(client.enrol(asked)).await?;
     let identity = assemble(&own.key_pem, &reply)?;
     if identity.chain().last().and_then(key_hash) != Some(token.ca_pin) {
         return Err(EnrolError::OtherCa);
@@ -115,11 +111,7 @@ pub async fn ask_to_return(
         certificate_request_pem: own.request_pem,
     };
     let mut client = EnrolmentClient::new(channel);
-    let Ok(answer) = timeout(ANSWER, client.ask_to_return(asked)).await else {
-        let text = format!("nothing within {} s", ANSWER.as_secs());
-        return Err(EnrolError::NoAnswer(text));
-    };
-    let reply = answer.map_err(refusal)?.into_inner();
+    let reply = answered(client.ask_to_return(asked)).await?;
     if reply.pending {
         return Ok(None);
     }
@@ -131,7 +123,18 @@ pub async fn ask_to_return(
     Ok(Some(new))
 }
 
-fn refusal(status: tonic::Status) -> EnrolError {
+/// What the enrolment service answers, if it does so in time.
+async fn answered<T>(
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, EnrolError> {
+    let Ok(answer) = timeout(ANSWER, call).await else {
+        let text = format!("nothing within {} s", ANSWER.as_secs());
+        return Err(EnrolError::NoAnswer(text));
+    };
+    Ok(answer.map_err(refusal)?.into_inner())
+}
+
+fn refusal(status: Status) -> EnrolError {
     let text = common::text::tame_line(status.message(), common::text::REASON_MAX);
     let no_answer = [
         Code::Unavailable,

@@ -406,12 +406,11 @@ impl Facts {
         let [uri] = uris.as_slice() else {
             return Err(CertificateFault::Names(uris.len()));
         };
-        let serial = parsed.raw_serial().iter();
         Ok(Self {
             subject: uri.parse()?,
             not_before: Timestamp::from_secs(parsed.validity().not_before.timestamp()),
             not_after: Timestamp::from_secs(parsed.validity().not_after.timestamp()),
-            serial: serial.map(|byte| format!("{byte:02x}")).collect(),
+            serial: common::text::hex(parsed.raw_serial()),
         })
     }
 }

@@ -201,9 +201,7 @@ impl Fleet {
             ill.is_some_and(|ill| ill.contains(machine))
         };
         let down = |other: &&MachineName| {
-            let known = self.facts().machines.get(*other);
-            let failed = known.is_some_and(|machine| machine.failed.is_some());
-            let away = self.lease_of(other).is_some() || failed;
+            let away = self.index().is_away(self.facts(), other);
             away || (!is_ill(machine) && (is_ill(other) || self.is_offline(other, now)))
         };
         let machines: Vec<MachineName> = self.apart_from(machine).filter(down).cloned().collect();

@@ -27,6 +27,11 @@ impl Preset {
     /// Every preset, in the order in which the documentation names them.
     pub const ALL: [Self; 3] = [Self::Aggressive, Self::Conservative, Self::ManualApproval];
 
+    /// The one of this word.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|preset| preset.word() == word)
+    }
+
     /// The word in the configuration.
     pub fn word(self) -> &'static str {
         match self {

@@ -36,6 +36,11 @@ pub struct Return {
 }
 
 impl Return {
+    /// Serial number of the certificate that the machine has by it: the answer's, or the ended one's.
+    pub fn held(&self) -> &String {
+        self.answer.as_ref().unwrap_or(&self.serial)
+    }
+
     /// The approval that can be used now.
     pub fn approved(&self, now: Timestamp) -> Option<&Approval> {
         let approval = self.approval.as_ref();
@@ -179,9 +184,7 @@ impl Registry {
 
     /// Forgets those whose certificates are forgotten.
     pub(crate) fn forget_returns(&mut self, certificates: &[String]) {
-        self.returns.retain(|_, asked| {
-            let held = asked.answer.as_ref().unwrap_or(&asked.serial);
-            !certificates.contains(held)
-        });
+        self.returns
+            .retain(|_, asked| !certificates.contains(asked.held()));
     }
 }

@@ -448,7 +448,7 @@ impl wire::operator_server::Operator for OperatorService {
             intact: check.fault.is_none(),
             records: check.records,
             fault: check.fault.unwrap_or_default(),
-            head: from::hex(&check.head),
+            head: common::text::hex(&check.head),
         }))
     }
 }

@@ -45,6 +45,9 @@ ExecStart=/bin/false
 WantedBy=multi-user.target
 ";
 
+/// The switch inhibitor that toy systems have.
+const DBUS: &str = "dbus-implementation";
+
 /// What is wrong with a system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -120,7 +123,7 @@ impl SystemSpec {
             boot_tries: 0,
             bulk: 0,
             failure: Failure::None,
-            inhibitors: BTreeMap::from([("dbus-implementation".to_owned(), "broker".to_owned())]),
+            inhibitors: BTreeMap::from([(DBUS.to_owned(), "broker".to_owned())]),
             switcher: String::new(),
             files: BTreeMap::new(),
             units: BTreeMap::from([("web.service".to_owned(), web)]),
@@ -131,6 +134,14 @@ impl SystemSpec {
     #[must_use]
     pub fn kernel(mut self, version: &str) -> Self {
         version.clone_into(&mut self.kernel);
+        self
+    }
+
+    /// The same with another implementation of D-Bus than `broker`: a switch inhibitor.
+    #[must_use]
+    pub fn dbus(mut self, implementation: &str) -> Self {
+        self.inhibitors
+            .insert(DBUS.to_owned(), implementation.to_owned());
         self
     }
 
@@ -153,6 +164,20 @@ impl SystemSpec {
 }
 
 impl Fleet {
+    /// The implementation of D-Bus that the running system of a machine has, and another one.
+    ///
+    /// # Errors
+    /// When the machine cannot be asked.
+    pub fn dbus(&self, machine: &MachineName) -> Result<(&'static str, &'static str), FleetError> {
+        let inhibitors = ["cat", "/run/current-system/switch-inhibitors"];
+        let broker = self.run(machine, &inhibitors)?.contains("broker");
+        Ok(if broker {
+            ("broker", "dbus")
+        } else {
+            ("dbus", "broker")
+        })
+    }
+
     /// Builds the systems on `control`; the paths are in the order of `specs`.
     ///
     /// # Errors

@@ -264,9 +264,8 @@ impl<'a> Lane<'a> {
         let way = case.situation.way;
         let mut system = self.system()?;
         if way.is_soft() {
-            for value in system.inhibitors.values_mut() {
-                *value = if value == "dbus" { "broker" } else { "dbus" }.to_owned();
-            }
+            let (_, other) = self.fleet.dbus(self.machine)?;
+            system = system.dbus(other);
         } else if way.boots() {
             let other = if system.kernel == "6.12.1" {
                 "6.12.2"
@@ -289,15 +288,9 @@ impl<'a> Lane<'a> {
         let kernel = kernel
             .split_once("-linux-")
             .map_or("6.12.1", |(_, rest)| rest);
-        let mut system = SystemSpec::new(self.machine, &version.to_string());
-        let inhibitors = ["cat", "/run/current-system/switch-inhibitors"];
-        let inhibitors = self.fleet.run(self.machine, &inhibitors)?;
-        if inhibitors.contains("\"dbus\"") {
-            for value in system.inhibitors.values_mut() {
-                "dbus".clone_into(value);
-            }
-        }
-        Ok(system
+        let (dbus, _) = self.fleet.dbus(self.machine)?;
+        Ok(SystemSpec::new(self.machine, &version.to_string())
+            .dbus(dbus)
             .kernel(kernel.trim_end_matches("/bzImage"))
             .unit("toy-slow.service", points::SLOW_UNIT)
             .agent(self.hardening, CONFIG))

@@ -36,17 +36,8 @@ fn soft_stage() -> Option<Stage> {
 /// A system that the one that runs cannot be switched to live.
 fn inhibited(stage: &Stage) -> SystemSpec {
     let node = node(stage);
-    let running = stage.link(node, "/run/current-system/switch-inhibitors");
-    let running = ok(stage.fleet().run(node, &["cat", &running]));
-    let other = if running.contains("broker") {
-        "dbus"
-    } else {
-        "broker"
-    };
-    let mut system = stage.system(node);
-    let key = "dbus-implementation".to_owned();
-    system.inhibitors.insert(key, other.to_owned());
-    system
+    let (_, other) = ok(stage.fleet().dbus(node));
+    stage.system(node).dbus(other)
 }
 
 /// How many soft-reboots PID 1 counts since the kernel was booted.

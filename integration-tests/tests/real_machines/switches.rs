@@ -30,10 +30,7 @@ fn node(stage: &Stage) -> &'static MachineName {
 #[test]
 fn what_a_switch_inhibitor_forbids_is_booted() {
     let Some(stage) = stage() else { return };
-    let mut other = stage.system(node(&stage));
-    let key = "dbus-implementation".to_owned();
-    other.inhibitors.insert(key, "dbus".to_owned());
-    is_booted(&stage, other);
+    is_booted(&stage, stage.system(node(&stage)).dbus("dbus"));
     // And the way back to what all other tests have.
     is_booted(&stage, stage.system(node(&stage)));
 }

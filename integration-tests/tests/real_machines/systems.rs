@@ -97,11 +97,7 @@ fn failures_give_the_exit_statuses_of_nixos() {
 fn inhibitors_refuse_a_switch_and_not_a_boot() {
     let Some(bed) = bed() else { return };
     let machine = bed.borrow();
-    let mut other = SystemSpec::new(&machine, "2");
-    other
-        .inhibitors
-        .insert("dbus-implementation".to_owned(), "dbus".to_owned());
-    let other = machine.stage(other);
+    let other = machine.stage(SystemSpec::new(&machine, "2").dbus("dbus"));
     assert_eq!(machine.switch(&other, "check").0, 0);
     assert_eq!(machine.switch(&other, "switch").0, 1);
     assert_eq!(machine.switch(&other, "boot").0, 0);

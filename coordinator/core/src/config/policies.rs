@@ -29,8 +29,7 @@ impl<'a> Policies<'a> {
         };
         for (name, value) in section.map {
             let path = section.path_of(name);
-            let preset_of_ours = Preset::ALL.into_iter().any(|preset| preset.word() == name);
-            if preset_of_ours {
+            if Preset::named(name).is_some() {
                 let message = "is a policy that is there already";
                 fault(faults, &path, message, "give it another name");
             } else if let Err(error) = name.parse::<GroupName>() {

@@ -383,9 +383,7 @@ pub(super) fn preset(s: &mut Section<'_>, policies: &Policies<'_>, faults: &mut 
     let known = presets.into_iter().chain(policies.0.keys().copied());
     let hint = nearest(name.unwrap_or_default(), known, "write one of");
     let read = |value: &Value| {
-        let found = Preset::ALL
-            .into_iter()
-            .find(|preset| Some(preset.word()) == value.as_str());
+        let found = value.as_str().and_then(Preset::named);
         found.ok_or_else(|| format!("{value} is not a policy"))
     };
     s.parsed("updatePolicy", &hint, faults, read)

@@ -163,7 +163,7 @@ impl Index {
     }
 
     /// Whether the machine takes a slot anywhere.
-    fn is_away(&self, facts: &Facts, machine: &MachineName) -> bool {
+    pub(crate) fn is_away(&self, facts: &Facts, machine: &MachineName) -> bool {
         self.lease_of.contains_key(machine)
             || facts
                 .machines

@@ -358,8 +358,7 @@ fn asked_with<'a>(
         return None;
     };
     let asked = registry.returns.get(machine).filter(|asked| asked.open)?;
-    let held = asked.answer.as_ref().unwrap_or(&asked.serial);
-    (held == serial).then_some(asked)
+    (asked.held() == serial).then_some(asked)
 }
 
 /// Certificates, newest first.
@@ -457,11 +456,6 @@ pub(crate) fn audit_record(record: AuditRecord) -> wire::AuditRecord {
         object: body.object,
         reason: body.reason,
         result: body.result,
-        hash: hex(&hash),
+        hash: common::text::hex(&hash),
     }
-}
-
-/// Bytes, hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
