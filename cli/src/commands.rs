@@ -67,6 +67,7 @@ async fn run_update(context: &Context, verb: Update) -> Result<Exit, LabError> {
         Update::Rollback(args) => rollback::run(context, &args).await,
         Update::Status(args) => update::status(context, &args).await,
         Update::Watch(args) => update::watch(context, &args).await,
+        Update::Promote(args) => update::promote(context, args).await,
         Update::Approve(args) => update::approve(context, args, false).await,
         Update::Reject(args) => update::approve(context, args, true).await,
         Update::Pause(args) => update::pause(context, args).await,

@@ -188,8 +188,8 @@ pub fn marked(state: &str) -> String {
         "leased" | "staging" | "open" | "active" | "soaking" | "finishing" | "undoing" => '▶',
         "rolled-back" | "failed" | "refused" | "unhealthy" | "stuck" | "aborted" | "revoked"
         | "rejected" => '✖',
-        "overdue" | "reboot-required" | "paused" | "awaiting-approval" | "offline" | "expired"
-        | "asks-to-return" | "silent" | "abandoned" => '⚠',
+        "overdue" | "reboot-required" | "paused" | "awaiting-approval" | "held" | "offline"
+        | "expired" | "asks-to-return" | "silent" | "abandoned" => '⚠',
         _ => '○',
     };
     let state = if state.is_empty() { "unknown" } else { state };

@@ -75,9 +75,8 @@ impl Telling {
     pub fn of(entry: &Entry, config: Option<&FleetConfig>) -> Option<Self> {
         let level = match entry.kind.as_str() {
             "rollout-failed" | "rollout-paused" | "lost" | "stop" => Level::Error,
-            "overdue" | "approval-asked" | "return-asked" | "rollout-aborted" | "restored" => {
-                Level::Warning
-            }
+            "overdue" | "approval-asked" | "promotion-asked" | "return-asked"
+            | "rollout-aborted" | "restored" => Level::Warning,
             "rollout-finished" | "resume" => Level::Info,
             _ => return None,
         };

@@ -85,6 +85,7 @@ fn every_other_command_is_understood() {
         "lab update approve --group=critical --comment=seen",
         "lab update approve r-0012",
         "lab update reject r-0012 --reason=no",
+        "lab update promote r-0012 --group=web --full --reason=good",
         "lab update pause",
         "lab update resume r-0012 --reason='fixed'",
         "lab update abort r-0012 -y",

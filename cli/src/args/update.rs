@@ -49,6 +49,12 @@ pub enum Update {
     Approve(Approve),
     /// Refuse groups that wait for approval.
     Reject(Approve),
+    /// Let groups go on that wait or soak after a wave.
+    #[command(after_help = "Examples:\n  \
+        lab update promote --group=web\n  \
+        lab update promote --full\n\n\
+        Windows, limits, budget and health still hold.")]
+    Promote(Promote),
     /// Give out no further leases. Machines that are away finish.
     Pause(Rollout),
     /// Go on with a paused rollout.
@@ -268,6 +274,22 @@ pub struct Approve {
     /// Kept in the history.
     #[arg(long, alias = "reason", default_value = "", hide_default_value = true)]
     pub comment: String,
+}
+
+/// `lab update promote`
+#[derive(Args, Debug)]
+pub struct Promote {
+    /// The rollout; otherwise the only one that waits after a wave.
+    pub rollout: Option<RolloutId>,
+    /// Only this group; otherwise every group that waits or soaks.
+    #[arg(long)]
+    pub group: Option<GroupName>,
+    /// To the end, without asking or soaking after any later wave.
+    #[arg(long)]
+    pub full: bool,
+    /// Why; kept in the history.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub reason: String,
 }
 
 /// `lab update pause`, `lab update resume`, `lab update abort`

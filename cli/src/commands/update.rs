@@ -1,13 +1,13 @@
-//! `lab update plan|execute|status|watch|approve|reject|pause|resume|abort`
+//! `lab update plan|execute|status|watch|approve|reject|promote|pause|resume|abort`
 
 use lab_proto::operator::{
-    ApproveRequest, ExecuteRequest, PlanReply, RolloutRequest, StatusRequest,
+    ApproveRequest, ExecuteRequest, PlanReply, PromoteRequest, RolloutRequest, StatusRequest,
 };
 use serde::Serialize;
 
 use super::{Context, wait};
 use crate::{
-    args::update::{Approve, Execute, Plan, Rollout, Status, Waiting, Watch},
+    args::update::{Approve, Execute, Plan, Promote, Rollout, Status, Waiting, Watch},
     client::{Client, ask},
     error::{Exit, LabError},
     view,
@@ -158,6 +158,19 @@ pub async fn approve(context: &Context, args: Approve, reject: bool) -> Result<E
     };
     let mut client = context.open().await?;
     let done = ask(client.approve(request)).await?;
+    context.output.done(&done)
+}
+
+/// Lets groups go on after a wave.
+pub async fn promote(context: &Context, args: Promote) -> Result<Exit, LabError> {
+    let request = PromoteRequest {
+        rollout: args.rollout.map(String::from).unwrap_or_default(),
+        group: args.group.map(String::from).unwrap_or_default(),
+        full: args.full,
+        reason: args.reason,
+    };
+    let mut client = context.open().await?;
+    let done = ask(client.promote(request)).await?;
     context.output.done(&done)
 }
 

@@ -73,7 +73,12 @@ fn one_group(group: &PlannedGroup, look: &Look) -> String {
             0 => String::new(),
             seconds => format!(", then {} of watching", span(seconds)),
         };
-        text.push_str(&format!("  wave {}{canary}{soak}\n", number + 1));
+        let asked = if wave.pauses {
+            ", then somebody is asked"
+        } else {
+            ""
+        };
+        text.push_str(&format!("  wave {}{canary}{soak}{asked}\n", number + 1));
         text.push_str(&look.columns(4, wave.machines.iter().map(machine_row)));
     }
     text
@@ -137,6 +142,7 @@ mod tests {
                 PlannedWave {
                     canary: true,
                     soak_s: 600,
+                    pauses: true,
                     ..wave(&["monitor-01"])
                 },
                 wave(&["log-server"]),

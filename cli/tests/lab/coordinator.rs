@@ -243,6 +243,10 @@ impl Operator for Scripted {
         self.answer("approve", request)
     }
 
+    async fn promote(&self, request: Request<pb::PromoteRequest>) -> Answer<pb::Done> {
+        self.answer("promote", request)
+    }
+
     async fn pause(&self, request: Request<pb::RolloutRequest>) -> Answer<pb::Done> {
         self.answer("pause", request)
     }

@@ -196,6 +196,18 @@ impl Fleet {
                 group: name,
                 at: now,
             },
+            Some(WaveState::Waiting) if self.hold_of(rollout, g).is_err() => {
+                if g.held_since.is_some() {
+                    return;
+                }
+                // Also outside of the window: whoever is to say so may do that before it opens.
+                Change::WaveHeld {
+                    rollout: rollout_id,
+                    group: name,
+                    wave: wave - 1,
+                    at: now,
+                }
+            }
             Some(WaveState::Waiting) if gate.is_ok() => Change::WaveOpened {
                 rollout: rollout_id,
                 group: name,
@@ -236,7 +248,9 @@ impl Fleet {
                     }
                 }
             }
-            Some(WaveState::Soaking(until)) if until <= now && self.health_of(g).is_ok() => {
+            Some(WaveState::Soaking(_))
+                if g.soaks_until(now).is_none() && self.health_of(g).is_ok() =>
+            {
                 Change::WaveClosed {
                     rollout: rollout_id,
                     group: name,

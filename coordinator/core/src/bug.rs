@@ -23,6 +23,8 @@ pub enum Bug {
     BudgetIgnoresSilence,
     /// Machines that must not be away together are.
     ApartIgnored,
+    /// A wave opens although somebody was to be asked before.
+    PauseSkipped,
     /// The machine's name is taken from the lease in the message.
     IdentityFromMessage,
 }

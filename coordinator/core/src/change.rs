@@ -107,6 +107,30 @@ pub enum Change {
         /// Which, from 0.
         wave: usize,
     },
+    /// A wave has closed, and somebody is asked whether the group may go on.
+    WaveHeld {
+        /// In which rollout.
+        rollout: RolloutId,
+        /// In which group.
+        group: GroupName,
+        /// The wave that has closed, from 0.
+        wave: usize,
+        /// When.
+        at: Timestamp,
+    },
+    /// Somebody said that a group is to go on.
+    Promoted {
+        /// In which rollout.
+        rollout: RolloutId,
+        /// Which group.
+        group: GroupName,
+        /// How many waves nobody is asked about any more, and nothing soaks after.
+        waves: usize,
+        /// Who.
+        by: String,
+        /// When.
+        at: Timestamp,
+    },
     /// A group is finished.
     GroupFinished {
         /// In which rollout.

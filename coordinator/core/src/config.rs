@@ -7,6 +7,7 @@ mod check;
 mod policies;
 mod read;
 mod section;
+mod waves;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -52,10 +52,11 @@ impl Fleet {
             {
                 deadline = deadline.min(*since + group.policy.approval_expiry);
             }
-            match group.waves.get(group.current).map(|wave| wave.state) {
-                Some(WaveState::Soaking(until)) if now < until => deadline = deadline.min(until),
-                Some(WaveState::Open(_)) => deadline = deadline.min(now + SILENCE_LOOK),
-                Some(WaveState::Waiting | WaveState::Soaking(_) | WaveState::Closed) | None => {}
+            if let Some(until) = group.soaks_until(now) {
+                deadline = deadline.min(until);
+            }
+            if let Some(WaveState::Open(_)) = group.waves.get(group.current).map(|w| w.state) {
+                deadline = deadline.min(now + SILENCE_LOOK);
             }
         }
         deadline.max(now + SHORTEST)

@@ -2,6 +2,7 @@
 //! request itself, and what follows from both.
 
 mod agent;
+mod course;
 mod identities;
 mod operator;
 mod returns;

@@ -79,6 +79,28 @@ impl crate::Fleet {
                 by: by.clone(),
                 ..entry("approved")
             },
+            Change::WaveHeld {
+                rollout,
+                group,
+                wave,
+                ..
+            } => Entry {
+                rollout: Some(rollout.clone()),
+                group: Some(group.clone()),
+                text: format!(
+                    "wave {} is done: `lab update promote {rollout} --group={group}`",
+                    wave + 1
+                ),
+                ..entry("promotion-asked")
+            },
+            Change::Promoted {
+                rollout, group, by, ..
+            } => Entry {
+                rollout: Some(rollout.clone()),
+                group: Some(group.clone()),
+                by: by.clone(),
+                ..entry("promoted")
+            },
             Change::GroupFinished { rollout, group, .. } => Entry {
                 rollout: Some(rollout.clone()),
                 group: Some(group.clone()),

@@ -323,6 +323,8 @@ impl Registry {
             | Change::WaveOpened { .. }
             | Change::WaveSoaking { .. }
             | Change::WaveClosed { .. }
+            | Change::WaveHeld { .. }
+            | Change::Promoted { .. }
             | Change::GroupFinished { .. }
             | Change::LeaseGranted { .. }
             | Change::LeaseOverdue { .. }

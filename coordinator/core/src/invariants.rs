@@ -180,6 +180,16 @@ fn waves_in_order(fleet: &Fleet, found: &mut Vec<Violation>) {
                 WaveState::Waiting => false,
                 WaveState::Open(_) | WaveState::Soaking(_) | WaveState::Closed => true,
             };
+            let asked =
+                |wave: &usize| begun(group.waves[*wave].state) && group.holds_after(wave - 1);
+            if let Some(wave) = (1..group.waves.len()).find(asked) {
+                let name = &group.name;
+                violate(
+                    found,
+                    5,
+                    format!("{}: wave {wave} of {name} opened unasked", rollout.id),
+                );
+            }
             for pair in group.waves.windows(2) {
                 if begun(pair[1].state) && pair[0].state != WaveState::Closed {
                     violate(
@@ -269,6 +279,7 @@ fn says_nothing(reason: &WaitReason) -> bool {
         | WaitReason::Dependency { .. }
         | WaitReason::Stagger { .. }
         | WaitReason::Approval { .. }
+        | WaitReason::Held { .. }
         | WaitReason::WindowClosed { .. }
         | WaitReason::WindowTooShort { .. }
         | WaitReason::WaveNotOpen { .. }

@@ -19,7 +19,7 @@ impl Fleet {
         let at = self.turn(machine)?;
         let (rollout, group, place) = self.at(at).ok_or(WaitReason::NoRollout)?;
         self.gate_of(at.rollout, at.group, now)?;
-        self.wave_gate(group, at.wave, now)?;
+        self.wave_gate(rollout, group, at.wave, now)?;
         self.health_of(group)?;
         if self.is_offline(machine, now) {
             let since = self.facts().machines.get(machine).and_then(|m| m.heard.at);
@@ -113,6 +113,7 @@ impl Fleet {
     /// The machine's wave is open, or was left behind by one that closed without it.
     fn wave_gate(
         &self,
+        rollout: &Rollout,
         group: &RolloutGroup,
         wave: usize,
         now: Timestamp,
@@ -121,19 +122,39 @@ impl Fleet {
             WaveState::Open(_) | WaveState::Soaking(_) | WaveState::Closed => return Ok(()),
             WaveState::Waiting => {}
         }
-        match wave.checked_sub(1).map(|before| group.waves[before].state) {
-            Some(WaveState::Soaking(until)) if now < until => {
-                return Err(WaitReason::Soaking { until });
-            }
-            Some(WaveState::Soaking(_)) => self.health_of(group)?,
-            Some(WaveState::Waiting | WaveState::Open(_) | WaveState::Closed) | None => {}
+        if let Some(until) = group.soaks_until(now) {
+            return Err(WaitReason::Soaking { until });
         }
-        let number = |wave: usize| u32::try_from(wave + 1).unwrap_or(u32::MAX);
-        let open = number(group.current.min(group.waves.len() - 1));
+        // Whoever soaks for long enough still waits for the ill to be well.
+        if let Some(WaveState::Soaking(_)) = group.waves.get(group.current).map(|wave| wave.state) {
+            self.health_of(group)?;
+        }
+        self.hold_of(rollout, group)?;
         Err(WaitReason::WaveNotOpen {
-            wave: number(wave),
-            open,
+            wave: wave_number(wave),
+            open: wave_number(group.current.min(group.waves.len() - 1)),
         })
+    }
+
+    /// Nobody has to be asked before the group goes on after the last wave that closed.
+    pub(crate) fn hold_of(
+        &self,
+        rollout: &Rollout,
+        group: &RolloutGroup,
+    ) -> Result<(), WaitReason> {
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): waves follow each other without anybody being asked.
+        if self.has(crate::bug::Bug::PauseSkipped) {
+            return Ok(());
+        }
+        match group.held_at() {
+            Some(wave) => Err(WaitReason::Held {
+                group: group.name.clone(),
+                rollout: rollout.id.clone(),
+                wave: wave_number(wave),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Nobody who was updated in this group is ill.
@@ -268,18 +289,21 @@ impl Fleet {
             let (rollout, reason) = (rollout_id(number), reason.to_string());
             return Some(WaitReason::Paused { rollout, reason });
         }
-        let soaking = match g.waves.get(g.current).map(|wave| wave.state) {
-            Some(WaveState::Soaking(until)) if now < until => Err(WaitReason::Soaking { until }),
-            Some(
-                WaveState::Soaking(_) | WaveState::Waiting | WaveState::Open(_) | WaveState::Closed,
-            )
-            | None => Ok(()),
+        let soaking = match g.soaks_until(now) {
+            Some(until) => Err(WaitReason::Soaking { until }),
+            None => Ok(()),
         };
         self.gate_of(number, group, now)
             .and(soaking)
             .and_then(|()| self.health_of(g))
+            .and_then(|()| self.hold_of(rollout, g))
             .err()
     }
+}
+
+/// A wave as people count them.
+fn wave_number(wave: usize) -> u32 {
+    u32::try_from(wave + 1).unwrap_or(u32::MAX)
 }
 
 fn to_usize(number: u32) -> usize {

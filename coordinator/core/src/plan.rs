@@ -73,28 +73,42 @@ impl Plan {
     }
 }
 
-/// Cuts a group's machines into waves: the canary first, then everybody else.
+/// Cuts a group's machines into waves: the canary first, then as much as the policy's waves say, then
+/// everybody else. Machines that are named as the canary are taken out of the order.
 pub fn waves(policy: &Policy, machines: Vec<PlannedMachine>) -> Vec<PlannedWave> {
-    let canary = usize::try_from(policy.canary).unwrap_or(usize::MAX);
-    // A canary of everybody would be no canary: a group of one has a single plain wave.
-    if canary == 0 || machines.len() <= canary {
-        return vec![PlannedWave {
-            canary: false,
+    let all = machines.len();
+    let named = |machine: &PlannedMachine| policy.canary_machines.contains(&machine.name);
+    let (mut rest, canary) = if policy.canary_machines.is_empty() {
+        (
             machines,
-        }];
+            usize::try_from(policy.canary).unwrap_or(usize::MAX),
+        )
+    } else {
+        let (mut first, rest): (Vec<_>, Vec<_>) = machines.into_iter().partition(named);
+        let canary = first.len();
+        first.extend(rest);
+        (first, canary)
+    };
+    let mut waves = Vec::new();
+    let mut done = 0;
+    // A canary of everybody would be no canary: a group of one has a single plain wave.
+    let canary = if canary < all { canary } else { 0 };
+    let ends = policy.waves.iter().map(|share| share.at_least(all));
+    for (end, canary) in std::iter::once((canary, true)).chain(ends.map(|end| (end, false))) {
+        let after = rest.split_off(end.saturating_sub(done).min(rest.len()));
+        let machines = std::mem::replace(&mut rest, after);
+        done += machines.len();
+        if !machines.is_empty() {
+            waves.push(PlannedWave { canary, machines });
+        }
     }
-    let mut first = machines;
-    let rest = first.split_off(canary);
-    vec![
-        PlannedWave {
-            canary: true,
-            machines: first,
-        },
-        PlannedWave {
+    if !rest.is_empty() {
+        waves.push(PlannedWave {
             canary: false,
             machines: rest,
-        },
-    ]
+        });
+    }
+    waves
 }
 
 /// The groups in an order in which each comes after those it depends on; among equals, the given

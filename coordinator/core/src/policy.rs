@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use common::GroupName;
+use common::{GroupName, MachineName};
 use serde::{Deserialize, Serialize};
 
 use crate::window::Window;
@@ -75,6 +75,76 @@ impl Preset {
     }
 }
 
+/// How many of a number of machines: so many, or a part of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Share {
+    /// So many.
+    Machines(u32),
+    /// So many of a hundred; 100 at most.
+    Percent(u32),
+}
+
+impl Share {
+    /// What it comes to of so many, a part of a machine counting as a whole one.
+    pub fn at_least(self, of: usize) -> usize {
+        match self {
+            Self::Machines(number) => usize::try_from(number).unwrap_or(usize::MAX),
+            Self::Percent(percent) => {
+                let percent = usize::try_from(percent).unwrap_or(100);
+                of.saturating_mul(percent).div_ceil(100)
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Machines(number) => write!(f, "{number}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+/// After which waves a group waits until somebody lets it go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PauseAfter {
+    /// None.
+    #[default]
+    Never,
+    /// The canary.
+    Canary,
+    /// Every wave but the last, which nothing follows.
+    EachWave,
+}
+
+impl PauseAfter {
+    /// Every choice, in the order in which the documentation names them.
+    pub const ALL: [Self; 3] = [Self::Never, Self::Canary, Self::EachWave];
+
+    /// The word in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Canary => "canary",
+            Self::EachWave => "each-wave",
+        }
+    }
+}
+
+impl Policy {
+    /// Whether somebody is asked after a wave like this before the next one opens.
+    pub fn pauses_after(&self, canary: bool) -> bool {
+        match self.pause_after {
+            PauseAfter::Never => false,
+            PauseAfter::Canary => canary,
+            PauseAfter::EachWave => true,
+        }
+    }
+}
+
 /// What one group's part of a rollout obeys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -86,6 +156,16 @@ pub struct Policy {
     pub max_failures: u32,
     /// Size of the first wave; 0: none.
     pub canary: u32,
+    /// The machines of the first wave, where they are named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub canary_machines: Vec<MachineName>,
+    /// How much of the group is done when each wave after the canary closes: growing, the canary
+    /// included; what is left then is the last wave.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waves: Vec<Share>,
+    /// After which waves somebody must let the group go on.
+    #[serde(default)]
+    pub pause_after: PauseAfter,
     /// Healthy time after the canary wave.
     pub canary_soak: Duration,
     /// Healthy time after each other wave but the last.

@@ -153,6 +153,17 @@ pub struct Wish {
     pub reason: String,
 }
 
+/// What is to go on after a wave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Promotion {
+    /// Which rollout; the only one that waits when not given.
+    pub rollout: Option<RolloutId>,
+    /// Which group; every one that waits when not given.
+    pub group: Option<GroupName>,
+    /// To the end, without asking or soaking again.
+    pub full: bool,
+}
+
 /// What operators ask.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OperatorRequest {
@@ -182,6 +193,13 @@ pub enum OperatorRequest {
         reject: bool,
         /// Why.
         comment: String,
+    },
+    /// Let groups go on that soak, or that somebody is asked about, after a wave.
+    Promote {
+        /// Which.
+        promotion: Promotion,
+        /// Why.
+        reason: String,
     },
     /// Grant nothing more in a rollout until it is resumed.
     Pause {

@@ -197,6 +197,13 @@ pub struct RolloutGroup {
     /// when that had paused it.
     #[serde(default)]
     pub unshown_accepted: Option<usize>,
+    /// How many waves nobody has to be asked about any more, and nothing soaks after: somebody said
+    /// that the group is to go on.
+    #[serde(default)]
+    pub promoted: usize,
+    /// Since when somebody is asked to say so after the wave before the present one.
+    #[serde(default)]
+    pub held_since: Option<Timestamp>,
 }
 
 /// Whether a person must say yes, and has.
@@ -427,9 +434,31 @@ impl RolloutGroup {
         self.counted() > self.policy.max_failures
     }
 
+    /// Whether somebody must say so before the wave after this one opens.
+    pub fn holds_after(&self, wave: usize) -> bool {
+        let pauses = self.policy.pauses_after(self.waves[wave].canary);
+        pauses && wave >= self.promoted && wave + 1 < self.waves.len()
+    }
+
+    /// The wave that is closed and that the group does not go on after until somebody says so.
+    pub fn held_at(&self) -> Option<usize> {
+        let before = self.current.checked_sub(1)?;
+        self.holds_after(before).then_some(before)
+    }
+
+    /// Until when the present wave soaks, if it does and nobody said that the group is to go on.
+    pub fn soaks_until(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.waves.get(self.current)?.state {
+            WaveState::Soaking(until) => {
+                (now < until && self.current >= self.promoted).then_some(until)
+            }
+            WaveState::Waiting | WaveState::Open(_) | WaveState::Closed => None,
+        }
+    }
+
     /// The soak that follows this wave; none after the last, where the stagger follows.
     pub fn soak_after(&self, wave: usize) -> std::time::Duration {
-        if wave + 1 == self.waves.len() {
+        if wave + 1 == self.waves.len() || wave < self.promoted {
             std::time::Duration::ZERO
         } else if self.waves[wave].canary {
             self.policy.canary_soak

@@ -79,6 +79,15 @@ pub enum WaitReason {
         /// In which rollout.
         rollout: RolloutId,
     },
+    /// Somebody must say that the group is to go on after a wave.
+    Held {
+        /// Which group.
+        group: GroupName,
+        /// In which rollout.
+        rollout: RolloutId,
+        /// The wave that has closed, from 1.
+        wave: u32,
+    },
     /// The maintenance window is shut.
     WindowClosed {
         /// When it opens.
@@ -155,6 +164,7 @@ impl WaitReason {
             Self::Dependency { .. } => "dependency",
             Self::Stagger { .. } => "stagger",
             Self::Approval { .. } => "approval",
+            Self::Held { .. } => "held",
             Self::WindowClosed { .. } => "window-closed",
             Self::WindowTooShort { .. } => "window-too-short",
             Self::WaveNotOpen { .. } => "wave-not-open",
@@ -187,6 +197,7 @@ impl WaitReason {
             | Self::StagingFailed { .. }
             | Self::Dependency { .. }
             | Self::Approval { .. }
+            | Self::Held { .. }
             | Self::WaveNotOpen { .. }
             | Self::GroupUnhealthy { .. }
             | Self::MachineUnhealthy { .. }
@@ -205,6 +216,7 @@ impl WaitReason {
             | Self::Dependency { .. }
             | Self::Stagger { .. }
             | Self::Approval { .. }
+            | Self::Held { .. }
             | Self::WindowClosed { .. }
             | Self::WindowTooShort { .. }
             | Self::Soaking { .. } => true,
@@ -243,6 +255,9 @@ impl WaitReason {
             Self::UnknownMachine => Some("lab update-config show".to_owned()),
             Self::Approval { group, rollout } => {
                 Some(format!("lab update approve {rollout} --group={group}"))
+            }
+            Self::Held { group, rollout, .. } => {
+                Some(format!("lab update promote {rollout} --group={group}"))
             }
             Self::GroupUnhealthy { machines } | Self::Apart { machines } => machines
                 .first()
@@ -314,6 +329,10 @@ impl fmt::Display for WaitReason {
                 )
             }
             Self::Approval { group, .. } => write!(f, "group {group} waits for approval"),
+            Self::Held { group, wave, .. } => write!(
+                f,
+                "wave {wave} of group {group} is done, and somebody must let the next one go"
+            ),
             Self::WindowClosed {
                 opens_at: Some(opens_at),
             } => {

@@ -123,6 +123,15 @@ impl Log {
                 wave,
                 ..
             } => of_group(rollout, group, format!("wave {} opens", wave + 1)),
+            Change::WaveHeld {
+                rollout,
+                group,
+                wave,
+                ..
+            } => of_group(rollout, group, format!("waits after wave {}", wave + 1)),
+            Change::Promoted {
+                rollout, group, by, ..
+            } => of_group(rollout, group, format!("promoted by {by}")),
             Change::WaveSoaking {
                 rollout,
                 group,

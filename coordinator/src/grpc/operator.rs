@@ -164,6 +164,14 @@ impl wire::operator_server::Operator for OperatorService {
         self.done(actor, from::approve(request.into_inner())?).await
     }
 
+    async fn promote(
+        &self,
+        request: Request<wire::PromoteRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        self.done(actor, from::promote(request.into_inner())?).await
+    }
+
     async fn pause(
         &self,
         request: Request<wire::RolloutRequest>,

@@ -36,6 +36,7 @@ impl SeededBug {
             Bug::StaleReportWins,
             Bug::BudgetIgnoresSilence,
             Bug::ApartIgnored,
+            Bug::PauseSkipped,
             Bug::IdentityFromMessage,
         ];
         let driver = [DriverBug::ReplyBeforeDurable, DriverBug::StaleSnapshot];

@@ -246,6 +246,10 @@ pub(crate) enum Command {
         rollout: Option<u64>,
         reject: bool,
     },
+    Promote {
+        rollout: Option<u64>,
+        full: bool,
+    },
     Pause {
         rollout: Option<u64>,
     },

@@ -5,7 +5,7 @@ use coordinator_core::{
     FleetConfig, Request,
     fleet::rollout_id,
     identity::{Actor, Role},
-    request::{OperatorRequest, Selection, Wish},
+    request::{OperatorRequest, Promotion, Selection, Wish},
 };
 
 use super::{
@@ -93,6 +93,14 @@ impl World {
                 group: None,
                 reject: *reject,
                 comment: reason,
+            },
+            Command::Promote { rollout, full } => OperatorRequest::Promote {
+                promotion: Promotion {
+                    rollout: rollout.map(rollout_id),
+                    group: None,
+                    full: *full,
+                },
+                reason,
             },
             Command::Pause { rollout } => OperatorRequest::Pause {
                 rollout: rollout.map(rollout_id),

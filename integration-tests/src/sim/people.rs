@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use common::{Action, StopMode};
 use coordinator_core::{
     Fleet,
-    rollout::{Approval, RolloutState},
+    rollout::{Approval, Rollout, RolloutState},
 };
 use serde_json::{Value, json};
 
@@ -109,6 +109,11 @@ impl Chance {
             self.order(now, Command::Approve { rollout, reject });
             return true;
         }
+        if held(r) {
+            let full = self.rng.once_in(4);
+            self.order(now, Command::Promote { rollout, full });
+            return true;
+        }
         false
     }
 
@@ -181,6 +186,12 @@ impl Chance {
         let members = document["updateGroups"][group]["machines"].as_array_mut();
         if let Some(members) = members.filter(|members| members.len() > least) {
             leaves.push(members.swap_remove(self.rng.index(members.len())));
+            // What was said of the group as it was may not fit it any more.
+            if let Some(keys) = document["updateGroups"][group].as_object_mut() {
+                keys.retain(|key, value| {
+                    key != "waves" && key != "pauseAfter" && !(key == "canary" && value.is_array())
+                });
+            }
         }
         leaves
     }
@@ -280,9 +291,18 @@ impl Chance {
             {
                 let reject = false;
                 self.order(now, Command::Approve { rollout, reject });
+            } else if held(r) {
+                let full = false;
+                self.order(now, Command::Promote { rollout, full });
             }
         }
     }
+}
+
+/// Whether somebody is asked to let a group of it go on after a wave.
+fn held(rollout: &Rollout) -> bool {
+    let mut groups = rollout.groups.iter();
+    groups.any(|group| group.held_since.is_some())
 }
 
 /// The machines that are in groups.

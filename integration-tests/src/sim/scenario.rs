@@ -30,7 +30,7 @@ use coordinator::grpc::shown;
 use coordinator_core::{
     Reply,
     fleet::number_of,
-    request::Selection,
+    request::{Selection, Wish},
     view::{Query, View},
 };
 use jiff::tz::TimeZone;
@@ -253,6 +253,7 @@ impl Stage {
         let command = match lab.command {
             args::Command::Why(why) => return self.why(why),
             args::Command::Update(Update::Status(status)) => return self.status(&status),
+            args::Command::Update(Update::Plan(plan)) => return self.plan(&plan),
             args::Command::EmergencyStop(stop) => {
                 self.run.world.reason = stop.reason;
                 Command::Stop {
@@ -287,6 +288,10 @@ impl Stage {
             },
             args::Command::Update(Update::Approve(approve)) => answer(&approve, false),
             args::Command::Update(Update::Reject(reject)) => answer(&reject, true),
+            args::Command::Update(Update::Promote(promote)) => Command::Promote {
+                rollout: promote.rollout.as_ref().and_then(number_of),
+                full: promote.full,
+            },
             args::Command::Update(Update::Pause(which)) => Command::Pause {
                 rollout: number(&which),
             },
@@ -338,12 +343,32 @@ impl Stage {
         }
     }
 
+    fn plan(&self, plan: &args::update::Plan) -> Result<String, String> {
+        let fleet = self.run.world.coordinator.fleet.as_ref();
+        let fleet = fleet.ok_or("the coordinator cannot be reached")?;
+        let wish = Wish {
+            selection: selection(&plan.select),
+            action: match plan.kind {
+                args::update::Kind::Update => Action::Update,
+                args::update::Kind::Rollback => Action::Rollback,
+                args::update::Kind::Reboot => Action::Reboot,
+            },
+            parallel: plan.parallel.parallel,
+            to_generation: None,
+            immediate: false,
+            retry_failed: false,
+            reason: String::new(),
+        };
+        let now = self.run.world.coordinator_time();
+        Ok(match fleet.plan(&wish) {
+            Ok(plan) => view::plan::plan(&shown::plan(&plan, now), &self.look()),
+            Err(refusal) => format!("lab: {refusal}\n"),
+        })
+    }
+
     fn status(&self, status: &args::update::Status) -> Result<String, String> {
         let query = Query::Status {
-            selection: Selection {
-                groups: status.select.group.clone(),
-                machines: status.select.machine.clone(),
-            },
+            selection: selection(&status.select),
             all: status.all,
         };
         let now = self.run.world.coordinator_time();
@@ -362,6 +387,13 @@ fn link(machine: MachineIndex, works: bool) -> Event {
         machine,
         to_coordinator: works,
         from_coordinator: works,
+    }
+}
+
+fn selection(select: &args::Select) -> Selection {
+    Selection {
+        groups: select.group.clone(),
+        machines: select.machine.clone(),
     }
 }
 

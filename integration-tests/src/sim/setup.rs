@@ -256,6 +256,28 @@ fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
         let on = rng.index(index);
         group.insert("dependencies".to_owned(), json!([format!("g{on}")]));
     }
+    // Drawn by what was drawn before, so that this moves no other draw.
+    if members.len() > 3 {
+        let waves = [
+            json!(["25%", "50%"]),
+            json!([2, 3]),
+            json!([1, "60%", "80%"]),
+        ];
+        let odd = members.len() + index;
+        if let Some(waves) = waves.get(odd % 4) {
+            group.insert("waves".to_owned(), waves.clone());
+        }
+        let mut pause = if odd.is_multiple_of(3) {
+            "each-wave"
+        } else {
+            "never"
+        };
+        if odd.is_multiple_of(5) {
+            group.insert("canary".to_owned(), json!([members[1]]));
+            pause = "canary";
+        }
+        group.insert("pauseAfter".to_owned(), json!(pause));
+    }
     Value::Object(group)
 }
 

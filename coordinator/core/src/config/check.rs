@@ -1,11 +1,14 @@
 //! What no single key can show: contradictions between keys, groups and machines.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use common::{GroupName, MachineName};
 
 use super::{Fault, FleetConfig, GroupConfig, section::nearest};
-use crate::plan::in_dependency_order;
+use crate::{plan::in_dependency_order, policy::PauseAfter};
 
 /// Shortest lease that leaves room for a lost heartbeat and a busy machine.
 const LEASE_MIN: Duration = Duration::from_secs(30);
@@ -21,6 +24,7 @@ pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
         machines(name, group, &mut seen, faults);
         dependencies(name, group, config, faults);
         limits(name, group, faults);
+        waves(name, group, faults);
     }
     cycles(config, faults);
     apart(config, faults);
@@ -116,6 +120,51 @@ fn limits(name: &GroupName, group: &GroupConfig, faults: &mut Vec<Fault>) {
             let hint = "make it longer, or lower expectedDuration";
             push(faults, path("maintenanceWindow"), message, hint);
         }
+    }
+}
+
+/// Who goes first is in the group, and not all of it; waves fit into it.
+fn waves(name: &GroupName, group: &GroupConfig, faults: &mut Vec<Fault>) {
+    let policy = &group.policy;
+    let size = group.machines.len();
+    let path = |key: &str| format!("updateGroups.{name}.{key}");
+    let mut seen = BTreeSet::new();
+    for machine in &policy.canary_machines {
+        if !group.machines.contains(machine) {
+            let message = format!("{machine} is not in the group");
+            let names = group.machines.iter().map(MachineName::as_str);
+            let hint = nearest(machine.as_str(), names, "machines");
+            push(faults, path("canary"), message, &hint);
+        } else if !seen.insert(machine) {
+            let message = format!("{machine} is named twice");
+            push(faults, path("canary"), message, "name it once");
+        }
+    }
+    if size > 0 && seen.len() == size {
+        let message = "the canary is the whole group, and nobody would come after it";
+        push(faults, path("canary"), message, "name fewer machines");
+    }
+    if policy.pause_after == PauseAfter::Canary && policy.canary == 0 {
+        let message = "there is no canary to pause after";
+        push(faults, path("pauseAfter"), message, "set canary as well");
+    }
+    let mut before = 0;
+    for share in &policy.waves {
+        let end = share.at_least(size);
+        if end > size {
+            let message = format!("a wave up to {share} is bigger than its group of {size}");
+            let hint = "make it smaller, or write it as a percentage";
+            push(faults, path("waves"), message, hint);
+        } else if end < before {
+            let message = format!("of a group of {size}, {share} is less than the wave before");
+            push(
+                faults,
+                path("waves"),
+                message,
+                "let each wave end further on",
+            );
+        }
+        before = end;
     }
 }
 

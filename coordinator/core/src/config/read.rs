@@ -17,6 +17,7 @@ use super::{
     FleetConfig, GroupConfig,
     policies::{Policies, with_policy},
     section::{Faults, Section, Share, fault, nearest},
+    waves,
 };
 use crate::{
     policy::{Policy, Preset, Times},
@@ -337,6 +338,8 @@ pub(super) fn policy(
     settings: &Settings,
     faults: &mut Faults,
 ) -> Policy {
+    let (canary, canary_machines) = waves::canary(s, size, faults);
+    let canary = canary.unwrap_or(preset.canary());
     Policy {
         preset,
         max_parallel: s
@@ -345,9 +348,10 @@ pub(super) fn policy(
         max_failures: s
             .machines("maxFailures", 0, Share::AtMost(size), faults)
             .unwrap_or(preset.max_failures()),
-        canary: s
-            .machines("canary", 0, Share::AtLeast(size), faults)
-            .unwrap_or(preset.canary()),
+        canary,
+        canary_machines,
+        waves: waves::waves(s, faults),
+        pause_after: waves::pause_after(s, faults).unwrap_or_default(),
         canary_soak: s
             .duration("canarySoak", faults)
             .unwrap_or(preset.canary_soak()),

@@ -234,7 +234,7 @@ impl Share {
 }
 
 /// A percentage: a whole number from 0 to 100 and a percent sign.
-fn percent_of(text: &str) -> Result<u32, String> {
+pub(super) fn percent_of(text: &str) -> Result<u32, String> {
     let number = text.strip_suffix('%').and_then(|text| text.parse().ok());
     number
         .filter(|percent| *percent <= 100)

@@ -64,6 +64,9 @@ impl Fleet {
                 reject,
                 comment,
             } => or_refused(self.approve(now, by, rollout, group, reject, &comment, draft)),
+            OperatorRequest::Promote { promotion, .. } => {
+                or_refused(self.promote(now, by, promotion, draft))
+            }
             OperatorRequest::Pause { rollout, reason } => {
                 or_refused(self.pause(by, rollout, reason, draft))
             }
@@ -349,6 +352,14 @@ fn subject(request: &OperatorRequest) -> Option<(&'static str, String, String)> 
                 .as_ref()
                 .map_or_else(String::new, |g| format!(", group {g}"));
             (action, format!("{}{group}", rollout(id)), comment.as_str())
+        }
+        OperatorRequest::Promote { promotion, reason } => {
+            let group = promotion
+                .group
+                .as_ref()
+                .map_or_else(String::new, |g| format!(", group {g}"));
+            let object = format!("{}{group}", rollout(&promotion.rollout));
+            ("promote", object, reason.as_str())
         }
         OperatorRequest::Pause {
             rollout: id,

@@ -1,4 +1,4 @@
-//! Rollouts: plan, create, approve, pause, resume, abort.
+//! Rollouts: what a wish comes to, and how it becomes one.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -10,11 +10,9 @@ use crate::{
     config::FleetConfig,
     fleet::{Fleet, rollout_id},
     plan::{Plan, PlannedGroup, PlannedMachine, in_dependency_order, waves},
+    policy::PauseAfter,
     request::{Refusal, Reply, Wish},
-    rollout::{
-        Approval, PauseReason, Place, PlaceState, Rollout, RolloutGroup, RolloutState, Wave,
-        WaveState,
-    },
+    rollout::{Approval, Place, PlaceState, Rollout, RolloutGroup, RolloutState, Wave, WaveState},
     wait::WaitReason,
 };
 
@@ -56,6 +54,9 @@ impl Fleet {
                 // Taking machines back, or booting what was chosen before, needs no canary.
                 Action::Rollback | Action::Reboot => {
                     policy.canary = 0;
+                    policy.canary_machines.clear();
+                    policy.waves.clear();
+                    policy.pause_after = PauseAfter::Never;
                     policy.needs_approval = false;
                     waves(&policy, machines)
                 }
@@ -227,163 +228,6 @@ impl Fleet {
         }
         Ok(())
     }
-
-    #[allow(clippy::too_many_arguments, reason = "the fields of one message")]
-    pub(super) fn approve(
-        &mut self,
-        now: Timestamp,
-        by: &OperatorName,
-        rollout: Option<RolloutId>,
-        group: Option<GroupName>,
-        reject: bool,
-        comment: &str,
-        draft: &mut Draft,
-    ) -> Result<Reply, Refusal> {
-        let waits = |group: &RolloutGroup| match group.approval {
-            Approval::Needed | Approval::Asked(_) => true,
-            Approval::NotNeeded | Approval::Given { .. } => false,
-        };
-        let number = self.find(rollout, "waits for approval", |rollout| {
-            rollout.groups.iter().any(waits)
-        })?;
-        let found = &self.facts().rollouts[&number];
-        let groups: Vec<GroupName> = found
-            .groups
-            .iter()
-            .filter(|g| waits(g) && group.as_ref().is_none_or(|name| *name == g.name))
-            .map(|g| g.name.clone())
-            .collect();
-        if groups.is_empty() {
-            let what = "group that waits for approval in this rollout";
-            let name = group.map_or_else(|| "any".to_owned(), |group| group.to_string());
-            return Err(Refusal::NotFound { what, name });
-        }
-        let (id, by) = (rollout_id(number), by.to_string());
-        let text = format!(
-            "{} {} of rollout {id}",
-            if reject { "rejected" } else { "approved" },
-            groups
-                .iter()
-                .map(GroupName::as_str)
-                .collect::<Vec<_>>()
-                .join(", ")
-        );
-        for group in groups {
-            let (rollout, by) = (id.clone(), by.clone());
-            if reject {
-                let comment = comment.to_owned();
-                let reason = PauseReason::Rejected { group, by, comment };
-                self.commit(draft, Change::RolloutPaused { rollout, reason });
-                break;
-            }
-            self.commit(
-                draft,
-                Change::Approved {
-                    rollout,
-                    group,
-                    by,
-                    at: now,
-                },
-            );
-        }
-        Ok(Reply::Done(text))
-    }
-
-    pub(super) fn pause(
-        &mut self,
-        by: &OperatorName,
-        rollout: Option<RolloutId>,
-        reason: String,
-        draft: &mut Draft,
-    ) -> Result<Reply, Refusal> {
-        let active = |rollout: &Rollout| rollout.state == RolloutState::Active;
-        let rollout = rollout_id(self.find(rollout, "is active", active)?);
-        let text = format!("rollout {rollout} is paused; machines at work finish");
-        let reason = PauseReason::Operator {
-            by: by.to_string(),
-            reason,
-        };
-        self.commit(draft, Change::RolloutPaused { rollout, reason });
-        Ok(Reply::Done(text))
-    }
-
-    pub(super) fn resume_rollout(
-        &mut self,
-        now: Timestamp,
-        by: &OperatorName,
-        rollout: Option<RolloutId>,
-        draft: &mut Draft,
-    ) -> Result<Reply, Refusal> {
-        let paused = |rollout: &Rollout| matches!(rollout.state, RolloutState::Paused(_));
-        let number = self.find(rollout, "is paused", paused)?;
-        let rollout = rollout_id(number);
-        let text = format!("rollout {rollout} goes on");
-        self.commit(
-            draft,
-            Change::RolloutResumed {
-                rollout,
-                by: by.to_string(),
-            },
-        );
-        self.all_moved(number, now);
-        Ok(Reply::Done(text))
-    }
-
-    pub(super) fn abort(
-        &mut self,
-        now: Timestamp,
-        by: &OperatorName,
-        rollout: Option<RolloutId>,
-        reason: String,
-        draft: &mut Draft,
-    ) -> Result<Reply, Refusal> {
-        let rollout = rollout_id(self.find(rollout, "is unfinished", |_| true)?);
-        let text = format!("rollout {rollout} is aborted; machines at work finish");
-        self.commit(
-            draft,
-            Change::RolloutAborted {
-                rollout,
-                by: by.to_string(),
-                reason,
-                at: now,
-            },
-        );
-        Ok(Reply::Done(text))
-    }
-
-    /// The number of the named rollout, which must fit; or of the only unfinished one that fits.
-    fn find(
-        &self,
-        id: Option<RolloutId>,
-        what: &str,
-        fits: impl Fn(&Rollout) -> bool,
-    ) -> Result<u64, Refusal> {
-        let Some(id) = id else {
-            let unfinished = self.index().unfinished.iter();
-            let mut fitting = unfinished.filter(|number| fits(&self.facts().rollouts[*number]));
-            return match (fitting.next(), fitting.next()) {
-                (Some(only), None) => Ok(*only),
-                (Some(_), Some(_)) => Err(Refusal::Invalid(format!(
-                    "more than one rollout {what}: name it (`lab update status`)"
-                ))),
-                (None, _) => Err(Refusal::NotNow(format!("no rollout {what}"))),
-            };
-        };
-        let found = crate::fleet::number_of(&id)
-            .and_then(|number| Some((number, self.facts().rollouts.get(&number)?)));
-        let Some((number, rollout)) = found else {
-            return Err(Refusal::NotFound {
-                what: "rollout",
-                name: id.to_string(),
-            });
-        };
-        if rollout.is_final() || !fits(rollout) {
-            return Err(Refusal::NotNow(format!(
-                "rollout {id} is not one that {what}"
-            )));
-        }
-        Ok(number)
-    }
 }
 
 /// The configuration's groups, each after those it depends on.
@@ -429,6 +273,8 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &OperatorName, now: Times
         failed: 0,
         forgiven: 0,
         unshown_accepted: None,
+        promoted: 0,
+        held_since: None,
     });
     Rollout {
         id,

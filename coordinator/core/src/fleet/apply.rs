@@ -90,6 +90,18 @@ impl Fleet {
                     g.current = wave + 1;
                 });
             }
+            Change::WaveHeld {
+                rollout, group, at, ..
+            } => self.with_group(rollout, group, |g| g.held_since = Some(*at)),
+            Change::Promoted {
+                rollout,
+                group,
+                waves,
+                ..
+            } => self.with_group(rollout, group, |g| {
+                g.promoted = *waves;
+                g.held_since = None;
+            }),
             Change::GroupFinished { rollout, group, at } => {
                 self.with_group(rollout, group, |g| g.finished_at = Some(*at));
                 self.facts.finished.insert(group.clone(), *at);

@@ -44,6 +44,20 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
             group,
             wave,
         } => wave_takes(before, rollout, group, *wave, WaveStep::Closed),
+        Change::WaveHeld {
+            rollout,
+            group,
+            wave,
+            ..
+        } => group_of(before, rollout, group)
+            .is_some_and(|g| g.held_at() == Some(*wave) && g.held_since.is_none()),
+        Change::Promoted {
+            rollout,
+            group,
+            waves,
+            ..
+        } => group_of(before, rollout, group)
+            .is_some_and(|g| g.promoted < *waves && *waves <= g.waves.len()),
         Change::GroupFinished { rollout, group, .. } => {
             group_of(before, rollout, group).is_some_and(|g| g.finished_at.is_none())
         }

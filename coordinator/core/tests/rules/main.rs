@@ -15,4 +15,5 @@ mod retry;
 mod returns;
 mod staging;
 mod stop;
+mod waves;
 mod why;

@@ -11,7 +11,7 @@ use coordinator_core::{
     config::{Fault, Faults},
     history::Entry,
     identity::{Certificate, Holder, Registry, Role, Token, TokenState},
-    request::{OperatorRequest, Selection, Which, Wish},
+    request::{OperatorRequest, Promotion, Selection, Which, Wish},
     returns::Return,
 };
 use lab_proto::operator as wire;
@@ -134,6 +134,17 @@ pub(crate) fn approve(message: wire::ApproveRequest) -> Result<OperatorRequest, 
         group: optional("group", &message.group)?,
         reject: message.reject,
         comment: text(&message.comment),
+    })
+}
+
+pub(crate) fn promote(message: wire::PromoteRequest) -> Result<OperatorRequest, Malformed> {
+    Ok(OperatorRequest::Promote {
+        promotion: Promotion {
+            rollout: optional("rollout", &message.rollout)?,
+            group: optional("group", &message.group)?,
+            full: message.full,
+        },
+        reason: text(&message.reason),
     })
 }
 

@@ -113,6 +113,7 @@ fn group_state(rollout: &Rollout, group: &coordinator_core::rollout::RolloutGrou
     match group.approval {
         _ if group.finished_at.is_some() => "finished",
         Approval::Asked(_) if !rollout.is_final() => "awaiting-approval",
+        _ if group.held_since.is_some() && !rollout.is_final() => "held",
         _ if begun => "open",
         Approval::NotNeeded | Approval::Needed | Approval::Asked(_) | Approval::Given { .. } => {
             "waiting"
@@ -218,6 +219,15 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
         WaitReason::Approval { group, rollout } => {
             shown.group = group.to_string();
             shown.rollout = rollout.to_string();
+        }
+        WaitReason::Held {
+            group,
+            rollout,
+            wave,
+        } => {
+            shown.group = group.to_string();
+            shown.rollout = rollout.to_string();
+            shown.count = u64::from(*wave);
         }
         WaitReason::StagingFailed { reason }
         | WaitReason::BadTarget { reason }
@@ -364,7 +374,7 @@ pub(crate) fn stop_progress(view: StopView) -> wire::StopProgress {
 }
 
 /// A plan.
-pub(crate) fn plan(plan: &Plan, now: Timestamp) -> wire::PlanReply {
+pub fn plan(plan: &Plan, now: Timestamp) -> wire::PlanReply {
     wire::PlanReply {
         id: plan.digest(),
         groups: plan
@@ -402,6 +412,7 @@ fn planned_group(group: &PlannedGroup, now: Timestamp) -> wire::PlannedGroup {
                     (false, true) => policy.canary_soak.as_secs(),
                     (false, false) => policy.soak.as_secs(),
                 },
+                pauses: number + 1 < waves && policy.pauses_after(wave.canary),
             })
             .collect(),
         max_parallel: policy.max_parallel,

@@ -182,6 +182,8 @@ impl World {
             | Change::RolloutCreated { .. }
             | Change::ApprovalAsked { .. }
             | Change::Approved { .. }
+            | Change::WaveHeld { .. }
+            | Change::Promoted { .. }
             | Change::WaveOpened { .. }
             | Change::GroupFinished { .. }
             | Change::LeaseOverdue { .. }

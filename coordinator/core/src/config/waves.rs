@@ -1,0 +1,153 @@
+//! How a group is cut into waves: its canary, the waves after it, and where it waits for a person.
+
+use common::MachineName;
+use serde_json::Value;
+
+use super::section::{Faults, Section, Share as Rounded, fault, percent_of};
+use crate::policy::{PARALLEL_MAX, PauseAfter, Share};
+
+/// The size of the canary, or its machines by name.
+pub(super) fn canary(
+    s: &mut Section<'_>,
+    size: usize,
+    faults: &mut Faults,
+) -> (Option<u32>, Vec<MachineName>) {
+    if s.map.get("canary").is_some_and(Value::is_array) {
+        let names: Vec<MachineName> = s.names("canary", faults).unwrap_or_default();
+        return (u32::try_from(names.len()).ok(), names);
+    }
+    (
+        s.machines("canary", 0, Rounded::AtLeast(size), faults),
+        Vec::new(),
+    )
+}
+
+/// `waves = [ 1 "10%" "50%" ]`: how much of the group is done when each wave closes.
+pub(super) fn waves(s: &mut Section<'_>, faults: &mut Faults) -> Vec<Share> {
+    let Some(value) = s.get("waves") else {
+        return Vec::new();
+    };
+    let path = s.path_of("waves");
+    let hint =
+        "write how much of the group is done when each wave ends, such as [ 1 \"10%\" \"50%\" ]";
+    let Some(items) = value.as_array() else {
+        fault(faults, &path, "a list is expected here", hint);
+        return Vec::new();
+    };
+    let mut waves: Vec<Share> = Vec::with_capacity(items.len());
+    for (index, item) in items.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        match share(item) {
+            Ok(share) => {
+                if waves.last().is_some_and(|before| !grows(*before, share)) {
+                    let message = format!("{share} is no more than the wave before");
+                    fault(faults, &path, message, "let each wave end further on");
+                }
+                waves.push(share);
+            }
+            Err(message) => fault(faults, &path, message, hint),
+        }
+    }
+    waves
+}
+
+fn share(value: &Value) -> Result<Share, String> {
+    let share = match value.as_str() {
+        Some(text) => Share::Percent(percent_of(text)?),
+        None => {
+            let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+            let number = number.filter(|number| *number <= PARALLEL_MAX);
+            Share::Machines(number.ok_or_else(|| format!("{value} is not a number of machines"))?)
+        }
+    };
+    match share {
+        Share::Machines(0) | Share::Percent(0) => Err("a wave has a machine at least".to_owned()),
+        Share::Machines(_) | Share::Percent(_) => Ok(share),
+    }
+}
+
+/// Whether the second is more, as far as that can be told without knowing of how many.
+fn grows(before: Share, after: Share) -> bool {
+    match (before, after) {
+        (Share::Machines(before), Share::Machines(after))
+        | (Share::Percent(before), Share::Percent(after)) => before < after,
+        (Share::Machines(_), Share::Percent(_)) | (Share::Percent(_), Share::Machines(_)) => true,
+    }
+}
+
+/// After which waves somebody must let the group go on.
+pub(super) fn pause_after(s: &mut Section<'_>, faults: &mut Faults) -> Option<PauseAfter> {
+    let words = PauseAfter::ALL.map(PauseAfter::word);
+    let hint = format!("write one of: {}", words.join(", "));
+    s.parsed("pauseAfter", &hint, faults, |value| {
+        let found = PauseAfter::ALL
+            .into_iter()
+            .find(|choice| value.as_str() == Some(choice.word()));
+        found.ok_or_else(|| format!("{value} is not a choice"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::{config::FleetConfig, policy::Share};
+
+    fn read(group: serde_json::Value) -> Result<FleetConfig, Vec<String>> {
+        let mut group = group;
+        group["machines"] = json!(["m1", "m2", "m3", "m4"]);
+        let read = FleetConfig::parse(&json!({ "updateGroups": { "web": group } }));
+        read.map_err(|faults| faults.0.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn waves_and_a_named_canary_are_read() {
+        let group = json!({
+            "canary": ["m3"], "waves": [2, "75%"], "pauseAfter": "each-wave"
+        });
+        let config = read(group).expect("valid");
+        let policy = &config.groups.values().next().expect("one").policy;
+        assert_eq!(policy.canary, 1);
+        assert_eq!(policy.canary_machines[0].as_str(), "m3");
+        assert_eq!(policy.waves, [Share::Machines(2), Share::Percent(75)]);
+        assert_eq!(policy.pause_after.word(), "each-wave");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (group, place, says) in [
+            (json!({ "canary": ["m9"] }), "web.canary", "m9"),
+            (json!({ "canary": ["m1", "m1"] }), "web.canary", "twice"),
+            (
+                json!({ "canary": ["m1", "m2", "m3", "m4"] }),
+                "web.canary",
+                "whole group",
+            ),
+            (json!({ "waves": "10%" }), "web.waves", "a list"),
+            (json!({ "waves": [0] }), "web.waves[0]", "at least"),
+            (json!({ "waves": ["0%"] }), "web.waves[0]", "at least"),
+            (json!({ "waves": [2, 2] }), "web.waves[1]", "no more"),
+            (
+                json!({ "waves": ["50%", "20%"] }),
+                "web.waves[1]",
+                "no more",
+            ),
+            (json!({ "waves": ["101%"] }), "web.waves[0]", "percentage"),
+            (json!({ "waves": [5] }), "web.waves", "bigger"),
+            (json!({ "waves": ["75%", 2] }), "web.waves", "2"),
+            (json!({ "pauseAfter": true }), "web.pauseAfter", "each-wave"),
+            (
+                json!({ "pauseAfter": "canary", "canary": 0 }),
+                "web.pauseAfter",
+                "no canary",
+            ),
+        ] {
+            let found = read(group.clone()).expect_err(place);
+            let fits = |fault: &String| {
+                let place = format!("updateGroups.{place}: ");
+                fault.starts_with(&place) && fault.contains(says)
+            };
+            assert!(found.iter().any(fits), "{group}: {found:?}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! How a group is cut into waves, where it waits for a person, and who lets it go on.
+
+use common::{Action, HealthState, MachineName, OutcomeKind, StorePath, Target};
+use coordinator_core::{
+    plan::{PlannedMachine, waves},
+    policy::{Policy, Share},
+    request::{OperatorRequest, Promotion},
+    rollout::RolloutState,
+};
+use proptest::prelude::{Strategy as _, any, prop, prop_assert, prop_assert_eq, proptest};
+use serde_json::{Value, json};
+
+use crate::fleet::{World, minutes, name, path, wish};
+
+fn promote(full: bool) -> OperatorRequest {
+    let promotion = Promotion {
+        full,
+        ..Promotion::default()
+    };
+    OperatorRequest::Promote {
+        promotion,
+        reason: String::new(),
+    }
+}
+
+/// Six machines, all of whom may be away at once.
+fn six(keys: Value) -> World {
+    let mut group = json!({ "machines": ["a", "b", "c", "d", "e", "f"],
+        "updatePolicy": "aggressive", "maxParallel": 6 });
+    let keys = keys.as_object().expect("keys").clone();
+    group.as_object_mut().expect("an object").extend(keys);
+    World::new(json!({ "web": group }), json!({ "maxParallel": 6 }))
+}
+
+#[test]
+fn waves_grow_and_each_waits_for_the_one_before() {
+    let mut world = six(json!({ "canary": 1, "waves": ["50%", 4] }));
+    let rollout = world.execute();
+    for wave in [vec!["a"], vec!["b", "c"], vec!["d"], vec!["e", "f"]] {
+        let grants: Vec<_> = wave.iter().map(|m| (*m, world.go(m))).collect();
+        if wave.contains(&"c") {
+            world.waits_for("d", "wave-not-open");
+            world.waits_for("e", "wave-not-open");
+        }
+        for (machine, grant) in grants {
+            world.end(machine, &grant, OutcomeKind::Confirmed);
+        }
+    }
+    assert_eq!(*world.state(&rollout), RolloutState::Finished);
+}
+
+#[test]
+fn a_named_canary_goes_first_whatever_the_order() {
+    let mut world = six(json!({ "canary": ["e", "c"] }));
+    world.execute();
+    world.waits_for("a", "wave-not-open");
+    world.update("e");
+    world.waits_for("a", "wave-not-open");
+    world.update("c");
+    world.update("a");
+}
+
+#[test]
+fn a_group_waits_after_its_canary_until_somebody_lets_it_go_on() {
+    let mut world = six(json!({ "canary": 1, "canarySoak": "10m", "pauseAfter": "canary" }));
+    let rollout = world.execute();
+    world.update("a");
+    world.waits_for("b", "soaking");
+    world.pass(minutes(11));
+    world.waits_for("b", "held");
+    // For as long as it takes: a person is asked, and nothing is stalled.
+    world.pass(minutes(60 * 24));
+    world.waits_for("b", "held");
+    assert_eq!(*world.state(&rollout), RolloutState::Active);
+    world.done(promote(false));
+    for machine in ["b", "c", "d", "e", "f"] {
+        world.update(machine);
+    }
+    assert_eq!(*world.state(&rollout), RolloutState::Finished);
+    // Once more there is nothing to let go.
+    let refusal = world.refused(promote(false));
+    assert!(refusal.to_string().contains("waits after a wave"));
+}
+
+#[test]
+fn each_wave_but_the_last_is_asked_about_and_full_ends_the_asking() {
+    let keys = json!({ "waves": [1, 2, 3], "pauseAfter": "each-wave", "soak": "5m" });
+    let mut world = six(keys);
+    world.execute();
+    world.update("a");
+    // Who is let go on while it soaks does not soak on, and is not asked about this wave again.
+    world.waits_for("b", "soaking");
+    world.done(promote(false));
+    world.update("b");
+    world.pass(minutes(6));
+    world.waits_for("c", "held");
+    world.done(promote(true));
+    world.update("c");
+    world.update("d");
+}
+
+#[test]
+fn who_is_ill_holds_the_next_wave_back_although_it_was_let_go() {
+    let mut world = six(json!({ "canary": 1, "canarySoak": "10m" }));
+    world.execute();
+    world.update("a");
+    world.health("a", HealthState::Unhealthy);
+    world.done(promote(false));
+    world.waits_for("b", "group-unhealthy");
+    world.health("a", HealthState::Healthy);
+    world.update("b");
+}
+
+#[test]
+fn only_what_waits_is_let_go() {
+    let mut world = six(json!({ "canary": 1, "pauseAfter": "canary" }));
+    world.execute();
+    let refusal = world.refused(promote(false));
+    assert!(refusal.to_string().contains("no rollout waits"));
+    world.update("a");
+    let elsewhere = OperatorRequest::Promote {
+        promotion: Promotion {
+            group: Some("db".parse().expect("a name")),
+            ..Promotion::default()
+        },
+        reason: String::new(),
+    };
+    assert!(world.refused(elsewhere).to_string().contains("db"));
+    world.waits_for("b", "held");
+}
+
+#[test]
+fn a_way_back_is_cut_into_no_waves() {
+    let mut world = six(json!({ "canary": ["b"], "waves": [3], "pauseAfter": "each-wave" }));
+    world.execute();
+    world.done(promote(true));
+    for machine in ["b", "a", "c", "d", "e", "f"] {
+        world.update(machine);
+    }
+    let mut back = wish(&[]);
+    back.action = Action::Rollback;
+    let plan = world.fleet.plan(&back).expect("a plan");
+    assert_eq!(plan.groups[0].waves.len(), 1);
+}
+
+fn machine(number: usize) -> PlannedMachine {
+    let target: StorePath = path("2");
+    PlannedMachine {
+        name: name(&format!("m{number}")),
+        running: None,
+        target: Target::Closure(target),
+        staged: None,
+    }
+}
+
+fn policy(canary: u32, named: Vec<MachineName>, waves: Vec<Share>) -> Policy {
+    let group = json!({ "web": { "machines": ["a"] } });
+    let world = World::new(group, json!({}));
+    let config = world.fleet.facts().config.as_ref().expect("set");
+    let mut policy = config.groups.values().next().expect("one").policy.clone();
+    policy.canary = canary;
+    policy.canary_machines = named;
+    policy.waves = waves;
+    policy
+}
+
+fn share() -> impl proptest::strategy::Strategy<Value = Share> {
+    (any::<bool>(), 1u32..100).prop_map(|(percent, number)| {
+        if percent {
+            Share::Percent(number)
+        } else {
+            Share::Machines(number % 30 + 1)
+        }
+    })
+}
+
+proptest! {
+    /// Against the definition, machine by machine: the wave of the n-th machine is the first whose end
+    /// it does not lie behind.
+    #[test]
+    fn machines_are_in_the_wave_that_the_shares_say(
+        size in 0usize..40,
+        canary in 0u32..6,
+        named in prop::collection::btree_set(0usize..40, 0..4),
+        mut shares in prop::collection::vec(share(), 0..5),
+    ) {
+        // As a document must have them: growing.
+        shares.sort_by_key(|share| share.at_least(size));
+        let names: Vec<MachineName> = named.iter().map(|n| name(&format!("m{n}"))).collect();
+        let policy = policy(canary, names.clone(), shares.clone());
+        let found = waves(&policy, (0..size).map(machine).collect());
+
+        let (mut order, rest): (Vec<MachineName>, Vec<MachineName>) =
+            (0..size).map(|n| machine(n).name).partition(|name| names.contains(name));
+        let first = if names.is_empty() { usize::try_from(canary).expect("few") } else { order.len() };
+        let first = if first < size { first } else { 0 };
+        order.extend(rest);
+        let wave_of = |place: usize| -> usize {
+            if place < first {
+                return 0;
+            }
+            let ends = shares.iter().map(|share| match share {
+                Share::Machines(number) => f64::from(*number),
+                #[allow(clippy::cast_precision_loss, reason = "small numbers")]
+                Share::Percent(percent) => (size as f64 * f64::from(*percent) / 100.0).ceil(),
+            });
+            #[allow(clippy::cast_precision_loss, reason = "small numbers")]
+            let later = ends.take_while(|end| place as f64 >= *end).count();
+            1 + later
+        };
+        let mut place = 0;
+        let mut before = None;
+        for wave in &found {
+            prop_assert!(!wave.machines.is_empty());
+            let number = wave_of(place);
+            prop_assert!(before < Some(number), "waves in order");
+            prop_assert_eq!(wave.canary, number == 0);
+            for machine in &wave.machines {
+                prop_assert_eq!(&machine.name, &order[place]);
+                prop_assert_eq!(wave_of(place), number, "{} of {}", place, size);
+                place += 1;
+            }
+            before = Some(number);
+        }
+        prop_assert_eq!(place, size);
+    }
+}
