@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use common::MachineName;
 use platform::clock::Clock;
 use serde::Deserialize;
 
@@ -25,6 +26,9 @@ use crate::{
 pub struct Config {
     /// Where everything is kept.
     pub state_dir: PathBuf,
+    /// The machine that it runs on, as the fleet configuration names it. `None` when the host's name
+    /// is not given and cannot be one.
+    pub machine: Option<MachineName>,
     /// Where agents and operators are served, with client certificates.
     pub listen: SocketAddr,
     /// Where enrolment is served, and nothing else, without client certificates.
@@ -53,6 +57,7 @@ const LIFE_MIN: Duration = Duration::from_secs(30);
 #[serde(deny_unknown_fields)]
 struct Raw {
     state_dir: PathBuf,
+    machine: Option<String>,
     #[serde(default = "default_listen")]
     listen: String,
     #[serde(default = "default_enrol_listen")]
@@ -200,6 +205,13 @@ impl Config {
 impl Raw {
     fn check(self) -> Result<Config, Vec<String>> {
         let mut faults = Vec::new();
+        let machine = match &self.machine {
+            Some(name) => name
+                .parse()
+                .map_err(|error| faults.push(format!("machine: {name:?}: {error}")))
+                .ok(),
+            None => host_name(),
+        };
         let listen = address("listen", &self.listen, &mut faults);
         let enrol_listen = address("enrol_listen", &self.enrol_listen, &mut faults);
         if let (Some(listen), Some(enrol)) = (listen, enrol_listen)
@@ -263,6 +275,7 @@ impl Raw {
         };
         Ok(Config {
             state_dir: self.state_dir,
+            machine,
             listen,
             enrol_listen,
             lives,
@@ -272,6 +285,12 @@ impl Raw {
             clock: clock.unwrap_or_else(Clock::system),
         })
     }
+}
+
+/// The host's own name, if machines may be called that.
+fn host_name() -> Option<MachineName> {
+    let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
+    name.parse().ok()
 }
 
 fn life(

@@ -128,6 +128,15 @@ impl Driver {
         Ok((driver, handle))
     }
 
+    /// The same driver, of a coordinator that runs on this machine: it is updated last of all.
+    #[must_use]
+    pub fn running_on(mut self, machine: Option<MachineName>) -> Self {
+        if let Some(machine) = machine {
+            self.fleet.runs_on(machine);
+        }
+        self
+    }
+
     /// The same driver, its core with a known bug; for simulations.
     #[cfg(feature = "seeded-bugs")]
     #[must_use]

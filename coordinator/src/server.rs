@@ -113,7 +113,7 @@ impl Server {
         let archive = store.archive();
         let (tellings, told) = mpsc::channel(notify::QUEUE);
         let (driver, handle) = Driver::new(loaded, store, clock.clone(), tellings)?;
-        let driver = spawn(driver)?;
+        let driver = spawn(driver.running_on(config.machine.clone()))?;
         let issuance = Issuance::new(ca.clone(), handle.clone(), clock.clone());
         let admin = config.state_dir.join("admin.pem");
         if issuance

@@ -12,10 +12,12 @@ pub fn plan(plan: &PlanReply, look: &Look) -> String {
         "nothing to do\n".to_owned()
     } else {
         format!(
-            "plan {}   {}, at most {} away at once\n",
+            "plan {}   {}, at most {} away at once{}\n",
             plan.id,
             counted(count, "machine"),
-            plan.max_away
+            plan.max_away,
+            plan.max_failures
+                .map_or_else(String::new, |most| format!(", {most} may fail"))
         )
     };
     for group in &plan.groups {
@@ -73,12 +75,20 @@ fn one_group(group: &PlannedGroup, look: &Look) -> String {
             0 => String::new(),
             seconds => format!(", then {} of watching", span(seconds)),
         };
+        let last = if wave.last {
+            ", after everybody else"
+        } else {
+            ""
+        };
         let asked = if wave.pauses {
             ", then somebody is asked"
         } else {
             ""
         };
-        text.push_str(&format!("  wave {}{canary}{soak}{asked}\n", number + 1));
+        text.push_str(&format!(
+            "  wave {}{canary}{last}{soak}{asked}\n",
+            number + 1
+        ));
         text.push_str(&look.columns(4, wave.machines.iter().map(machine_row)));
     }
     text
@@ -175,6 +185,7 @@ mod tests {
             groups: vec![dev, infrastructure],
             excluded: vec![excluded],
             max_away: 3,
+            max_failures: Some(2),
         };
         insta::assert_snapshot!("plan", plan(&whole, &look()));
     }

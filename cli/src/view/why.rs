@@ -86,6 +86,8 @@ fn goes_on_by_itself(kind: &str) -> bool {
         "machine-unhealthy",
         "group-limit",
         "apart",
+        "coordinator-last",
+        "quorum",
         "fleet-limit",
     ]
     .contains(&kind)

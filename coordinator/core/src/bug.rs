@@ -25,6 +25,12 @@ pub enum Bug {
     ApartIgnored,
     /// A wave opens although somebody was to be asked before.
     PauseSkipped,
+    /// Failures of several groups are not added up.
+    FleetBudgetIgnored,
+    /// The coordinator's own machine does not wait for the others.
+    CoordinatorNotLast,
+    /// More of the coordinator's machines are away than it can do without.
+    QuorumIgnored,
     /// The machine's name is taken from the lease in the message.
     IdentityFromMessage,
 }

@@ -19,7 +19,7 @@ use common::{GroupName, MachineName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::policy::{Policy, Times};
+use crate::policy::{Policy, Share, Times};
 
 pub use section::duration;
 
@@ -62,6 +62,11 @@ pub struct FleetConfig {
     pub channels: Vec<String>,
     /// Webhook addresses of channels that have one.
     pub webhooks: BTreeMap<String, String>,
+    /// Machines of all groups of a rollout together that may fail before it pauses itself; `None`:
+    /// only each group counts.
+    pub max_failures: Option<Share>,
+    /// Machines that run a coordinator.
+    pub coordinators: Vec<MachineName>,
     /// Of each machine, those that may not be away together with it.
     pub apart: BTreeMap<MachineName, BTreeSet<MachineName>>,
     /// The group of each machine.

@@ -110,6 +110,8 @@ pub struct Hearsay {
     pub checks: BTreeMap<MachineName, CheckWanted>,
     /// Number of the last health check request.
     pub last_check: u64,
+    /// The machine that this coordinator runs on.
+    pub own: Option<MachineName>,
     /// Machines that were told that it is their turn, by rollout and group.
     pub woken: BTreeMap<(u64, usize), Woken>,
     /// When tokens and certificates were last looked through for outdated ones.
@@ -170,6 +172,7 @@ impl Fleet {
             deadline: now,
             checks: BTreeMap::new(),
             last_check: 0,
+            own: None,
             woken: BTreeMap::new(),
             identities_looked_at: None,
             refused_enrolments: BTreeMap::new(),
@@ -206,6 +209,7 @@ impl Fleet {
         let mut anew = Self::load(facts, now);
         anew.hearsay.checks = mem::take(&mut self.hearsay.checks);
         anew.hearsay.last_check = self.hearsay.last_check;
+        anew.hearsay.own = mem::take(&mut self.hearsay.own);
         for machine in anew.facts.machines.values_mut() {
             machine.heard.at = machine.heard.at.map(|at| at.min(now));
             machine.heard.since = machine.heard.since.map(|since| since.min(now));

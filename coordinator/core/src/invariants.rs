@@ -18,7 +18,8 @@ use common::MachineName;
 
 use crate::{
     fleet::{Fleet, Index, number_of},
-    rollout::{PlaceState, WaveState},
+    lease::Lease,
+    rollout::{PlaceState, Rollout, Turn, Wave, WaveState},
     wait::WaitReason,
 };
 
@@ -293,6 +294,8 @@ fn says_nothing(reason: &WaitReason) -> bool {
         | WaitReason::MachineUnhealthy { .. }
         | WaitReason::GroupLimit { .. }
         | WaitReason::Apart { .. }
+        | WaitReason::CoordinatorLast { .. }
+        | WaitReason::Quorum { .. }
         | WaitReason::FleetLimit { .. } => false,
     }
 }
@@ -369,9 +372,71 @@ fn grants(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
         if spent_before.is_some_and(crate::rollout::RolloutGroup::spent) {
             violate(found, 3, say("granted after the budget was spent"));
         }
+        let rollout_before = before.rollout(&lease.rollout);
+        if rollout_before.is_some_and(|r| r.overspent().is_some()) {
+            violate(found, 3, say("granted after the fleet's budget was spent"));
+        }
+        coordinators(after, lease, rollout, found);
         if let Err(reason) = after.gate(rollout, group, lease.granted_at) {
             violate(found, 3, say(&format!("granted although {reason}")));
         }
+    }
+}
+
+/// 2, 3: whoever runs a coordinator goes after everybody else, and most of them stay.
+fn coordinators(fleet: &Fleet, lease: &Lease, rollout: &Rollout, found: &mut Vec<Violation>) {
+    let Some(config) = &fleet.facts().config else {
+        return;
+    };
+    if !config.coordinators.contains(&lease.machine) {
+        return;
+    }
+    let say = |text: &str| format!("lease {} of {}: {text}", lease.id, lease.machine);
+    let away = config.coordinators.iter();
+    let away = away
+        .filter(|m| fleet.index().is_away(fleet.facts(), m))
+        .count();
+    if away > 1 && 2 * away >= config.coordinators.len() {
+        violate(found, 2, say("with it half of the coordinators are away"));
+    }
+    // Those that depend on its group come after it.
+    let mut behind = vec![&lease.group];
+    let mut known = 0;
+    while known < behind.len() {
+        let on = behind[known];
+        known += 1;
+        let more = rollout
+            .groups
+            .iter()
+            .filter(|g| g.policy.dependencies.contains(on));
+        let more: Vec<_> = more
+            .map(|g| &g.name)
+            .filter(|n| !behind.contains(n))
+            .collect();
+        behind.extend(more);
+    }
+    let was_last = rollout
+        .groups
+        .iter()
+        .flat_map(|group| &group.waves)
+        .any(|wave| {
+            wave.turn != Turn::Any
+                && wave
+                    .places
+                    .iter()
+                    .any(|place| place.machine == lease.machine)
+        });
+    let others = rollout
+        .groups
+        .iter()
+        .filter(|group| !behind.contains(&&group.name) && group.finished_at.is_none());
+    let open = |wave: &&Wave| wave.turn == Turn::Any && wave.state != WaveState::Closed;
+    if was_last
+        && others
+            .flat_map(|group| &group.waves)
+            .any(|wave| open(&wave))
+    {
+        violate(found, 3, say("granted before everybody else was done"));
     }
 }
 

@@ -12,6 +12,7 @@ pub mod advance;
 pub mod bug;
 pub mod change;
 pub mod config;
+mod coordinators;
 mod deadline;
 mod decide;
 pub mod fleet;

@@ -27,6 +27,9 @@ pub struct Machine {
     pub previous: Option<StorePath>,
     /// Why it takes a slot although it holds no lease.
     pub failed: Option<Failed>,
+    /// Whether its last attempt did not end as it should.
+    #[serde(default)]
+    pub failed_last: bool,
     /// What is known from heartbeats only; not part of the journal.
     #[serde(skip)]
     pub heard: Heard,

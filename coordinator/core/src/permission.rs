@@ -27,6 +27,7 @@ impl Fleet {
         }
         self.fit(machine, rollout, place)?;
         self.apart(machine, now)?;
+        self.quorum(machine, now)?;
         self.limits(machine, group)?;
         Ok(at)
     }
@@ -130,6 +131,9 @@ impl Fleet {
             self.health_of(group)?;
         }
         self.hold_of(rollout, group)?;
+        if wave == group.current {
+            self.turn_has_come(rollout, group, wave)?;
+        }
         Err(WaitReason::WaveNotOpen {
             wave: wave_number(wave),
             open: wave_number(group.current.min(group.waves.len() - 1)),
@@ -215,22 +219,31 @@ impl Fleet {
         if self.has(crate::bug::Bug::ApartIgnored) {
             return Ok(());
         }
-        let is_ill = |machine: &MachineName| {
-            let ill = self
-                .group_of(machine)
-                .and_then(|group| self.index().ill.get(group));
-            ill.is_some_and(|ill| ill.contains(machine))
-        };
-        let down = |other: &&MachineName| {
-            let away = self.index().is_away(self.facts(), other);
-            away || (!is_ill(machine) && (is_ill(other) || self.is_offline(other, now)))
-        };
+        let down = |other: &&MachineName| self.is_down_for(machine, other, now);
         let machines: Vec<MachineName> = self.apart_from(machine).filter(down).cloned().collect();
         if machines.is_empty() {
             Ok(())
         } else {
             Err(WaitReason::Apart { machines })
         }
+    }
+
+    /// Whether another machine is not there for this one: away, or ill or silent. Whoever is ill itself
+    /// is down already, and to it only those who are away are not there.
+    pub(crate) fn is_down_for(
+        &self,
+        machine: &MachineName,
+        other: &MachineName,
+        now: Timestamp,
+    ) -> bool {
+        let is_ill = |machine: &MachineName| {
+            let ill = self
+                .group_of(machine)
+                .and_then(|group| self.index().ill.get(group));
+            ill.is_some_and(|ill| ill.contains(machine))
+        };
+        let away = self.index().is_away(self.facts(), other);
+        away || (!is_ill(machine) && (is_ill(other) || self.is_offline(other, now)))
     }
 
     /// Slots are free, in the group and in the fleet. Machines that are ill take one as well, but
@@ -297,6 +310,10 @@ impl Fleet {
             .and(soaking)
             .and_then(|()| self.health_of(g))
             .and_then(|()| self.hold_of(rollout, g))
+            .and_then(|()| match g.waves.get(g.current) {
+                Some(_) => self.turn_has_come(rollout, g, g.current),
+                None => Ok(()),
+            })
             .err()
     }
 }

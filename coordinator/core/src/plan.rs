@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use common::{Action, GroupName, MachineName, StorePath, Target};
 use serde::Serialize;
 
-use crate::{policy::Policy, wait::WaitReason};
+use crate::{policy::Policy, rollout::Turn, wait::WaitReason};
 
 /// What a rollout would do: its digest is what `execute --if-plan` checks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -18,6 +18,8 @@ pub struct Plan {
     pub excluded: Vec<(MachineName, WaitReason)>,
     /// Machines that may be away at once, fleet-wide.
     pub max_away: u32,
+    /// Machines of all groups together that may fail; `None`: only each group counts.
+    pub max_failures: Option<u32>,
 }
 
 /// One group of a plan.
@@ -39,6 +41,8 @@ pub struct PlannedGroup {
 pub struct PlannedWave {
     /// Whether it is the canary.
     pub canary: bool,
+    /// Whether it comes after other groups, too.
+    pub turn: Turn,
     /// Its machines, in order.
     pub machines: Vec<PlannedMachine>,
 }
@@ -99,12 +103,18 @@ pub fn waves(policy: &Policy, machines: Vec<PlannedMachine>) -> Vec<PlannedWave>
         let machines = std::mem::replace(&mut rest, after);
         done += machines.len();
         if !machines.is_empty() {
-            waves.push(PlannedWave { canary, machines });
+            let turn = Turn::Any;
+            waves.push(PlannedWave {
+                canary,
+                turn,
+                machines,
+            });
         }
     }
     if !rest.is_empty() {
         waves.push(PlannedWave {
             canary: false,
+            turn: Turn::Any,
             machines: rest,
         });
     }

@@ -86,6 +86,18 @@ pub enum Share {
 }
 
 impl Share {
+    /// What it comes to of so many, a part of a machine counting as none.
+    pub fn at_most(self, of: usize) -> u32 {
+        match self {
+            Self::Machines(number) => number,
+            Self::Percent(percent) => {
+                let of = u64::try_from(of).unwrap_or(u64::MAX);
+                let share = of.saturating_mul(percent.into()) / 100;
+                u32::try_from(share).unwrap_or(u32::MAX)
+            }
+        }
+    }
+
     /// What it comes to of so many, a part of a machine counting as a whole one.
     pub fn at_least(self, of: usize) -> usize {
         match self {
@@ -134,6 +146,26 @@ impl PauseAfter {
     }
 }
 
+/// What counts before the order in which the document names a group's machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// Machines whose last attempt did not end as it should come after the others.
+    FailedLast,
+}
+
+impl Order {
+    /// Every choice, in the order in which the documentation names them.
+    pub const ALL: [Self; 1] = [Self::FailedLast];
+
+    /// The word in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::FailedLast => "failed-last",
+        }
+    }
+}
+
 impl Policy {
     /// Whether somebody is asked after a wave like this before the next one opens.
     pub fn pauses_after(&self, canary: bool) -> bool {
@@ -166,6 +198,9 @@ pub struct Policy {
     /// After which waves somebody must let the group go on.
     #[serde(default)]
     pub pause_after: PauseAfter,
+    /// What counts before the order in which the document names the machines; the first counts most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub order: Vec<Order>,
     /// Healthy time after the canary wave.
     pub canary_soak: Duration,
     /// Healthy time after each other wave but the last.

@@ -35,6 +35,10 @@ pub struct Rollout {
     pub ended_at: Option<Timestamp>,
     /// Its groups, each after those it depends on.
     pub groups: Vec<RolloutGroup>,
+    /// Machines of all groups together that may fail before it pauses itself; `None`: only each
+    /// group counts.
+    #[serde(default)]
+    pub max_failures: Option<u32>,
 }
 
 /// Where a rollout stands. The last three are final.
@@ -79,6 +83,13 @@ pub enum PauseReason {
         /// How many may.
         allowed: u32,
     },
+    /// More machines of all groups together failed than the fleet's settings take.
+    FleetBudgetSpent {
+        /// How many failed.
+        failed: u32,
+        /// How many may.
+        allowed: u32,
+    },
     /// Every machine of the canary has ended its part, and none as it should.
     CanaryFailed {
         /// In which group.
@@ -113,6 +124,7 @@ impl PauseReason {
         match self {
             Self::Operator { .. } => "operator",
             Self::BudgetSpent { .. } => "budget-spent",
+            Self::FleetBudgetSpent { .. } => "fleet-budget-spent",
             Self::CanaryFailed { .. } => "canary-failed",
             Self::NoProgress { .. } => "no-progress",
             Self::Rejected { .. } => "rejected",
@@ -123,7 +135,9 @@ impl PauseReason {
     /// What an operator can do, in a sentence with commands.
     pub fn way_out(&self, rollout: &RolloutId) -> String {
         let go_on = match self {
-            Self::BudgetSpent { .. } => "accepts these failures and goes on",
+            Self::BudgetSpent { .. } | Self::FleetBudgetSpent { .. } => {
+                "accepts these failures and goes on"
+            }
             Self::CanaryFailed { .. } => "accepts that and goes on",
             Self::NoProgress { .. } => "goes on, without machines that cannot be reached",
             Self::Operator { .. } | Self::Rejected { .. } | Self::ApprovalExpired { .. } => {
@@ -152,6 +166,10 @@ impl fmt::Display for PauseReason {
                     "{failed} of group {group} failed, and its policy allows {allowed}"
                 )
             }
+            Self::FleetBudgetSpent { failed, allowed } => write!(
+                f,
+                "{failed} machines of all groups together failed, and the fleet's settings allow {allowed}"
+            ),
             Self::CanaryFailed { group } => {
                 write!(f, "no machine of the canary of group {group} was updated")
             }
@@ -232,8 +250,29 @@ pub struct Wave {
     pub state: WaveState,
     /// Whether it is the canary.
     pub canary: bool,
+    /// Whether it comes after other groups, too.
+    #[serde(default)]
+    pub turn: Turn,
     /// Its machines, in order.
     pub places: Vec<Place>,
+}
+
+/// When a wave has its turn among those of all groups of the rollout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Turn {
+    /// When its group has.
+    #[default]
+    Any,
+    /// After everybody else: machines that run a coordinator.
+    Coordinators,
+    /// After those as well: the machine that runs the coordinator that serves.
+    Own,
+}
+
+impl Turn {
+    /// From the first to the last.
+    pub const ALL: [Self; 3] = [Self::Any, Self::Coordinators, Self::Own];
 }
 
 /// Where a wave stands.
@@ -379,6 +418,7 @@ impl Rollout {
         };
         match reason {
             PauseReason::BudgetSpent { .. }
+            | PauseReason::FleetBudgetSpent { .. }
             | PauseReason::CanaryFailed { .. }
             | PauseReason::NoProgress { .. } => true,
             PauseReason::Operator { .. }
@@ -405,6 +445,13 @@ impl Rollout {
                 PlaceState::Updated | PlaceState::RebootRequired
             )
         })
+    }
+
+    /// Failures of all groups that count, if they are more than may be.
+    pub fn overspent(&self) -> Option<PauseReason> {
+        let allowed = self.max_failures?;
+        let failed = self.groups.iter().map(RolloutGroup::counted).sum();
+        (failed > allowed).then_some(PauseReason::FleetBudgetSpent { failed, allowed })
     }
 
     /// Whether machines go on the strength of this wave: those of a wave after it, or of a group

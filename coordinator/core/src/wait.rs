@@ -136,6 +136,18 @@ pub enum WaitReason {
         /// Those that are away, ill, or not heard of.
         machines: Vec<MachineName>,
     },
+    /// It runs a coordinator, and goes after everybody else of its rollout.
+    CoordinatorLast {
+        /// Groups that are not done.
+        groups: Vec<GroupName>,
+    },
+    /// It runs a coordinator, and too many others that do are not there.
+    Quorum {
+        /// Those that are away, ill, or not heard of.
+        machines: Vec<MachineName>,
+        /// How many may be, this one included.
+        allowed: u32,
+    },
     /// As many machines of the fleet are away as may be.
     FleetLimit {
         /// Machines away.
@@ -173,6 +185,8 @@ impl WaitReason {
             Self::MachineUnhealthy { .. } => "machine-unhealthy",
             Self::GroupLimit { .. } => "group-limit",
             Self::Apart { .. } => "apart",
+            Self::CoordinatorLast { .. } => "coordinator-last",
+            Self::Quorum { .. } => "quorum",
             Self::FleetLimit { .. } => "fleet-limit",
         }
     }
@@ -203,6 +217,8 @@ impl WaitReason {
             | Self::MachineUnhealthy { .. }
             | Self::GroupLimit { .. }
             | Self::Apart { .. }
+            | Self::CoordinatorLast { .. }
+            | Self::Quorum { .. }
             | Self::FleetLimit { .. } => None,
         }
     }
@@ -219,6 +235,7 @@ impl WaitReason {
             | Self::Held { .. }
             | Self::WindowClosed { .. }
             | Self::WindowTooShort { .. }
+            | Self::CoordinatorLast { .. }
             | Self::Soaking { .. } => true,
             Self::NoRollout
             | Self::UpToDate
@@ -235,6 +252,7 @@ impl WaitReason {
             | Self::MachineUnhealthy { .. }
             | Self::GroupLimit { .. }
             | Self::Apart { .. }
+            | Self::Quorum { .. }
             | Self::FleetLimit { .. } => false,
         }
     }
@@ -259,7 +277,9 @@ impl WaitReason {
             Self::Held { group, rollout, .. } => {
                 Some(format!("lab update promote {rollout} --group={group}"))
             }
-            Self::GroupUnhealthy { machines } | Self::Apart { machines } => machines
+            Self::GroupUnhealthy { machines }
+            | Self::Apart { machines }
+            | Self::Quorum { machines, .. } => machines
                 .first()
                 .map(|machine| format!("lab machines show {machine}")),
             Self::GroupLimit { away, .. } | Self::FleetLimit { away, .. } => away
@@ -276,6 +296,7 @@ impl WaitReason {
             | Self::WindowTooShort { .. }
             | Self::WaveNotOpen { .. }
             | Self::Soaking { .. }
+            | Self::CoordinatorLast { .. }
             | Self::MachineUnhealthy { .. } => None,
         }
     }
@@ -378,6 +399,17 @@ impl fmt::Display for WaitReason {
             Self::Apart { machines } => write!(
                 f,
                 "not to be away together with {}, which is not there or not healthy",
+                list(machines)
+            ),
+            Self::CoordinatorLast { groups } => write!(
+                f,
+                "runs a coordinator and goes after everybody else; not done: {}",
+                list(groups)
+            ),
+            Self::Quorum { machines, allowed } => write!(
+                f,
+                "{allowed} of the machines that run a coordinator may be away at once; not there or not \
+                 healthy: {}",
                 list(machines)
             ),
             Self::FleetLimit { away, allowed } => {

@@ -70,6 +70,7 @@ pub(crate) fn config_in(directory: &TempDir) -> Config {
     let anywhere: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     Config {
         state_dir: directory.path().to_owned(),
+        machine: None,
         listen: anywhere,
         enrol_listen: anywhere,
         lives: coordinator::ca::Lives::default(),

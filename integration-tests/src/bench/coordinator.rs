@@ -98,6 +98,7 @@ pub fn serve(state: &Path) -> Result<(), Error> {
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = Config {
         state_dir: state.to_owned(),
+        machine: None,
         listen: anywhere,
         enrol_listen: anywhere,
         lives: coordinator::ca::Lives::default(),

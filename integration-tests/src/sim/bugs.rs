@@ -37,6 +37,9 @@ impl SeededBug {
             Bug::BudgetIgnoresSilence,
             Bug::ApartIgnored,
             Bug::PauseSkipped,
+            Bug::FleetBudgetIgnored,
+            Bug::CoordinatorNotLast,
+            Bug::QuorumIgnored,
             Bug::IdentityFromMessage,
         ];
         let driver = [DriverBug::ReplyBeforeDurable, DriverBug::StaleSnapshot];

@@ -33,6 +33,8 @@ pub(crate) struct Coordinator {
     pub(crate) life: u32,
     /// How wrong its wall clock is.
     pub(crate) offset_ms: i64,
+    /// The machine that it runs on, as far as that one's own rules go.
+    own: Option<MachineName>,
 }
 
 /// A question that waits.
@@ -133,8 +135,9 @@ struct Batch {
 }
 
 impl Coordinator {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(own: Option<MachineName>) -> Self {
         Self {
+            own,
             fleet: None,
             mirror: Fleet::new(Timestamp(0)),
             disk: Disk::new(),
@@ -415,7 +418,10 @@ impl World {
         self.truth.forget_from(next);
         self.coordinator.life += 1;
         let bug = self.bug.and_then(SeededBug::of_coordinator);
-        let fleet = Fleet::load(facts, now).with_bug(bug);
+        let mut fleet = Fleet::load(facts, now).with_bug(bug);
+        if let Some(own) = &self.coordinator.own {
+            fleet.runs_on(own.clone());
+        }
         for violation in invariants::check(&fleet) {
             self.violate(format!("after a restart: {violation}"));
         }

@@ -171,6 +171,9 @@ impl Chance {
             let in_groups = |machine: &Value| known.contains(machine);
             sets.retain(|set| set.as_array().is_some_and(|set| set.iter().all(in_groups)));
         }
+        if let Some(all) = document["updateSettings"]["coordinators"].as_array_mut() {
+            all.retain(|machine| known.contains(machine));
+        }
         self.order(now, Command::Configure { document });
     }
 

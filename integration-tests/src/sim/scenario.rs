@@ -13,6 +13,7 @@
 //! * web-01 is cut off                   and: can be reached again
 //! * web-01 falls ill                    and: is well again
 //! * the coordinator dies                it comes back by itself
+//! * the configuration has updateSettings.maxParallel 2     any key by its path, and JSON
 //! ```
 
 #![allow(
@@ -148,6 +149,10 @@ impl Stage {
                 self.passes(number * if *unit == "h" { HOUR } else { MINUTE });
             }
             ["the", "coordinator", "dies"] => self.event(Event::CoordinatorDies),
+            ["the", "configuration", "has", path, ..] => {
+                let value = line.split_once(path).map_or("", |(_, value)| value);
+                self.configure(path, value)?;
+            }
             ["system", number, "is", "prepared"] => self.prepare(number)?,
             ["system", number, "needs", "a", "reboot"] => {
                 self.nature(number, None, |nature| nature.needs_reboot = true)?;
@@ -187,6 +192,19 @@ impl Stage {
             [] => return Err("nothing happens".to_owned()),
         }
         Ok(())
+    }
+
+    /// Another value for this key of the document.
+    fn configure(&mut self, path: &str, value: &str) -> Result<(), String> {
+        let fleet = self.run.world.coordinator.fleet.as_ref();
+        let config = fleet.and_then(|fleet| fleet.facts().config.as_ref());
+        let mut document = config.ok_or("there is no configuration")?.document.clone();
+        let key = path.split('.').fold(&mut document, |at, key| &mut at[key]);
+        *key = serde_json::from_str(value).map_err(|error| error.to_string())?;
+        match self.ask(Command::Configure { document })? {
+            Reply::Refused(refusal) => Err(refusal.to_string()),
+            _ => Ok(()),
+        }
     }
 
     fn machine(&self, name: &str) -> Result<MachineIndex, String> {

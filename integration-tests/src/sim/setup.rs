@@ -195,6 +195,11 @@ fn document(machines: &[String], poll_hold_s: u64, rng: &mut Rng) -> Value {
     }
     // Neighbours in the list, of one group or of two.
     let apart: Vec<&[String]> = machines.chunks_exact(2).step_by(3).collect();
+    // One of three may be away; those who run a coordinator, and the one that serves.
+    let coordinators = machines.get(1..4).unwrap_or_default();
+    // Drawn by what was drawn before, so that this moves no other draw.
+    let max_failures = [json!(null), json!("20%"), json!(2)];
+    let max_failures = &max_failures[machines.len() % 3];
     // Silence must be longer than a held poll, or everybody who waits counts as offline.
     let offline = 2 * poll_hold_s + 300;
     json!({
@@ -202,6 +207,8 @@ fn document(machines: &[String], poll_hold_s: u64, rng: &mut Rng) -> Value {
         "updateSettings": {
             "maxParallel": rng.between(1, 6),
             "apart": apart,
+            "coordinators": coordinators,
+            "maxFailures": max_failures,
             "healthCheckTimeout": rng.one([120, 300]),
             "rollbackOnFailure": !rng.once_in(6),
             "staggerDelay": rng.one([0, 600, 1800]),
@@ -277,6 +284,9 @@ fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
             pause = "canary";
         }
         group.insert("pauseAfter".to_owned(), json!(pause));
+        if odd.is_multiple_of(2) {
+            group.insert("order".to_owned(), json!("failed-last"));
+        }
     }
     Value::Object(group)
 }

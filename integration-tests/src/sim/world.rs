@@ -100,12 +100,15 @@ impl World {
             .enumerate()
             .map(|(index, machine)| (machine.name.clone(), index))
             .collect();
+        let own = machines
+            .get(1)
+            .map(|machine: &Machine| machine.name.clone());
         Self {
             now: 0,
             start,
             machines,
             index_of,
-            coordinator: Coordinator::new(),
+            coordinator: Coordinator::new(own),
             messages: BTreeMap::new(),
             next_message: 1,
             truth: Truth::default(),

@@ -28,6 +28,7 @@ pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
     }
     cycles(config, faults);
     apart(config, faults);
+    coordinators(config, faults);
     if config.times.lease < LEASE_MIN {
         let message = format!(
             "{} s must have passed before a lease may end",
@@ -176,6 +177,21 @@ fn apart(config: &FleetConfig, faults: &mut Vec<Fault>) {
         let names = config.group_of.keys().map(MachineName::as_str);
         let hint = nearest(machine.as_str(), names, "machines");
         push(faults, "updateSettings.apart".to_owned(), message, &hint);
+    }
+}
+
+/// Machines that run a coordinator are in groups, each named once.
+fn coordinators(config: &FleetConfig, faults: &mut Vec<Fault>) {
+    for (index, machine) in config.coordinators.iter().enumerate() {
+        let path = format!("updateSettings.coordinators[{index}]");
+        if !config.group_of.contains_key(machine) {
+            let names = config.group_of.keys().map(MachineName::as_str);
+            let hint = nearest(machine.as_str(), names, "machines");
+            push(faults, path, format!("{machine} is in no group"), &hint);
+        } else if config.coordinators[..index].contains(machine) {
+            let message = format!("{machine} is named twice");
+            push(faults, path, message, "name it once");
+        }
     }
 }
 

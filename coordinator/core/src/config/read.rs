@@ -20,7 +20,7 @@ use super::{
     waves,
 };
 use crate::{
-    policy::{Policy, Preset, Times},
+    policy::{self, Policy, Preset, Times},
     window::{self, Window, WindowError},
 };
 
@@ -45,6 +45,8 @@ pub(super) struct Settings {
     approval_expiry: Duration,
     expected_duration: Duration,
     times: Times,
+    max_failures: Option<policy::Share>,
+    coordinators: Vec<MachineName>,
     apart: BTreeMap<MachineName, BTreeSet<MachineName>>,
     channels: Vec<String>,
     webhooks: BTreeMap<String, String>,
@@ -115,6 +117,8 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
         groups,
         max_parallel: settings.max_parallel,
         times: settings.times,
+        max_failures: settings.max_failures,
+        coordinators: settings.coordinators,
         apart: settings.apart,
         timezone: settings.timezone,
         channels: settings.channels,
@@ -164,6 +168,8 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
             .duration("expectedDuration", faults)
             .unwrap_or(minutes(10)),
         times,
+        max_failures: s.share("maxFailures", faults),
+        coordinators: s.names("coordinators", faults).unwrap_or_default(),
         apart: apart(&mut s, faults),
         channels: s
             .names::<String>("notificationChannels", faults)
@@ -352,6 +358,7 @@ pub(super) fn policy(
         canary_machines,
         waves: waves::waves(s, faults),
         pause_after: waves::pause_after(s, faults).unwrap_or_default(),
+        order: waves::order(s, faults),
         canary_soak: s
             .duration("canarySoak", faults)
             .unwrap_or(preset.canary_soak()),

@@ -5,7 +5,7 @@ use std::{str::FromStr, time::Duration};
 use serde_json::{Map, Value};
 
 use super::Fault;
-use crate::policy::PARALLEL_MAX;
+use crate::policy::{self, PARALLEL_MAX};
 
 /// Longest duration that means something here: a year.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -138,6 +138,16 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// A number of machines, or a part of them, that is not known here of how many.
+    pub(super) fn share(
+        &mut self,
+        key: &'static str,
+        faults: &mut Faults,
+    ) -> Option<policy::Share> {
+        let hint = "write a whole number, without quotes, or a percentage such as \"5%\"";
+        self.parsed(key, hint, faults, share)
+    }
+
     pub(super) fn duration(&mut self, key: &'static str, faults: &mut Faults) -> Option<Duration> {
         self.parsed(key, DURATION, faults, duration)
     }
@@ -233,8 +243,19 @@ impl Share {
     }
 }
 
+/// A number of machines, or a part of them.
+pub(super) fn share(value: &Value) -> Result<policy::Share, String> {
+    if let Some(text) = value.as_str() {
+        return Ok(policy::Share::Percent(percent_of(text)?));
+    }
+    let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+    let number = number.filter(|number| *number <= PARALLEL_MAX);
+    let number = number.ok_or_else(|| format!("{value} is not a number of machines"))?;
+    Ok(policy::Share::Machines(number))
+}
+
 /// A percentage: a whole number from 0 to 100 and a percent sign.
-pub(super) fn percent_of(text: &str) -> Result<u32, String> {
+fn percent_of(text: &str) -> Result<u32, String> {
     let number = text.strip_suffix('%').and_then(|text| text.parse().ok());
     number
         .filter(|percent| *percent <= 100)

@@ -3,8 +3,8 @@
 use common::MachineName;
 use serde_json::Value;
 
-use super::section::{Faults, Section, Share as Rounded, fault, percent_of};
-use crate::policy::{PARALLEL_MAX, PauseAfter, Share};
+use super::section::{Faults, Section, Share as Rounded, fault, share};
+use crate::policy::{Order, PauseAfter, Share};
 
 /// The size of the canary, or its machines by name.
 pub(super) fn canary(
@@ -37,7 +37,7 @@ pub(super) fn waves(s: &mut Section<'_>, faults: &mut Faults) -> Vec<Share> {
     let mut waves: Vec<Share> = Vec::with_capacity(items.len());
     for (index, item) in items.iter().enumerate() {
         let path = format!("{path}[{index}]");
-        match share(item) {
+        match end(item) {
             Ok(share) => {
                 if waves.last().is_some_and(|before| !grows(*before, share)) {
                     let message = format!("{share} is no more than the wave before");
@@ -51,18 +51,11 @@ pub(super) fn waves(s: &mut Section<'_>, faults: &mut Faults) -> Vec<Share> {
     waves
 }
 
-fn share(value: &Value) -> Result<Share, String> {
-    let share = match value.as_str() {
-        Some(text) => Share::Percent(percent_of(text)?),
-        None => {
-            let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
-            let number = number.filter(|number| *number <= PARALLEL_MAX);
-            Share::Machines(number.ok_or_else(|| format!("{value} is not a number of machines"))?)
-        }
-    };
-    match share {
+/// The end of a wave.
+fn end(value: &Value) -> Result<Share, String> {
+    match share(value)? {
         Share::Machines(0) | Share::Percent(0) => Err("a wave has a machine at least".to_owned()),
-        Share::Machines(_) | Share::Percent(_) => Ok(share),
+        end @ (Share::Machines(_) | Share::Percent(_)) => Ok(end),
     }
 }
 
@@ -85,6 +78,43 @@ pub(super) fn pause_after(s: &mut Section<'_>, faults: &mut Faults) -> Option<Pa
             .find(|choice| value.as_str() == Some(choice.word()));
         found.ok_or_else(|| format!("{value} is not a choice"))
     })
+}
+
+/// `order = [ "failed-last" "longest-first" ]`: what counts before the order of the document; the first
+/// counts most.
+pub(super) fn order(s: &mut Section<'_>, faults: &mut Faults) -> Vec<Order> {
+    let Some(value) = s.get("order") else {
+        return Vec::new();
+    };
+    let path = s.path_of("order");
+    let words = Order::ALL.map(Order::word);
+    let hint = format!("write \"given\", or one or more of: {}", words.join(", "));
+    let one = std::slice::from_ref(value);
+    let items = value.as_array().map_or(one, Vec::as_slice);
+    let mut order = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let path = match value.is_array() {
+            true => format!("{path}[{index}]"),
+            false => path.clone(),
+        };
+        let known = Order::ALL
+            .into_iter()
+            .find(|known| item.as_str() == Some(known.word()));
+        match known {
+            Some(known) if order.contains(&known) => {
+                fault(
+                    faults,
+                    &path,
+                    format!("{item} is there already"),
+                    "remove it",
+                );
+            }
+            Some(known) => order.push(known),
+            None if item == "given" && !value.is_array() => {}
+            None => fault(faults, &path, format!("{item} is no order"), &hint),
+        }
+    }
+    order
 }
 
 #[cfg(test)]
@@ -135,6 +165,13 @@ mod tests {
             (json!({ "waves": ["101%"] }), "web.waves[0]", "percentage"),
             (json!({ "waves": [5] }), "web.waves", "bigger"),
             (json!({ "waves": ["75%", 2] }), "web.waves", "2"),
+            (json!({ "order": "random" }), "web.order", "failed-last"),
+            (json!({ "order": ["given"] }), "web.order[0]", "no order"),
+            (
+                json!({ "order": ["failed-last", "failed-last"] }),
+                "web.order[1]",
+                "already",
+            ),
             (json!({ "pauseAfter": true }), "web.pauseAfter", "each-wave"),
             (
                 json!({ "pauseAfter": "canary", "canary": 0 }),

@@ -9,8 +9,8 @@ use crate::{
     change::Change,
     config::FleetConfig,
     fleet::{Fleet, rollout_id},
-    plan::{Plan, PlannedGroup, PlannedMachine, in_dependency_order, waves},
-    policy::PauseAfter,
+    plan::{Plan, PlannedGroup, PlannedMachine, in_dependency_order},
+    policy::{Order, PauseAfter},
     request::{Refusal, Reply, Wish},
     rollout::{Approval, Place, PlaceState, Rollout, RolloutGroup, RolloutState, Wave, WaveState},
     wait::WaitReason,
@@ -32,11 +32,14 @@ impl Fleet {
                 continue;
             };
             let mut machines = Vec::new();
-            for machine in group
+            let order = |machine: &&MachineName| self.place_in_order(&group.policy.order, machine);
+            let mut members: Vec<&MachineName> = group
                 .machines
                 .iter()
                 .filter(|machine| chosen.contains(machine))
-            {
+                .collect();
+            members.sort_by_cached_key(order);
+            for machine in members {
                 match self.planned(machine, wish) {
                     Ok(planned) => machines.push(planned),
                     Err(reason) => excluded.push((machine.clone(), reason)),
@@ -49,8 +52,8 @@ impl Fleet {
             if let Some(parallel) = wish.parallel {
                 policy.max_parallel = policy.max_parallel.min(parallel.max(1));
             }
-            let waves = match wish.action {
-                Action::Update => waves(&policy, machines),
+            match wish.action {
+                Action::Update => {}
                 // Taking machines back, or booting what was chosen before, needs no canary.
                 Action::Rollback | Action::Reboot => {
                     policy.canary = 0;
@@ -58,9 +61,9 @@ impl Fleet {
                     policy.waves.clear();
                     policy.pause_after = PauseAfter::Never;
                     policy.needs_approval = false;
-                    waves(&policy, machines)
                 }
-            };
+            }
+            let waves = self.waves_of(&policy, machines);
             let after = policy.dependencies.iter().map(|before| {
                 let stagger = match wish.immediate {
                     true => Duration::ZERO,
@@ -76,12 +79,25 @@ impl Fleet {
             });
         }
         let max_away = config.max_parallel;
+        let machines = groups.iter().flat_map(|group| &group.waves);
+        let machines = machines.map(|wave| wave.machines.len()).sum();
+        let max_failures = config.max_failures.map(|share| share.at_most(machines));
         Ok(Plan {
             action: wish.action,
             groups,
             excluded,
             max_away,
+            max_failures,
         })
+    }
+
+    /// Where a machine comes by what counts before the order of the document: the smaller, the earlier.
+    fn place_in_order(&self, order: &[Order], machine: &MachineName) -> Vec<u64> {
+        let known = self.facts().machines.get(machine);
+        let place = |order: &Order| match order {
+            Order::FailedLast => u64::from(known.is_some_and(|machine| machine.failed_last)),
+        };
+        order.iter().map(place).collect()
     }
 
     /// One machine of a plan, or why it is left out.
@@ -260,6 +276,7 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &OperatorName, now: Times
             .map(|wave| Wave {
                 state: WaveState::Waiting,
                 canary: wave.canary,
+                turn: wave.turn,
                 places: wave.machines.iter().map(place).collect(),
             })
             .collect(),
@@ -287,5 +304,6 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &OperatorName, now: Times
         state: RolloutState::Active,
         ended_at: None,
         groups: groups.collect(),
+        max_failures: plan.max_failures,
     }
 }

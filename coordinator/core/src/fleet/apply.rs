@@ -23,6 +23,7 @@ impl Fleet {
                 for machine in self.facts.machines.keys() {
                     self.index.judge(&self.facts, machine);
                 }
+                self.index.find_gone(&self.facts);
             }
             Change::Reported { machine, report } => {
                 let known = self.facts.machines.entry(machine.clone()).or_default();
@@ -352,6 +353,13 @@ impl Fleet {
             .machines
             .entry(lease.machine.clone())
             .or_default();
+        match outcome {
+            OutcomeKind::Confirmed | OutcomeKind::RebootRequired => machine.failed_last = false,
+            OutcomeKind::RolledBack | OutcomeKind::Stuck | OutcomeKind::Refused => {
+                machine.failed_last = true;
+            }
+            OutcomeKind::Abandoned => {}
+        }
         match (outcome, lease.action) {
             (OutcomeKind::Stuck, _) => {
                 machine.failed = Some(Failed {
@@ -402,6 +410,7 @@ impl Fleet {
             .machines
             .entry(lease.machine.clone())
             .or_default();
+        machine.failed_last = true;
         machine.failed = Some(Failed {
             lease: id,
             group: lease.group,

@@ -52,6 +52,8 @@ pub struct Index {
     pub waves: BTreeMap<(u64, usize, usize), WaveCount>,
     /// Places of each unfinished rollout that have not ended.
     pub open_places: BTreeMap<u64, usize>,
+    /// Machines with a place in an unfinished rollout that have left the configuration since.
+    pub gone: BTreeSet<MachineName>,
 }
 
 impl Index {
@@ -76,7 +78,16 @@ impl Index {
             }
             index.enter(*number, rollout);
         }
+        index.find_gone(facts);
         index
+    }
+
+    /// Finds out anew who has left the configuration in mid-rollout.
+    pub(super) fn find_gone(&mut self, facts: &Facts) {
+        let config = facts.config.as_ref();
+        let known = |name: &MachineName| config.is_some_and(|c| c.group_of.contains_key(name));
+        let gone = self.place_of.keys().filter(|name| !known(name));
+        self.gone = gone.cloned().collect();
     }
 
     /// Takes an unfinished rollout into account.
@@ -122,6 +133,8 @@ impl Index {
                 self.place_of.insert(place.machine.clone(), at);
             }
         }
+        let place_of = &self.place_of;
+        self.gone.retain(|machine| place_of.contains_key(machine));
     }
 
     /// Takes a change of a place's state into account.

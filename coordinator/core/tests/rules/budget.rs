@@ -97,3 +97,82 @@ fn a_turn_cannot_be_given_back_for_ever() {
     assert_eq!(world.place(&rollout, "a"), "refused");
     world.waits_for("b", "paused");
 }
+
+fn two_groups(allowed: serde_json::Value) -> World {
+    let group = |machines: [&str; 3]| json!({ "machines": machines, "updatePolicy": "aggressive", "maxFailures": 2, "maxParallel": 3 });
+    let groups = json!({ "a": group(["a1", "a2", "a3"]), "b": group(["b1", "b2", "b3"]) });
+    World::new(groups, json!({ "maxParallel": 6, "maxFailures": allowed }))
+}
+
+#[test]
+fn failures_of_all_groups_count_together() {
+    for allowed in [json!(1), json!("30%")] {
+        let mut world = two_groups(allowed);
+        let rollout = world.execute();
+        fail(&mut world, "a1", OutcomeKind::RolledBack);
+        world.update("a2");
+        fail(&mut world, "b1", OutcomeKind::RolledBack);
+        let expected = RolloutState::Paused(PauseReason::FleetBudgetSpent {
+            failed: 2,
+            allowed: 1,
+        });
+        assert_eq!(*world.state(&rollout), expected);
+        world.waits_for("a3", "paused");
+        // Who resumes takes these failures, and the counting begins anew.
+        world.done(OperatorRequest::ResumeRollout {
+            rollout: None,
+            reason: String::new(),
+        });
+        fail(&mut world, "a3", OutcomeKind::RolledBack);
+        world.update("b2");
+        fail(&mut world, "b3", OutcomeKind::RolledBack);
+    }
+}
+
+#[test]
+fn without_a_limit_of_the_fleet_each_group_counts_for_itself() {
+    let mut world = two_groups(json!(null));
+    let rollout = world.execute();
+    for machine in ["a1", "a2", "b1", "b2"] {
+        fail(&mut world, machine, OutcomeKind::RolledBack);
+    }
+    assert_eq!(*world.state(&rollout), RolloutState::Active);
+}
+
+#[test]
+fn what_failed_last_goes_last_where_the_policy_says_so() {
+    let groups = json!({ "web": { "machines": ["a", "b", "c"], "updatePolicy": "aggressive",
+        "maxFailures": 3, "order": "failed-last" } });
+    let mut world = World::new(groups, json!({ "maxParallel": 1 }));
+    world.execute();
+    fail(&mut world, "a", OutcomeKind::RolledBack);
+    fail(&mut world, "b", OutcomeKind::RolledBack);
+    world.update("c");
+    let order = |world: &World| -> Vec<String> {
+        let plan = world.fleet.plan(&crate::fleet::wish(&[])).expect("a plan");
+        let waves = plan.groups.iter().flat_map(|group| &group.waves);
+        let machines = waves.flat_map(|wave| &wave.machines);
+        machines.map(|machine| machine.name.to_string()).collect()
+    };
+    assert_eq!(order(&world), ["a", "b"]);
+    // Only the last attempt counts, and only as far as machines differ in it.
+    let mut again = crate::fleet::wish(&[]);
+    again.retry_failed = true;
+    world.done(OperatorRequest::Execute {
+        wish: again,
+        if_plan: None,
+    });
+    world.update("a");
+    fail(&mut world, "b", OutcomeKind::RolledBack);
+    let targets = ["a", "b", "c"].map(|m| {
+        (
+            crate::fleet::name(m),
+            common::Target::Closure(crate::fleet::path("3")),
+        )
+    });
+    world.done(OperatorRequest::PinTargets {
+        targets: targets.into(),
+        reason: String::new(),
+    });
+    assert_eq!(order(&world), ["a", "c", "b"]);
+}

@@ -6,9 +6,11 @@
 
 mod apart;
 mod budget;
+mod coordinators;
 mod fleet;
 mod identities;
 mod leases;
+mod members;
 mod order;
 mod reach;
 mod retry;

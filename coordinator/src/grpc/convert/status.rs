@@ -6,7 +6,7 @@ use coordinator_core::{
     fleet::Stop,
     plan::{Plan, PlannedGroup, PlannedMachine},
     policy::Policy,
-    rollout::{Approval, PauseReason, Place, Rollout, RolloutState, Wave, WaveState},
+    rollout::{Approval, PauseReason, Place, Rollout, RolloutState, Turn, Wave, WaveState},
     view::{HealthView, MachineView, PlaceView, RolloutView, StatusView, StopView, WhyView},
     window::{self, WindowState},
 };
@@ -100,6 +100,7 @@ fn of_rollout(view: RolloutView, now: Timestamp) -> wire::Rollout {
         ended_at: rollout.ended_at.map(time),
         pause: pause(&rollout),
         failed: rollout.groups.iter().map(|group| group.failed).sum(),
+        max_failures: rollout.max_failures,
         groups,
         only_late_left,
     }
@@ -249,6 +250,14 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
         WaitReason::GroupUnhealthy { machines } | WaitReason::Apart { machines } => {
             shown.machines = names(machines);
         }
+        WaitReason::Quorum { machines, allowed } => {
+            shown.machines = names(machines);
+            shown.allowed = u64::from(*allowed);
+        }
+        WaitReason::CoordinatorLast { groups } => {
+            let groups: Vec<&str> = groups.iter().map(common::GroupName::as_str).collect();
+            shown.group = groups.join(", ");
+        }
         WaitReason::MachineUnhealthy { checks } => shown.reason = checks.join(", "),
         WaitReason::GroupLimit { away, allowed } | WaitReason::FleetLimit { away, allowed } => {
             shown.machines = names(away);
@@ -391,6 +400,7 @@ pub fn plan(plan: &Plan, now: Timestamp) -> wire::PlanReply {
             })
             .collect(),
         max_away: plan.max_away,
+        max_failures: plan.max_failures,
     }
 }
 
@@ -412,6 +422,7 @@ fn planned_group(group: &PlannedGroup, now: Timestamp) -> wire::PlannedGroup {
                     (false, true) => policy.canary_soak.as_secs(),
                     (false, false) => policy.soak.as_secs(),
                 },
+                last: wave.turn != Turn::Any,
                 pauses: number + 1 < waves && policy.pauses_after(wave.canary),
             })
             .collect(),

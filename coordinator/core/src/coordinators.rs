@@ -1,0 +1,137 @@
+//! Machines that run a coordinator (`updateSettings.coordinators`): they go after everybody else, the
+//! one whose coordinator serves last of all, and never so many at once that the others are no majority.
+
+use common::{GroupName, MachineName, Timestamp};
+
+use crate::{
+    fleet::Fleet,
+    plan::{PlannedMachine, PlannedWave, waves},
+    policy::Policy,
+    rollout::{Rollout, RolloutGroup, Turn, WaveState},
+    wait::WaitReason,
+};
+
+impl Fleet {
+    /// This coordinator runs on that machine.
+    pub fn runs_on(&mut self, machine: MachineName) {
+        self.hearsay.own = Some(machine);
+    }
+
+    /// When the machine has its turn among those of all groups.
+    pub(crate) fn turn_of(&self, machine: &MachineName) -> Turn {
+        let coordinators = self.coordinators();
+        if !coordinators.contains(machine) {
+            Turn::Any
+        } else if coordinators.len() == 1 || self.hearsay.own.as_ref() == Some(machine) {
+            Turn::Own
+        } else {
+            Turn::Coordinators
+        }
+    }
+
+    /// Cuts a group's machines into waves; whoever runs a coordinator comes after the others.
+    pub(crate) fn waves_of(
+        &self,
+        policy: &Policy,
+        machines: Vec<PlannedMachine>,
+    ) -> Vec<PlannedWave> {
+        let mut rest = machines;
+        let mut cut: Vec<PlannedWave> = Vec::new();
+        for turn in Turn::ALL {
+            let (now, later): (Vec<_>, Vec<_>) = rest
+                .into_iter()
+                .partition(|machine| self.turn_of(&machine.name) == turn);
+            rest = later;
+            // Of a group of nothing but coordinators, one goes before the others as of any group.
+            if cut.is_empty() {
+                cut = waves(policy, now);
+                cut.iter_mut().for_each(|wave| wave.turn = turn);
+            } else if !now.is_empty() {
+                cut.push(PlannedWave {
+                    canary: false,
+                    turn,
+                    machines: now,
+                });
+            }
+        }
+        cut
+    }
+
+    /// Whether a wave may open, as far as those of other groups that come before it are concerned.
+    pub(crate) fn turn_has_come(
+        &self,
+        rollout: &Rollout,
+        group: &RolloutGroup,
+        wave: usize,
+    ) -> Result<(), WaitReason> {
+        let turn = group.waves[wave].turn;
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): whoever runs a coordinator goes when its group does.
+        if self.has(crate::bug::Bug::CoordinatorNotLast) {
+            return Ok(());
+        }
+        if turn == Turn::Any {
+            return Ok(());
+        }
+        let behind = dependents(rollout, &group.name);
+        let before = |other: &&RolloutGroup| {
+            let open =
+                |wave: &crate::rollout::Wave| wave.turn < turn && wave.state != WaveState::Closed;
+            other.finished_at.is_none()
+                && !behind.contains(&&other.name)
+                && other.waves.iter().any(open)
+        };
+        let groups = rollout.groups.iter().filter(before);
+        let groups: Vec<GroupName> = groups.map(|group| group.name.clone()).collect();
+        if groups.is_empty() {
+            Ok(())
+        } else {
+            Err(WaitReason::CoordinatorLast { groups })
+        }
+    }
+
+    /// The others that run a coordinator remain a majority when this one goes. Whoever is ill itself is
+    /// down already: it waits only for those who are away.
+    pub(crate) fn quorum(&self, machine: &MachineName, now: Timestamp) -> Result<(), WaitReason> {
+        let coordinators = self.coordinators();
+        if !coordinators.contains(machine) {
+            return Ok(());
+        }
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): each of them is looked at alone.
+        if self.has(crate::bug::Bug::QuorumIgnored) {
+            return Ok(());
+        }
+        let machines: Vec<MachineName> = coordinators
+            .iter()
+            .filter(|other| *other != machine && self.is_down_for(machine, other, now))
+            .cloned()
+            .collect();
+        let minority = coordinators.len().saturating_sub(1) / 2;
+        // A coordinator that has no peers, or one, must be updated some day all the same.
+        let allowed = minority.max(1);
+        if machines.len() < allowed {
+            return Ok(());
+        }
+        let allowed = u32::try_from(allowed).unwrap_or(u32::MAX);
+        Err(WaitReason::Quorum { machines, allowed })
+    }
+
+    fn coordinators(&self) -> &[MachineName] {
+        let config = self.facts().config.as_ref();
+        config.map_or(&[], |config| &config.coordinators)
+    }
+}
+
+/// The group, and those that wait for it: they come after it whatever runs on it.
+fn dependents<'a>(rollout: &'a Rollout, group: &'a GroupName) -> Vec<&'a GroupName> {
+    let mut found = vec![group];
+    // Groups come after those they depend on.
+    for other in &rollout.groups {
+        let mut on = other.policy.dependencies.iter();
+        if on.any(|on| found.contains(&on)) {
+            found.push(&other.name);
+        }
+    }
+    found
+}

@@ -1,0 +1,122 @@
+//! Machines that run a coordinator: last of all, and never a majority of them.
+
+use common::{Action, HealthState, OutcomeKind};
+use coordinator_core::{FleetConfig, WaitReason, rollout::RolloutState};
+use serde_json::{Value, json};
+
+use crate::fleet::{World, minutes, name, wish};
+
+fn world(groups: Value, coordinators: Value) -> World {
+    let settings = json!({ "maxParallel": 9, "staggerDelay": 0, "coordinators": coordinators });
+    World::new(groups, settings)
+}
+
+fn group(machines: Value) -> Value {
+    json!({ "machines": machines, "updatePolicy": "aggressive", "maxParallel": 9 })
+}
+
+#[test]
+fn the_coordinators_own_machine_goes_after_everybody_else_of_whatever_group() {
+    let groups = json!({ "a": group(json!(["ctrl", "a1"])), "b": group(json!(["b1", "b2"])) });
+    let mut world = world(groups, json!(["ctrl"]));
+    let rollout = world.execute();
+    world.waits_for("ctrl", "wave-not-open");
+    world.update("a1");
+    world.update("b1");
+    let WaitReason::CoordinatorLast { groups } = world.wait("ctrl") else {
+        panic!("{:?}", world.wait("ctrl"));
+    };
+    assert_eq!(groups[0].as_str(), "b");
+    world.update("b2");
+    world.update("ctrl");
+    assert_eq!(*world.state(&rollout), RolloutState::Finished);
+}
+
+#[test]
+fn of_several_the_one_that_serves_goes_last() {
+    let groups = json!({ "ctrl": group(json!(["c1", "c2", "c3"])), "web": group(json!(["w1"])) });
+    let mut world = world(groups, json!(["c1", "c2", "c3"]));
+    world.fleet.runs_on(name("c1"));
+    world.execute();
+    world.waits_for("c2", "coordinator-last");
+    world.update("w1");
+    world.waits_for("c1", "wave-not-open");
+    let grant = world.go("c2");
+    world.waits_for("c3", "quorum");
+    world.end("c2", &grant, OutcomeKind::Confirmed);
+    world.update("c3");
+    world.update("c1");
+}
+
+#[test]
+fn most_coordinators_stay_also_when_one_is_down_already() {
+    let names = ["c1", "c2", "c3", "c4", "c5"];
+    let groups = json!({ "ctrl": group(json!(names)) });
+    let mut world = world(groups, json!(names));
+    world.health("c5", HealthState::Unhealthy);
+    world.execute();
+    let grant = world.go("c1");
+    let WaitReason::Quorum { machines, allowed } = world.wait("c2") else {
+        panic!("{:?}", world.wait("c2"));
+    };
+    assert_eq!((machines, allowed), (vec![name("c1"), name("c5")], 2));
+    world.end("c1", &grant, OutcomeKind::Confirmed);
+    // Well again, it has its turn at once.
+    world.health("c5", HealthState::Healthy);
+    world.go("c2");
+    world.waits_for("c3", "quorum");
+}
+
+#[test]
+fn whoever_is_silent_counts_as_not_there() {
+    let groups = json!({ "ctrl": group(json!(["c1", "c2", "c3"])) });
+    let mut world = world(groups, json!(["c1", "c2", "c3"]));
+    world.pass_without(minutes(15), &["c3"]);
+    world.execute();
+    world.waits_for("c1", "quorum");
+}
+
+#[test]
+fn a_group_that_waits_for_the_coordinators_group_comes_after_it() {
+    let mut after = group(json!(["w1"]));
+    after["dependencies"] = json!(["ctrl"]);
+    let groups = json!({ "ctrl": group(json!(["c1"])), "web": after, "dev": group(json!(["d1"])) });
+    let mut world = world(groups, json!(["c1"]));
+    world.execute();
+    world.waits_for("w1", "dependency");
+    world.waits_for("c1", "coordinator-last");
+    world.update("d1");
+    world.update("c1");
+    world.update("w1");
+}
+
+#[test]
+fn a_way_back_is_in_the_same_order() {
+    let groups = json!({ "a": group(json!(["ctrl", "a1"])), "b": group(json!(["b1"])) });
+    let mut world = world(groups, json!(["ctrl"]));
+    world.execute();
+    for machine in ["a1", "b1", "ctrl"] {
+        world.update(machine);
+    }
+    let mut back = wish(&[]);
+    back.action = Action::Rollback;
+    let plan = world.fleet.plan(&back).expect("a plan");
+    let group = plan.groups.iter().find(|group| group.name.as_str() == "a");
+    let last = group.and_then(|group| group.waves.last()).expect("waves");
+    assert_eq!(last.machines[0].name, name("ctrl"));
+}
+
+#[test]
+fn a_coordinator_that_is_in_no_group_is_refused() {
+    let document = json!({
+        "updateGroups": { "web": { "machines": ["w1", "w2"] } },
+        "updateSettings": { "coordinators": ["w1", "ctrl", "w1"] },
+    });
+    let faults = FleetConfig::parse(&document).expect_err("two faults");
+    let paths: Vec<&str> = faults.0.iter().map(|fault| fault.path.as_str()).collect();
+    let expected = [
+        "updateSettings.coordinators[1]",
+        "updateSettings.coordinators[2]",
+    ];
+    assert_eq!(paths, expected, "{faults:?}");
+}
