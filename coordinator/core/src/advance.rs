@@ -27,7 +27,7 @@ impl Fleet {
     /// which more will.
     pub(crate) fn advance(&mut self, now: Timestamp, draft: &mut Draft) {
         self.expire_leases(now, draft);
-        self.look_at_windows(now);
+        self.look_at_windows(now, draft);
         // Each round applies at least one change, and every change moves a state machine on; a
         // round without any is the end.
         loop {

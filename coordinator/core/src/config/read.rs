@@ -14,12 +14,13 @@ use common::{GroupName, MachineName};
 use serde_json::{Map, Value};
 
 use super::{
-    FleetConfig, GroupConfig,
+    FleetConfig, GroupConfig, calendars,
     policies::{Policies, with_policy},
     section::{Faults, Section, Share, fault, nearest},
     waves,
 };
 use crate::{
+    calendar::Calendar,
     policy::{Policy, Preset, Times},
     window::{self, Window, WindowError},
 };
@@ -46,6 +47,8 @@ pub(super) struct Settings {
     expected_duration: Duration,
     times: Times,
     apart: BTreeMap<MachineName, BTreeSet<MachineName>>,
+    pub(super) calendars: BTreeMap<String, Calendar>,
+    pub(super) avoid: Vec<String>,
     channels: Vec<String>,
     webhooks: BTreeMap<String, String>,
 }
@@ -116,6 +119,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
         max_parallel: settings.max_parallel,
         times: settings.times,
         apart: settings.apart,
+        calendars: settings.calendars,
         timezone: settings.timezone,
         channels: settings.channels,
         webhooks: settings.webhooks,
@@ -147,6 +151,7 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
             .unwrap_or(defaults.no_progress),
     };
     let minutes = |n: u64| Duration::from_secs(n * 60);
+    let calendars = calendars::read(&mut s, faults);
     let settings = Settings {
         max_parallel: s
             .machines("maxParallel", 1, Share::AtMost(fleet), faults)
@@ -165,6 +170,8 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
             .unwrap_or(minutes(10)),
         times,
         apart: apart(&mut s, faults),
+        avoid: calendars::avoid(&mut s, &calendars, faults).unwrap_or_default(),
+        calendars,
         channels: s
             .names::<String>("notificationChannels", faults)
             .unwrap_or_default(),
@@ -359,7 +366,9 @@ pub(super) fn policy(
         stagger: s
             .duration("staggerDelay", faults)
             .unwrap_or(settings.stagger),
-        windows: windows(s, faults),
+        windows: windows(s, "maintenanceWindow", faults),
+        avoid: calendars::avoid(s, &settings.calendars, faults)
+            .unwrap_or_else(|| settings.avoid.clone()),
         timezone: timezone(s, faults).unwrap_or_else(|| settings.timezone.clone()),
         allow_reboot: s.bool("allowReboot", faults).unwrap_or(false),
         soft_reboot: s.bool("softReboot", faults).unwrap_or(false),
@@ -395,11 +404,11 @@ pub(super) fn preset(s: &mut Section<'_>, policies: &Policies<'_>, faults: &mut 
 }
 
 /// One window, or a list of them; each a text, or `{ times, days }`.
-fn windows(group: &mut Section<'_>, faults: &mut Faults) -> Vec<Window> {
-    let Some(value) = group.get("maintenanceWindow") else {
+pub(super) fn windows(s: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Vec<Window> {
+    let Some(value) = s.get(key) else {
         return Vec::new();
     };
-    let path = group.path_of("maintenanceWindow");
+    let path = s.path_of(key);
     let one = std::slice::from_ref(value);
     let items = value.as_array().map_or(one, Vec::as_slice);
     let mut windows = Vec::with_capacity(items.len());

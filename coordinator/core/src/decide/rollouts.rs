@@ -68,7 +68,12 @@ impl Fleet {
                 };
                 (before.clone(), stagger)
             });
+            let now = self.hearsay().now;
             groups.push(PlannedGroup {
+                goes_at: match wish.immediate {
+                    true => Some(now),
+                    false => self.goes_at(&policy, &waves, now),
+                },
                 name: name.clone(),
                 after: after.collect(),
                 policy,
@@ -275,6 +280,8 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &OperatorName, now: Times
         unshown_accepted: None,
         promoted: 0,
         held_since: None,
+        windows_told: None,
+        windows_missed: 0,
     });
     Rollout {
         id,

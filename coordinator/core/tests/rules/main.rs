@@ -16,4 +16,5 @@ mod returns;
 mod staging;
 mod stop;
 mod waves;
+mod when;
 mod why;
