@@ -109,8 +109,9 @@ impl Fleet {
     }
 
     /// Finds out anew about the windows of which what is known holds no longer, and tells of those
-    /// that were open and are not.
-    pub(crate) fn look_at_windows(&mut self, now: Timestamp, draft: &mut Draft) {
+    /// that were open and are not. Whether one has opened.
+    pub(crate) fn look_at_windows(&mut self, now: Timestamp, draft: &mut Draft) -> bool {
+        let mut opened = false;
         for number in self.index().unfinished.clone() {
             for group in 0..self.facts().rollouts[&number].groups.len() {
                 let key = (number, group);
@@ -128,12 +129,14 @@ impl Fleet {
                 let needs = needs.unwrap_or(g.policy.expected_duration);
                 let seen = self.look(g, needs, now);
                 let missed = self.missed(number, group, &seen, now);
+                opened |= matches!(seen.state, State::Open { .. });
                 self.hearsay.windows.insert(key, seen);
                 if let Some(missed) = missed {
                     self.commit(draft, missed);
                 }
             }
         }
+        opened
     }
 
     /// The windows that were open since it was last told and are shut, while machines of the group

@@ -243,10 +243,11 @@ impl WaitReason {
             | Self::Stagger { .. }
             | Self::Approval { .. }
             | Self::Held { .. }
-            | Self::WindowClosed { .. }
-            | Self::WindowTooShort { .. }
-            | Self::Frozen { .. }
             | Self::Soaking { .. } => true,
+            // What never comes is not waited for.
+            Self::WindowClosed { opens_at, .. }
+            | Self::WindowTooShort { opens_at, .. }
+            | Self::Frozen { opens_at, .. } => opens_at.is_some(),
             Self::NoRollout
             | Self::UpToDate
             | Self::NoTarget

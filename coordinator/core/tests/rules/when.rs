@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use common::{OutcomeKind, RolloutId, Timestamp};
+use common::{Epoch, LeaseId, OutcomeKind, RolloutId, Timestamp};
 use coordinator_core::{
-    Change, FleetConfig, Request, WaitReason, config::Faults, request::OperatorRequest,
+    Change, FleetConfig, Request, WaitReason,
+    config::Faults,
+    request::{AgentRequest, OperatorRequest},
 };
 use serde_json::{Value, json};
 
@@ -38,6 +40,17 @@ fn until(world: &mut World, end: Timestamp) -> Vec<Change> {
         world.now = (world.now + minutes(5)).min(end).min(due);
         changes.extend(world.handle(Request::Tick).changes);
         for machine in ["a", "b", "c"] {
+            if world.fleet.lease_of(&name(machine)).is_some() {
+                continue;
+            }
+            // A poll would be a grant: only a sign of life, which asks for nothing.
+            let sign = AgentRequest::Renew {
+                lease: LeaseId::default(),
+                epoch: Epoch::FIRST,
+                attempt: None,
+                silence: Duration::ZERO,
+            };
+            changes.extend(world.agent(machine, sign).changes);
             if world.fleet.permission(&name(machine), world.now).is_err() {
                 world.poll(machine);
             }
@@ -62,7 +75,7 @@ fn missed(changes: &[Change]) -> Vec<(u32, Timestamp, u32, Option<Timestamp>)> {
 
 #[test]
 fn nobody_begins_while_a_calendar_says_no_nor_shortly_before() {
-    let calendars = json!({ "calendars": { "work": { "hours": ["01:00-03:00"] },
+    let calendars = json!({ "noProgressAfter": "720h", "calendars": { "work": { "hours": ["01:00-03:00"] },
         "days": { "dates": ["2026-03-03/2026-03-04"] } }, "avoid": ["work", "days"], "maxParallel": 3 });
     let mut world = world(&json!({}), &calendars);
     world.execute();
@@ -173,7 +186,7 @@ fn what_a_machine_needs_is_the_longest_of_its_last_attempts() {
         world.fleet.needs(&name(machine), policy)
     };
     assert_eq!(needs(&world, "a"), minutes(30), "nothing is known yet");
-    let mut attempt = |world: &mut World, took: Duration, how: OutcomeKind| {
+    let attempt = |world: &mut World, took: Duration, how: OutcomeKind| {
         world.execute();
         let grant = world.go("a");
         let end = world.now + took;
@@ -231,7 +244,7 @@ fn what_a_machine_needs_is_the_longest_of_its_last_attempts() {
 #[test]
 fn a_missed_window_is_told_once_with_who_is_left_and_the_next_one() {
     let group = json!({ "maintenanceWindow": "01:00-02:00", "maxParallel": 1 });
-    let mut world = world(&group, &json!({}));
+    let mut world = world(&group, &json!({ "noProgressAfter": "720h" }));
     let rollout = world.execute();
     assert_eq!(
         missed(&until(&mut world, at(1, 0))),
@@ -308,15 +321,19 @@ fn a_rollout_that_begins_in_the_tail_of_a_window_has_missed_it() {
 }
 
 #[test]
-fn without_windows_none_is_missed() {
-    let mut world = world(&json!({}), &json!({}));
-    world.execute();
-    assert_eq!(missed(&until(&mut world, at(60 * 24, 0))), []);
-    // Nor where one begins as the other ends.
-    let group = json!({ "maintenanceWindow": ["00:00-12:00", "12:00-00:00"] });
-    let mut world = self::world(&group, &json!({}));
-    world.execute();
-    assert_eq!(missed(&until(&mut world, at(60 * 24, 0))), []);
+fn without_windows_none_is_missed_nor_where_one_begins_as_the_other_ends() {
+    for group in [
+        json!({}),
+        json!({ "maintenanceWindow": ["00:00-12:00", "12:00-00:00"] }),
+    ] {
+        let mut world = world(&group, &json!({ "noProgressAfter": "1440h" }));
+        world.execute();
+        // Longer than is looked ahead in one step.
+        for day in 1..40 {
+            world.now = at(24 * day, 0);
+            assert_eq!(missed(&world.handle(Request::Tick).changes), []);
+        }
+    }
 }
 
 #[track_caller]
@@ -407,7 +424,7 @@ fn calendars_that_cannot_be_meant_are_refused() {
         ),
         (
             none(),
-            one(json!({ "hour": "08:00-18:00" })),
+            one(json!({ "hour": "08:00-18:00", "dates": ["12-24"] })),
             format!("{c}.hour"),
             "is not a key",
         ),
