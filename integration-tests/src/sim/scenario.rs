@@ -13,6 +13,7 @@
 //! * web-01 is cut off                   and: can be reached again
 //! * web-01 falls ill                    and: is well again
 //! * the coordinator dies                it comes back by itself
+//! * calendar holidays says 2026-03-02   somebody writes that day into it
 //! ```
 
 #![allow(
@@ -148,6 +149,7 @@ impl Stage {
                 self.passes(number * if *unit == "h" { HOUR } else { MINUTE });
             }
             ["the", "coordinator", "dies"] => self.event(Event::CoordinatorDies),
+            ["calendar", name, "says", days] => self.calendar(name, days)?,
             ["system", number, "is", "prepared"] => self.prepare(number)?,
             ["system", number, "needs", "a", "reboot"] => {
                 self.nature(number, None, |nature| nature.needs_reboot = true)?;
@@ -187,6 +189,22 @@ impl Stage {
             [] => return Err("nothing happens".to_owned()),
         }
         Ok(())
+    }
+
+    /// Somebody adds days to a calendar of the configuration in force.
+    fn calendar(&mut self, name: &str, days: &str) -> Result<(), String> {
+        let View::Config(_, mut document) = self.view(&Query::Config)? else {
+            return Err("there is no configuration".to_owned());
+        };
+        let dates = &mut document["updateSettings"]["calendars"][name]["dates"];
+        match dates.as_array_mut() {
+            Some(dates) => dates.push(Value::from(days)),
+            None => *dates = Value::from(vec![days]),
+        }
+        match self.ask(Command::Configure { document })? {
+            Reply::Refused(refusal) => Err(refusal.to_string()),
+            _ => Ok(()),
+        }
     }
 
     fn machine(&self, name: &str) -> Result<MachineIndex, String> {
