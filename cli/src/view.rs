@@ -62,6 +62,21 @@ impl Look {
         }
     }
 
+    /// The same, and what the clocks of another zone show, where they show something else:
+    /// `Sun 22 Nov 02:00, in 3 h (Sat 21 Nov 20:00 America/New_York)`.
+    pub fn when_there(&self, time: &str, zone: &str) -> String {
+        let here = self.when(time);
+        let (Ok(at), Ok(there)) = (time.parse::<Timestamp>(), TimeZone::get(zone)) else {
+            return here;
+        };
+        let there = self.clock(at, there);
+        if there == self.absolute(at) {
+            here
+        } else {
+            format!("{here} ({there} {zone})")
+        }
+    }
+
     /// A time as `2026-11-22 02:00:00` in the reader's zone.
     pub fn stamp(&self, time: &str) -> String {
         match time.parse::<Timestamp>() {
@@ -82,11 +97,13 @@ impl Look {
     }
 
     fn absolute(&self, time: Timestamp) -> String {
+        self.clock(time, self.zone.clone())
+    }
+
+    fn clock(&self, time: Timestamp, zone: TimeZone) -> String {
         let far = time.duration_since(self.now).abs() > SignedDuration::from_hours(24 * 300);
         let format = if far { "%-d %b %Y" } else { "%a %-d %b %H:%M" };
-        time.to_zoned(self.zone.clone())
-            .strftime(format)
-            .to_string()
+        time.to_zoned(zone).strftime(format).to_string()
     }
 
     fn relative(&self, time: Timestamp) -> String {
@@ -234,6 +251,14 @@ pub(crate) mod tests {
             assert_eq!(look.when(time), text);
         }
         assert_eq!(look.stamp("2026-07-01T00:30:00Z"), "2026-07-01 02:30:00");
+        let there = |zone| look.when_there("2026-11-22T15:30:00Z", zone);
+        let here = "Sun 22 Nov 16:30, in 3 h 30 min";
+        assert_eq!(there("Europe/Berlin"), here, "the same clocks");
+        for unknown in ["", "Mars/Olympus"] {
+            assert_eq!(there(unknown), here);
+        }
+        let tokyo = format!("{here} (Mon 23 Nov 00:30 Asia/Tokyo)");
+        assert_eq!(there("Asia/Tokyo"), tokyo);
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Telling {
         let level = match entry.kind.as_str() {
             "rollout-failed" | "rollout-paused" | "lost" | "stop" => Level::Error,
             "overdue" | "approval-asked" | "promotion-asked" | "return-asked"
-            | "rollout-aborted" | "restored" => Level::Warning,
+            | "rollout-aborted" | "restored" | "window-missed" => Level::Warning,
             "rollout-finished" | "resume" => Level::Info,
             _ => return None,
         };

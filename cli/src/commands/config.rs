@@ -1,5 +1,7 @@
 //! `lab update-config …`
 
+mod calendar_files;
+
 use std::{ffi::OsStr, fs, path::Path};
 
 use lab_proto::operator::{
@@ -246,8 +248,15 @@ fn complained(context: &Context, faults: &[ConfigFault], file: Option<&Path>) ->
     Exit::Usage
 }
 
-/// Reads a configuration file: Nix by its ending, JSON otherwise.
+/// Reads a configuration file, with the files that it names.
 async fn read(file: &Path) -> Result<Value, LabError> {
+    let mut document = read_alone(file).await?;
+    calendar_files::put_in(&mut document, file)?;
+    Ok(document)
+}
+
+/// Reads a configuration file: Nix by its ending, JSON otherwise.
+async fn read_alone(file: &Path) -> Result<Value, LabError> {
     if file.extension() == Some(OsStr::new("nix")) {
         return nix::evaluate_file(file).await;
     }

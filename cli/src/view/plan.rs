@@ -59,9 +59,16 @@ fn one_group(group: &PlannedGroup, look: &Look) -> String {
     if !group.window.is_empty() {
         let opens = group.opens_at.as_deref().map_or_else(
             || "open now".to_owned(),
-            |at| format!("opens {}", look.when(at)),
+            |at| format!("opens {}", look.when_there(at, &group.timezone)),
         );
+        let opens = match group.never_opens {
+            true => "⚠ never open for long enough".to_owned(),
+            false => opens,
+        };
         text.push_str(&format!("  window {}, {opens}\n", group.window));
+        if !group.avoid.is_empty() {
+            text.push_str(&format!("  not in {}\n", group.avoid.join(", ")));
+        }
     }
     if group.needs_approval {
         text.push_str(&format!(

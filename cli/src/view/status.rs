@@ -90,8 +90,15 @@ fn one_group(group: &RolloutGroup, look: &Look) -> String {
         0 => String::new(),
         failed => format!(", {failed} failed ({} allowed)", group.max_failures),
     };
+    let missed = match group.windows_missed {
+        0 => String::new(),
+        missed => {
+            let windows = counted(usize::try_from(missed).unwrap_or(usize::MAX), "window");
+            format!(", {windows} missed")
+        }
+    };
     let mut text = format!(
-        "  {}   {}   {updated} of {} updated, {} at once{budget}\n",
+        "  {}   {}   {updated} of {} updated, {} at once{budget}{missed}\n",
         group.name,
         marked(&group.state),
         counted(machines().count(), "machine"),
@@ -103,7 +110,8 @@ fn one_group(group: &RolloutGroup, look: &Look) -> String {
         .as_ref()
         .filter(|reason| reason.kind != "paused");
     if let Some(reason) = waits_for {
-        text.push_str(&look.columns(4, [vec![waits(&reason.text, &reason.hint)]]));
+        let text_and_here = format!("{}{}", reason.text, here(reason, look));
+        text.push_str(&look.columns(4, [vec![waits(&text_and_here, &reason.hint)]]));
     }
     let many = group.waves.len() > 1;
     for (number, wave) in group.waves.iter().enumerate() {
@@ -172,6 +180,14 @@ fn remark(machine: &RolloutMachine, group_waits: Option<&WaitReason>) -> String 
         remarks.push(reason.text.clone());
     }
     remarks.join("; ")
+}
+
+/// The reader's own time, where the sentence has that of a group's zone.
+fn here(reason: &WaitReason, look: &Look) -> String {
+    if reason.timezone.is_empty() || reason.until.is_empty() {
+        return String::new();
+    }
+    format!("; here {}", look.when(&reason.until))
 }
 
 fn waits(text: &str, hint: &str) -> String {

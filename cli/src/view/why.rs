@@ -48,7 +48,7 @@ pub fn why(why: &WhyReply, look: &Look) -> String {
     let next = match next.as_str() {
         "" if goes_on_by_itself(&reason.kind) => "when machines report; no time is set".to_owned(),
         "" => "when somebody acts; time alone changes nothing".to_owned(),
-        next => look.when(next),
+        next => look.when_there(next, &reason.timezone),
     };
     line("next", next);
     line("try", reason.hint.clone());

@@ -28,7 +28,7 @@ impl Fleet {
     pub(crate) fn advance(&mut self, now: Timestamp, draft: &mut Draft) {
         self.expire_leases(now, draft);
         self.leave_out_gone(draft);
-        self.look_at_windows(now);
+        let opened = self.look_at_windows(now, draft);
         // Each round applies at least one change, and every change moves a state machine on; a
         // round without any is the end.
         loop {
@@ -40,7 +40,10 @@ impl Fleet {
                 break;
             }
         }
-        self.wake_next(now, draft);
+        // A window that opens may be shut again before anybody polls.
+        if opened || !draft.changes.is_empty() {
+            self.wake_next(now, draft);
+        }
         self.hearsay.deadline = self.find_deadline(now);
     }
 

@@ -17,6 +17,10 @@ pub enum Bug {
     StopNotCheckedInGrant,
     /// A window's end is taken from the zone's offset at its beginning.
     WindowIgnoresClockChange,
+    /// What a group avoids is not looked at.
+    CalendarsIgnored,
+    /// What a machine's attempts have taken is not looked at.
+    TimeTakenIgnored,
     /// An older report replaces a newer one.
     StaleReportWins,
     /// The budget counts only machines that say that they failed.

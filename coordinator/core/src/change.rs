@@ -350,6 +350,21 @@ pub enum Change {
         /// Serial numbers of the certificates.
         certificates: Vec<String>,
     },
+    /// Windows of a group shut while machines of it were still to go.
+    WindowMissed {
+        /// In which rollout.
+        rollout: RolloutId,
+        /// Which group.
+        group: GroupName,
+        /// How many there were since the last one that was told of.
+        windows: u32,
+        /// When the last one shut.
+        shut_at: Timestamp,
+        /// Machines that are still to go.
+        left: u32,
+        /// When they can, as things are now.
+        opens_at: Option<Timestamp>,
+    },
 }
 
 impl Change {

@@ -3,6 +3,7 @@
 //! [`FleetConfig::parse`] takes the JSON of the document's `update-config.nix` as it stands. Every
 //! fault is found and named with its key path, not only the first.
 
+mod calendars;
 mod check;
 mod policies;
 mod read;
@@ -19,7 +20,10 @@ use common::{GroupName, MachineName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::policy::{Policy, Share, Times};
+use crate::{
+    calendar::Calendar,
+    policy::{Policy, Share, Times},
+};
 
 pub use section::duration;
 
@@ -69,6 +73,8 @@ pub struct FleetConfig {
     pub coordinators: Vec<MachineName>,
     /// Of each machine, those that may not be away together with it.
     pub apart: BTreeMap<MachineName, BTreeSet<MachineName>>,
+    /// Times in which nothing begins, by the names under which groups avoid them.
+    pub calendars: BTreeMap<String, Calendar>,
     /// The group of each machine.
     pub group_of: BTreeMap<MachineName, GroupName>,
 }

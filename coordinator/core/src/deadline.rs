@@ -31,12 +31,13 @@ impl Fleet {
     fn rollout_deadline(&self, number: u64, now: Timestamp) -> Timestamp {
         let times = self.times();
         let rollout = &self.facts().rollouts[&number];
+        let windows = self.windows_end(number, now);
         if rollout.state != RolloutState::Active {
-            return Timestamp::MAX;
+            return windows;
         }
         let mut deadline = match self.only_late_since(number) {
             Some(since) => return self.late_until(number, since + times.catch_up, now),
-            None => self.patience_ends(number, now),
+            None => self.patience_ends(number, now).min(windows),
         };
         for (index, group) in rollout.groups.iter().enumerate() {
             if group.finished_at.is_some() {
@@ -60,6 +61,17 @@ impl Fleet {
             }
         }
         deadline.max(now + SHORTEST)
+    }
+
+    /// When what is known of the windows of its groups holds no longer: one shuts, which may have to be
+    /// told, or opens.
+    fn windows_end(&self, number: u64, now: Timestamp) -> Timestamp {
+        let rollout = &self.facts().rollouts[&number];
+        let groups = rollout.groups.iter().enumerate();
+        let unfinished = groups.filter(|(_, group)| group.finished_at.is_none());
+        let ends = unfinished.filter_map(|(group, _)| self.hearsay.windows.get(&(number, group)));
+        let end = ends.map(|seen| seen.until).min();
+        end.map_or(Timestamp::MAX, |end| end.max(now + SHORTEST))
     }
 
     /// When the late machines that have not begun are given up; those at work have their leases.

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 pub use index::{Index, Location, WaveCount};
 
 use crate::{
-    config::FleetConfig, identity::Registry, lease::Lease, machine::Machine, patience::Patience,
-    rollout::Rollout, wake::Woken, window,
+    config::FleetConfig, identity::Registry, lease::Lease, machine::Machine, opening,
+    patience::Patience, rollout::Rollout, wake::Woken,
 };
 
 /// Ended rollouts that stay in memory, the newest; older ones are in the history only.
@@ -102,8 +102,8 @@ pub struct Hearsay {
     pub expiries: BTreeSet<(Timestamp, LeaseId)>,
     /// Of each group of an unfinished rollout, by their numbers: how long it has stood still.
     pub patience: BTreeMap<(u64, usize), Patience>,
-    /// Of the same groups: what their windows were last found to be.
-    pub(crate) windows: BTreeMap<(u64, usize), window::Seen>,
+    /// Of the same groups: what their windows and calendars were last found to be.
+    pub(crate) windows: BTreeMap<(u64, usize), opening::Seen>,
     /// The next instant at which the clock alone changes something.
     pub deadline: Timestamp,
     /// Health checks that machines are still to be asked for.

@@ -3,6 +3,8 @@
 use common::{MachineName, OutcomeKind, RolloutId, StorePath, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::window::clock;
+
 /// One line of `lab update-history`. Stored as JSON: fields are only ever added.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
@@ -100,6 +102,18 @@ impl crate::Fleet {
                 group: Some(group.clone()),
                 by: by.clone(),
                 ..entry("promoted")
+            },
+            Change::WindowMissed {
+                rollout,
+                group,
+                left,
+                opens_at,
+                ..
+            } => Entry {
+                rollout: Some(rollout.clone()),
+                group: Some(group.clone()),
+                text: self.missed_text(rollout, group, *left, *opens_at),
+                ..entry("window-missed")
             },
             Change::GroupFinished { rollout, group, .. } => Entry {
                 rollout: Some(rollout.clone()),
@@ -252,6 +266,27 @@ impl crate::Fleet {
             | Change::ReturnWithdrawn { .. }
             | Change::IdentitiesForgotten { .. } => return None,
         })
+    }
+
+    fn missed_text(
+        &self,
+        rollout: &RolloutId,
+        group: &common::GroupName,
+        left: u32,
+        opens_at: Option<Timestamp>,
+    ) -> String {
+        let group = self
+            .rollout(rollout)
+            .and_then(|rollout| rollout.group(group));
+        let zone = group.map_or("UTC", |group| group.policy.timezone.as_str());
+        let left = match left {
+            1 => "1 machine is".to_owned(),
+            left => format!("{left} machines are"),
+        };
+        match opens_at {
+            Some(at) => format!("{left} still to go; they can at {}", clock(at, zone)),
+            None => format!("{left} still to go, and no window is ever long enough"),
+        }
     }
 
     /// The entry with rollout, machine and group of a lease.

@@ -283,6 +283,7 @@ fn says_nothing(reason: &WaitReason) -> bool {
         | WaitReason::Held { .. }
         | WaitReason::WindowClosed { .. }
         | WaitReason::WindowTooShort { .. }
+        | WaitReason::Frozen { .. }
         | WaitReason::WaveNotOpen { .. }
         | WaitReason::Soaking { .. }
         | WaitReason::GroupUnhealthy { .. }
@@ -377,7 +378,11 @@ fn grants(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
             violate(found, 3, say("granted after the fleet's budget was spent"));
         }
         coordinators(after, lease, rollout, found);
-        if let Err(reason) = after.gate(rollout, group, lease.granted_at) {
+        // Of the machine's own numbers, and not of what the grant took them for.
+        let expected = group.policy.expected_duration;
+        let known = after.facts().machines.get(&lease.machine);
+        let needs = known.map_or(expected, |known| known.needs(expected));
+        if let Err(reason) = after.gate(rollout, group, needs, lease.granted_at) {
             violate(found, 3, say(&format!("granted although {reason}")));
         }
     }

@@ -10,6 +10,7 @@
 pub mod advance;
 #[cfg(feature = "seeded-bugs")]
 pub mod bug;
+pub mod calendar;
 pub mod change;
 pub mod config;
 mod coordinators;
@@ -22,6 +23,7 @@ pub mod identity;
 pub mod invariants;
 pub mod lease;
 pub mod machine;
+pub mod opening;
 mod patience;
 mod permission;
 pub mod plan;

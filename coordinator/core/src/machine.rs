@@ -1,6 +1,6 @@
 //! What the coordinator believes about one machine.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use common::{
     Action, AttemptStatus, BootId, CheckResult, Declined, DeclinedKind, Epoch, HealthState,
@@ -12,6 +12,17 @@ use crate::wait::WaitReason;
 
 /// Boots remembered to tell a late report of an earlier one.
 const PAST_BOOTS: usize = 8;
+
+/// Attempts of which is remembered what they took: enough for one that was slow for once to be seen,
+/// and few enough to forget it some weeks later.
+const TOOK_KEPT: usize = 5;
+
+/// With fewer attempts than that, a machine is not taken for quicker than it is expected to be.
+const TOOK_FEW: usize = 3;
+
+/// Nothing is expected to take less: what is written down has no fractions of a second, and the way of
+/// a grant has some.
+const NEEDS_MIN: Duration = Duration::from_secs(60);
 
 /// A machine that has reported, or that somebody pinned a target for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +41,9 @@ pub struct Machine {
     /// Whether its last attempt did not end as it should.
     #[serde(default)]
     pub failed_last: bool,
+    /// What its last attempts took that were carried out, in seconds, newest last.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    pub took_s: VecDeque<u64>,
     /// What is known from heartbeats only; not part of the journal.
     #[serde(skip)]
     pub heard: Heard,
@@ -102,6 +116,29 @@ impl Pin {
 }
 
 impl Machine {
+    /// What its next attempt is expected to take: the longest of its last ones. One or two of them
+    /// say too little to go below what is expected of everybody.
+    pub fn needs(&self, expected: Duration) -> Duration {
+        let Some(longest) = self.took_s.iter().max() else {
+            return expected;
+        };
+        let longest = Duration::from_secs(*longest);
+        let least = if self.took_s.len() < TOOK_FEW {
+            expected
+        } else {
+            NEEDS_MIN
+        };
+        longest.max(least)
+    }
+
+    /// Remembers what an attempt took that was carried out.
+    pub(crate) fn has_taken(&mut self, took: Duration) {
+        if self.took_s.len() == TOOK_KEPT {
+            self.took_s.pop_front();
+        }
+        self.took_s.push_back(took.as_secs());
+    }
+
     /// What it really runs, as far as it has said.
     pub fn running(&self) -> Option<&StorePath> {
         self.report.as_ref()?.running.as_ref()

@@ -25,6 +25,7 @@ impl Fleet {
             let since = self.facts().machines.get(machine).and_then(|m| m.heard.at);
             return Err(WaitReason::Offline { since });
         }
+        self.time_for(machine, at, now)?;
         self.fit(machine, rollout, place)?;
         self.apart(machine, now)?;
         self.quorum(machine, now)?;

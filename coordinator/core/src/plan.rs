@@ -34,6 +34,10 @@ pub struct PlannedGroup {
     pub after: Vec<(GroupName, Duration)>,
     /// Its waves.
     pub waves: Vec<PlannedWave>,
+    /// When its windows and calendars let it begin, now or later; `None`: as far as one can see,
+    /// never. No part of the plan: it changes with the time.
+    #[serde(skip)]
+    pub goes_at: Option<common::Timestamp>,
 }
 
 /// One wave of a plan.

@@ -152,16 +152,19 @@ impl PauseAfter {
 pub enum Order {
     /// Machines whose last attempt did not end as it should come after the others.
     FailedLast,
+    /// Machines whose updates are expected to take longer come before the others.
+    LongestFirst,
 }
 
 impl Order {
     /// Every choice, in the order in which the documentation names them.
-    pub const ALL: [Self; 1] = [Self::FailedLast];
+    pub const ALL: [Self; 2] = [Self::FailedLast, Self::LongestFirst];
 
     /// The word in the configuration.
     pub fn word(self) -> &'static str {
         match self {
             Self::FailedLast => "failed-last",
+            Self::LongestFirst => "longest-first",
         }
     }
 }
@@ -211,6 +214,10 @@ pub struct Policy {
     pub windows: Vec<Window>,
     /// IANA name of the zone of the windows.
     pub timezone: String,
+    /// Names of the calendars in whose times nothing begins. What is in them is said by the
+    /// configuration in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub avoid: Vec<String>,
     /// Whether machines may reboot by themselves.
     pub allow_reboot: bool,
     /// Whether a soft-reboot will do, where that brings the target.
@@ -226,7 +233,8 @@ pub struct Policy {
     pub health_timeout: Duration,
     /// Whether a machine that fails goes back by itself.
     pub rollback_on_failure: bool,
-    /// What an attempt is expected to take: it must fit into what is left of the window.
+    /// What an attempt is expected to take where a machine has not shown yet what it takes: it must
+    /// fit into what is left of the window.
     pub expected_duration: Duration,
 }
 

@@ -222,6 +222,12 @@ pub struct RolloutGroup {
     /// Since when somebody is asked to say so after the wave before the present one.
     #[serde(default)]
     pub held_since: Option<Timestamp>,
+    /// Windows that shut by then were told of, if machines were still to go.
+    #[serde(default)]
+    pub windows_told: Option<Timestamp>,
+    /// Windows that shut while machines were still to go.
+    #[serde(default)]
+    pub windows_missed: u32,
 }
 
 /// Whether a person must say yes, and has.

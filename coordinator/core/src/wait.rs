@@ -7,6 +7,8 @@ use std::{fmt, time::Duration};
 use common::{GroupName, MachineName, RolloutId, Timestamp, time::span};
 use serde::{Deserialize, Serialize};
 
+use crate::window;
+
 /// Why a machine, or a group of a rollout, does not go now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -90,8 +92,24 @@ pub enum WaitReason {
     },
     /// The maintenance window is shut.
     WindowClosed {
-        /// When it opens.
+        /// When the group can go: a window opens that is long enough, and no calendar is against it.
         opens_at: Option<Timestamp>,
+        /// IANA name of its zone.
+        #[serde(default)]
+        zone: String,
+    },
+    /// A calendar that the group avoids lets nothing begin.
+    Frozen {
+        /// Its name.
+        calendar: String,
+        /// The entry in it.
+        entry: String,
+        /// When that entry ends.
+        ends_at: Option<Timestamp>,
+        /// When the group can go.
+        opens_at: Option<Timestamp>,
+        /// IANA name of the group's zone.
+        zone: String,
     },
     /// Too little of the window is left.
     WindowTooShort {
@@ -99,8 +117,14 @@ pub enum WaitReason {
         needs: Duration,
         /// What is left.
         left: Duration,
-        /// When the window shuts; it can open again only after that.
+        /// When the window shuts.
         closes_at: Timestamp,
+        /// When there is time enough.
+        #[serde(default)]
+        opens_at: Option<Timestamp>,
+        /// IANA name of its zone.
+        #[serde(default)]
+        zone: String,
     },
     /// An earlier wave has not closed.
     WaveNotOpen {
@@ -178,6 +202,7 @@ impl WaitReason {
             Self::Approval { .. } => "approval",
             Self::Held { .. } => "held",
             Self::WindowClosed { .. } => "window-closed",
+            Self::Frozen { .. } => "frozen",
             Self::WindowTooShort { .. } => "window-too-short",
             Self::WaveNotOpen { .. } => "wave-not-open",
             Self::Soaking { .. } => "soaking",
@@ -195,8 +220,9 @@ impl WaitReason {
     pub fn until(&self) -> Option<Timestamp> {
         match self {
             Self::Stagger { until, .. } | Self::Soaking { until } => Some(*until),
-            Self::WindowClosed { opens_at } => *opens_at,
-            Self::WindowTooShort { closes_at, .. } => Some(*closes_at),
+            Self::WindowClosed { opens_at, .. }
+            | Self::WindowTooShort { opens_at, .. }
+            | Self::Frozen { opens_at, .. } => *opens_at,
             Self::Stopped { .. }
             | Self::Paused { .. }
             | Self::NoRollout
@@ -233,10 +259,12 @@ impl WaitReason {
             | Self::Stagger { .. }
             | Self::Approval { .. }
             | Self::Held { .. }
-            | Self::WindowClosed { .. }
-            | Self::WindowTooShort { .. }
             | Self::CoordinatorLast { .. }
             | Self::Soaking { .. } => true,
+            // What never comes is not waited for.
+            Self::WindowClosed { opens_at, .. }
+            | Self::WindowTooShort { opens_at, .. }
+            | Self::Frozen { opens_at, .. } => opens_at.is_some(),
             Self::NoRollout
             | Self::UpToDate
             | Self::NoTarget
@@ -298,6 +326,7 @@ impl WaitReason {
             | Self::Soaking { .. }
             | Self::CoordinatorLast { .. }
             | Self::MachineUnhealthy { .. } => None,
+            Self::Frozen { .. } => Some("lab update-config show".to_owned()),
         }
     }
 }
@@ -356,18 +385,45 @@ impl fmt::Display for WaitReason {
             ),
             Self::WindowClosed {
                 opens_at: Some(opens_at),
+                zone,
             } => {
-                write!(f, "the maintenance window opens at {}", instant(*opens_at))
+                let opens_at = window::clock(*opens_at, zone);
+                write!(f, "the maintenance window opens at {opens_at}")
             }
-            Self::WindowClosed { opens_at: None } => {
-                f.write_str("the maintenance window never opens")
+            Self::WindowClosed { opens_at: None, .. } => {
+                f.write_str("the maintenance window never opens for long enough")
             }
-            Self::WindowTooShort { needs, left, .. } => write!(
-                f,
-                "{} of the maintenance window are left, an update is expected to take {}",
-                span(*left),
-                span(*needs)
-            ),
+            Self::Frozen {
+                calendar,
+                entry,
+                opens_at,
+                zone,
+                ..
+            } => {
+                write!(f, "frozen by {entry} in calendar {calendar}; ")?;
+                match opens_at {
+                    Some(at) => write!(f, "it can go at {}", window::clock(*at, zone)),
+                    None => f.write_str("no time is left for it"),
+                }
+            }
+            Self::WindowTooShort {
+                needs,
+                left,
+                opens_at,
+                zone,
+                ..
+            } => {
+                write!(
+                    f,
+                    "{} of the maintenance window are left, an update is expected to take {}; ",
+                    span(*left),
+                    span(*needs)
+                )?;
+                match opens_at {
+                    Some(at) => write!(f, "the next one opens at {}", window::clock(*at, zone)),
+                    None => f.write_str("no window is long enough"),
+                }
+            }
             Self::WaveNotOpen { wave, open } => {
                 write!(f, "in wave {wave}; wave {open} has not closed yet")
             }

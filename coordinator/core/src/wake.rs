@@ -32,9 +32,6 @@ pub struct Woken {
 impl Fleet {
     /// Wakes those whose turn it is.
     pub(crate) fn wake_next(&mut self, now: Timestamp, draft: &mut Draft) {
-        if draft.changes.is_empty() {
-            return;
-        }
         let numbers = self.index().unfinished.clone();
         self.hearsay
             .woken

@@ -236,36 +236,6 @@ impl Window {
     }
 }
 
-/// What several windows together were found to be, and how long that holds: it is asked for at every
-/// decision and changes a few times a day.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen {
-    from: Timestamp,
-    /// The first instant at which any of the windows opens or shuts.
-    until: Timestamp,
-    state: WindowState,
-}
-
-impl Seen {
-    /// Looks at the windows now.
-    pub(crate) fn of(windows: &[Window], now: Timestamp, zone: &TimeZone) -> Self {
-        let edges = windows.iter().map(|window| match window.state(now, zone) {
-            WindowState::Open { until } => until,
-            WindowState::Closed { opens_at } => opens_at.unwrap_or(now),
-        });
-        Self {
-            from: now,
-            until: edges.min().unwrap_or(Timestamp::MAX),
-            state: state_of(windows, now, zone),
-        }
-    }
-
-    /// What they are at this instant, if that is known.
-    pub(crate) fn at(&self, now: Timestamp) -> Option<WindowState> {
-        (self.from <= now && now < self.until).then_some(self.state)
-    }
-}
-
 /// The state of several windows together; no windows at all means always open.
 pub fn state_of(windows: &[Window], now: Timestamp, zone: &TimeZone) -> WindowState {
     let mut state = match windows {
@@ -293,21 +263,39 @@ pub fn state_of(windows: &[Window], now: Timestamp, zone: &TimeZone) -> WindowSt
     state
 }
 
+/// An instant by the clocks of a zone: `Mon 2026-11-23 03:00 Europe/Oslo`.
+pub fn clock(at: Timestamp, name: &str) -> String {
+    let zone = zone(name).unwrap_or(TimeZone::UTC);
+    let name = if name.is_empty() { "UTC" } else { name };
+    local(at, &zone).map_or_else(
+        || "the end of time".to_owned(),
+        |at| format!("{} {name}", at.strftime("%a %Y-%m-%d %H:%M")),
+    )
+}
+
 fn weekday(date: Date) -> i8 {
     Weekday::to_monday_one_offset(date.weekday())
 }
 
-fn local(now: Timestamp, zone: &TimeZone) -> Option<Zoned> {
+pub(crate) fn local(now: Timestamp, zone: &TimeZone) -> Option<Zoned> {
     let instant = jiff::Timestamp::from_millisecond(now.as_millis()).ok()?;
     Some(instant.to_zoned(zone.clone()))
 }
 
 /// The instant at which the zone's clocks show this time, by the rule in the module's first lines.
-fn instant(date: Date, time: Time, zone: &TimeZone) -> Option<Timestamp> {
+pub(crate) fn instant(date: Date, time: Time, zone: &TimeZone) -> Option<Timestamp> {
     let ambiguous = zone.to_ambiguous_timestamp(date.to_datetime(time));
     let instant = match ambiguous.offset() {
-        AmbiguousOffset::Unambiguous { .. } | AmbiguousOffset::Fold { .. } => {
-            ambiguous.earlier().ok()?
+        AmbiguousOffset::Unambiguous { .. } => ambiguous.earlier().ok()?,
+        AmbiguousOffset::Fold { .. } => {
+            let first = ambiguous.earlier().ok()?;
+            // Next to the last change that a zone's table has, a fold may be told of that never was:
+            // in Nuuk the clocks stood still where from 2024 on they are put back. The clock decides.
+            if zone.to_datetime(first) == date.to_datetime(time) {
+                first
+            } else {
+                ambiguous.later().ok()?
+            }
         }
         // Read with the offset before the change, the time lies after the change, and no other
         // change lies between.

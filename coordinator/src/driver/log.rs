@@ -146,6 +146,15 @@ impl Log {
             Change::GroupFinished { rollout, group, .. } => {
                 of_group(rollout, group, "the group is finished".to_owned())
             }
+            Change::WindowMissed {
+                rollout,
+                group,
+                left,
+                ..
+            } => {
+                let text = format!("the window has shut, {left} machines are still to go");
+                warning(of_group(rollout, group, text))
+            }
             Change::LeaseGranted { lease, .. } => {
                 of_lease(&lease.id, format!("granted: {}", lease.machine))
             }

@@ -13,7 +13,7 @@ use std::{
 use common::{GroupName, LeaseId, MachineName, Timestamp};
 use coordinator_core::{
     config::FleetConfig,
-    window::{WindowState, state_of, zone},
+    opening::{Openings, State},
 };
 
 /// Which hook left a mark.
@@ -363,13 +363,8 @@ fn window_open(config: &FleetConfig, machine: &MachineName, at: Timestamp) -> bo
     let Some((_, group)) = config.home_of(machine) else {
         return false;
     };
-    let Ok(zone) = zone(&group.policy.timezone) else {
-        return false;
-    };
-    matches!(
-        state_of(&group.policy.windows, at, &zone),
-        WindowState::Open { .. }
-    )
+    let openings = Openings::of(&group.policy, &config.calendars);
+    matches!(openings.at(at), State::Open { .. })
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ impl SeededBug {
             Bug::WaveGateOffByOne,
             Bug::StopNotCheckedInGrant,
             Bug::WindowIgnoresClockChange,
+            Bug::CalendarsIgnored,
+            Bug::TimeTakenIgnored,
             Bug::StaleReportWins,
             Bug::BudgetIgnoresSilence,
             Bug::ApartIgnored,

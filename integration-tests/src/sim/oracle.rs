@@ -1,27 +1,36 @@
 //! Maintenance windows once more, read off the wall clock of the zone: slower and simpler than the
 //! coordinator's own arithmetic, and without anything of it.
 
+use std::time::Duration;
+
 use common::Timestamp;
 use coordinator_core::{policy::Policy, window};
 use jiff::{ToSpan as _, Zoned, tz::TimeZone};
+use serde_json::Value;
 
-/// Why a machine may not go at this time, when its windows forbid it.
-pub(crate) fn outside(policy: &Policy, now: Timestamp) -> Option<String> {
-    if policy.windows.is_empty() {
-        return None;
-    }
+/// Why a machine that needs so long may not go at this time, when its windows or what it avoids forbid
+/// it. The document says what is avoided.
+pub(crate) fn outside(
+    policy: &Policy,
+    document: &Value,
+    needs: Duration,
+    now: Timestamp,
+) -> Option<String> {
     let zone = window::zone(&policy.timezone).ok()?;
     let now = jiff::Timestamp::from_millisecond(now.as_millis())
         .ok()?
         .to_zoned(zone.clone());
     let end = now
-        .checked_add(jiff::SignedDuration::try_from(policy.expected_duration).ok()?)
+        .checked_add(jiff::SignedDuration::try_from(needs).ok()?)
         .ok()?;
+    let avoided = avoided(policy, document);
     let within = |at: &Zoned| {
-        policy
-            .windows
-            .iter()
-            .any(|window| shows_inside(&window.to_string(), at))
+        let windows = &policy.windows;
+        let open = windows.is_empty()
+            || windows
+                .iter()
+                .any(|window| shows_inside(&window.to_string(), at));
+        open && !avoided.iter().any(|entry| forbids(entry, at))
     };
     // In an hour that comes twice, a clock that was not put back counts as well.
     let twice = zone.to_ambiguous_zoned(now.datetime()).is_ambiguous();
@@ -37,6 +46,29 @@ pub(crate) fn outside(policy: &Policy, now: Timestamp) -> Option<String> {
         return None;
     }
     Some(format!("at {now}, outside of its window"))
+}
+
+/// The entries of the calendars that the policy avoids, as they are written.
+fn avoided(policy: &Policy, document: &Value) -> Vec<String> {
+    let calendars = &document["updateSettings"]["calendars"];
+    let entries = policy.avoid.iter().flat_map(|name| {
+        let calendar = &calendars[name];
+        [&calendar["hours"], &calendar["dates"]]
+    });
+    let texts = entries.filter_map(Value::as_array).flatten();
+    texts.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// Whether an entry forbids what the wall shows: `09:10-09:50`, `2026-12-24/2026-12-26`, `12-24`.
+fn forbids(entry: &str, at: &Zoned) -> bool {
+    if entry.contains(':') {
+        return shows_inside(entry, at);
+    }
+    let today = at.strftime("%Y-%m-%d").to_string();
+    match entry.split_once('/') {
+        Some((from, to)) => from <= today.as_str() && today.as_str() <= to,
+        None => today.ends_with(&format!("-{entry}")),
+    }
 }
 
 /// Whether a clock on the wall shows a time within `[Mon ]02:00-06:00`.

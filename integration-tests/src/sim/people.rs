@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{
     chance::{Chance, Item},
     event::{Command, Event, Flaw, MachineIndex, Nature},
-    setup::{MINUTE, system, window},
+    setup::{MINUTE, calendars, system, window},
     world::World,
 };
 
@@ -165,6 +165,11 @@ impl Chance {
                     members.extend(joins);
                 }
             }
+        }
+        if self.rng.once_in(3) {
+            let begin = jiff::Timestamp::from_millisecond(fleet.hearsay().now.as_millis());
+            let begin = begin.unwrap_or_default();
+            document["updateSettings"]["calendars"] = calendars(begin, &mut self.rng);
         }
         let known: Vec<Value> = members_of(&document).cloned().collect();
         if let Some(sets) = document["updateSettings"]["apart"].as_array_mut() {

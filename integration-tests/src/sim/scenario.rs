@@ -14,6 +14,7 @@
 //! * web-01 falls ill                    and: is well again
 //! * the coordinator dies                it comes back by itself
 //! * the configuration has updateSettings.maxParallel 2     any key by its path, and JSON
+//! * calendar holidays says 2026-03-02   somebody writes that day into it
 //! ```
 
 #![allow(
@@ -153,6 +154,7 @@ impl Stage {
                 let value = line.split_once(path).map_or("", |(_, value)| value);
                 self.configure(path, value)?;
             }
+            ["calendar", name, "says", days] => self.calendar(name, days)?,
             ["system", number, "is", "prepared"] => self.prepare(number)?,
             ["system", number, "needs", "a", "reboot"] => {
                 self.nature(number, None, |nature| nature.needs_reboot = true)?;
@@ -196,11 +198,31 @@ impl Stage {
 
     /// Another value for this key of the document.
     fn configure(&mut self, path: &str, value: &str) -> Result<(), String> {
-        let fleet = self.run.world.coordinator.fleet.as_ref();
-        let config = fleet.and_then(|fleet| fleet.facts().config.as_ref());
-        let mut document = config.ok_or("there is no configuration")?.document.clone();
+        let mut document = self.document()?;
         let key = path.split('.').fold(&mut document, |at, key| &mut at[key]);
         *key = serde_json::from_str(value).map_err(|error| error.to_string())?;
+        self.set(document)
+    }
+
+    /// Somebody adds days to a calendar of the configuration in force.
+    fn calendar(&mut self, name: &str, days: &str) -> Result<(), String> {
+        let mut document = self.document()?;
+        let dates = &mut document["updateSettings"]["calendars"][name]["dates"];
+        match dates.as_array_mut() {
+            Some(dates) => dates.push(Value::from(days)),
+            None => *dates = Value::from(vec![days]),
+        }
+        self.set(document)
+    }
+
+    fn document(&self) -> Result<Value, String> {
+        match self.view(&Query::Config)? {
+            View::Config(_, document) => Ok(document),
+            _ => Err("there is no configuration".to_owned()),
+        }
+    }
+
+    fn set(&mut self, document: Value) -> Result<(), String> {
         match self.ask(Command::Configure { document })? {
             Reply::Refused(refusal) => Err(refusal.to_string()),
             _ => Ok(()),

@@ -136,7 +136,7 @@ impl Setup {
         Self {
             seed,
             start: start.as_millisecond() + i64::try_from(rng.below(48 * HOUR)).unwrap_or(0),
-            document: document(&machines, poll_hold_s, rng),
+            document: document(&machines, poll_hold_s, start, rng),
             machines,
             drifts,
             poll_hold_s,
@@ -178,7 +178,7 @@ pub(crate) fn system(number: u64) -> StorePath {
         .unwrap_or_else(|_| unreachable!("{text} is a store path"))
 }
 
-fn document(machines: &[String], poll_hold_s: u64, rng: &mut Rng) -> Value {
+fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: &mut Rng) -> Value {
     let count = rng.between(1, 6).min(machines.len() as u64);
     let mut members: Vec<Vec<&String>> = (0..count).map(|_| Vec::new()).collect();
     for (index, machine) in machines.iter().enumerate() {
@@ -202,7 +202,7 @@ fn document(machines: &[String], poll_hold_s: u64, rng: &mut Rng) -> Value {
     let max_failures = &max_failures[machines.len() % 3];
     // Silence must be longer than a held poll, or everybody who waits counts as offline.
     let offline = 2 * poll_hold_s + 300;
-    json!({
+    let mut document = json!({
         "updateGroups": groups,
         "updateSettings": {
             "maxParallel": rng.between(1, 6),
@@ -220,6 +220,49 @@ fn document(machines: &[String], poll_hold_s: u64, rng: &mut Rng) -> Value {
             "approvalExpiry": rng.one([6 * 3600, 48 * 3600]),
             "timezone": rng.one(ZONES),
         }
+    });
+    avoid(&mut document, begin, rng);
+    document
+}
+
+/// Calendars, and groups that avoid them: of every hour of some of the day the middle, which leaves time
+/// enough in whatever window, and a few days about the beginning.
+fn avoid(document: &mut Value, begin: jiff::Timestamp, rng: &mut Rng) {
+    document["updateSettings"]["calendars"] = calendars(begin, rng);
+    let Some(groups) = document["updateGroups"].as_object_mut() else {
+        return;
+    };
+    for group in groups.values_mut() {
+        match rng.below(6) {
+            0 => group["avoid"] = json!(["hours"]),
+            1 => group["avoid"] = json!(["days"]),
+            2 => group["avoid"] = json!(["hours", "days"]),
+            _ => {}
+        }
+    }
+}
+
+pub(crate) fn calendars(begin: jiff::Timestamp, rng: &mut Rng) -> Value {
+    let first = rng.below(24);
+    let hours = first..first + rng.between(1, 12);
+    let hours = hours.map(|hour| {
+        let hour = hour % 24;
+        format!("{hour:02}:10-{hour:02}:50")
+    });
+    let day = |days: u64| {
+        let hours = i64::try_from(24 * days).unwrap_or(0);
+        let at = begin.checked_add(jiff::SignedDuration::from_hours(hours));
+        at.unwrap_or(begin).strftime("%Y-%m-%d").to_string()
+    };
+    let from = rng.below(4);
+    let to = from + rng.below(3);
+    let dates = [
+        format!("{}/{}", day(from), day(to)),
+        day(to + 2)[5..].to_owned(),
+    ];
+    json!({
+        "hours": { "hours": hours.collect::<Vec<_>>() },
+        "days": { "dates": dates },
     })
 }
 
@@ -285,7 +328,7 @@ fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
         }
         group.insert("pauseAfter".to_owned(), json!(pause));
         if odd.is_multiple_of(2) {
-            group.insert("order".to_owned(), json!("failed-last"));
+            group.insert("order".to_owned(), json!(["failed-last", "longest-first"]));
         }
     }
     Value::Object(group)

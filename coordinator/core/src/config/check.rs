@@ -5,10 +5,14 @@ use std::{
     time::Duration,
 };
 
-use common::{GroupName, MachineName};
+use common::{GroupName, MachineName, Timestamp};
 
 use super::{Fault, FleetConfig, GroupConfig, section::nearest};
-use crate::{plan::in_dependency_order, policy::PauseAfter};
+use crate::{
+    opening::Openings,
+    plan::in_dependency_order,
+    policy::{PauseAfter, Policy},
+};
 
 /// Shortest lease that leaves room for a lost heartbeat and a busy machine.
 const LEASE_MIN: Duration = Duration::from_secs(30);
@@ -25,6 +29,7 @@ pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
         dependencies(name, group, config, faults);
         limits(name, group, faults);
         waves(name, group, faults);
+        openings(name, group, config, faults);
     }
     cycles(config, faults);
     apart(config, faults);
@@ -166,6 +171,49 @@ fn waves(name: &GroupName, group: &GroupConfig, faults: &mut Vec<Fault>) {
             );
         }
         before = end;
+    }
+}
+
+/// 1 January 2070. Until then what ends by itself has ended, and what comes again and again is left.
+const PROBE: Timestamp = Timestamp(3_155_760_000_000);
+
+/// A group must be able to begin sometimes, and each of its windows must be good for something.
+fn openings(name: &GroupName, group: &GroupConfig, config: &FleetConfig, faults: &mut Vec<Fault>) {
+    let policy = &group.policy;
+    if policy.avoid.is_empty() {
+        return;
+    }
+    let needs = policy.expected_duration;
+    let opens = |policy: &Policy| {
+        let openings = Openings::of(policy, &config.calendars);
+        openings.next(PROBE, needs).is_some()
+    };
+    let path = |key: &str| format!("updateGroups.{name}.{key}");
+    let calendars = policy.avoid.join(", ");
+    if !opens(policy) {
+        let message = format!(
+            "{calendars} never leave the {} s that an update is expected to take",
+            needs.as_secs()
+        );
+        let hint = "avoid less, or make maintenanceWindow longer";
+        push(faults, path("avoid"), message, hint);
+        return;
+    }
+    for window in &policy.windows {
+        let alone = Policy {
+            windows: vec![window.clone()],
+            ..policy.clone()
+        };
+        // Too short by itself is said already.
+        if window.nominal_length() >= needs && !opens(&alone) {
+            let message = format!(
+                "of the window {window}, {calendars} never leave the {} s that an update is \
+                 expected to take",
+                needs.as_secs()
+            );
+            let hint = "move it, or avoid less";
+            push(faults, path("maintenanceWindow"), message, hint);
+        }
     }
 }
 

@@ -14,12 +14,13 @@ use common::{GroupName, MachineName};
 use serde_json::{Map, Value};
 
 use super::{
-    FleetConfig, GroupConfig,
+    FleetConfig, GroupConfig, calendars,
     policies::{Policies, with_policy},
     section::{Faults, Section, Share, fault, nearest},
     waves,
 };
 use crate::{
+    calendar::Calendar,
     policy::{self, Policy, Preset, Times},
     window::{self, Window, WindowError},
 };
@@ -48,6 +49,8 @@ pub(super) struct Settings {
     max_failures: Option<policy::Share>,
     coordinators: Vec<MachineName>,
     apart: BTreeMap<MachineName, BTreeSet<MachineName>>,
+    pub(super) calendars: BTreeMap<String, Calendar>,
+    pub(super) avoid: Vec<String>,
     channels: Vec<String>,
     webhooks: BTreeMap<String, String>,
 }
@@ -120,6 +123,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
         max_failures: settings.max_failures,
         coordinators: settings.coordinators,
         apart: settings.apart,
+        calendars: settings.calendars,
         timezone: settings.timezone,
         channels: settings.channels,
         webhooks: settings.webhooks,
@@ -151,6 +155,7 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
             .unwrap_or(defaults.no_progress),
     };
     let minutes = |n: u64| Duration::from_secs(n * 60);
+    let calendars = calendars::read(&mut s, faults);
     let settings = Settings {
         max_parallel: s
             .machines("maxParallel", 1, Share::AtMost(fleet), faults)
@@ -171,6 +176,8 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
         max_failures: s.share("maxFailures", faults),
         coordinators: s.names("coordinators", faults).unwrap_or_default(),
         apart: apart(&mut s, faults),
+        avoid: calendars::avoid(&mut s, &calendars, faults).unwrap_or_default(),
+        calendars,
         channels: s
             .names::<String>("notificationChannels", faults)
             .unwrap_or_default(),
@@ -366,7 +373,9 @@ pub(super) fn policy(
         stagger: s
             .duration("staggerDelay", faults)
             .unwrap_or(settings.stagger),
-        windows: windows(s, faults),
+        windows: windows(s, "maintenanceWindow", faults),
+        avoid: calendars::avoid(s, &settings.calendars, faults)
+            .unwrap_or_else(|| settings.avoid.clone()),
         timezone: timezone(s, faults).unwrap_or_else(|| settings.timezone.clone()),
         allow_reboot: s.bool("allowReboot", faults).unwrap_or(false),
         soft_reboot: s.bool("softReboot", faults).unwrap_or(false),
@@ -402,11 +411,11 @@ pub(super) fn preset(s: &mut Section<'_>, policies: &Policies<'_>, faults: &mut 
 }
 
 /// One window, or a list of them; each a text, or `{ times, days }`.
-fn windows(group: &mut Section<'_>, faults: &mut Faults) -> Vec<Window> {
-    let Some(value) = group.get("maintenanceWindow") else {
+pub(super) fn windows(s: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Vec<Window> {
+    let Some(value) = s.get(key) else {
         return Vec::new();
     };
-    let path = group.path_of("maintenanceWindow");
+    let path = s.path_of(key);
     let one = std::slice::from_ref(value);
     let items = value.as_array().map_or(one, Vec::as_slice);
     let mut windows = Vec::with_capacity(items.len());

@@ -10,7 +10,7 @@ use crate::{
     config::FleetConfig,
     fleet::{Fleet, rollout_id},
     plan::{Plan, PlannedGroup, PlannedMachine, in_dependency_order},
-    policy::{Order, PauseAfter},
+    policy::{Order, PauseAfter, Policy},
     request::{Refusal, Reply, Wish},
     rollout::{Approval, Place, PlaceState, Rollout, RolloutGroup, RolloutState, Wave, WaveState},
     wait::WaitReason,
@@ -32,7 +32,7 @@ impl Fleet {
                 continue;
             };
             let mut machines = Vec::new();
-            let order = |machine: &&MachineName| self.place_in_order(&group.policy.order, machine);
+            let order = |machine: &&MachineName| self.place_in_order(&group.policy, machine);
             let mut members: Vec<&MachineName> = group
                 .machines
                 .iter()
@@ -71,7 +71,12 @@ impl Fleet {
                 };
                 (before.clone(), stagger)
             });
+            let now = self.hearsay().now;
             groups.push(PlannedGroup {
+                goes_at: match wish.immediate {
+                    true => Some(now),
+                    false => self.goes_at(&policy, &waves, now),
+                },
                 name: name.clone(),
                 after: after.collect(),
                 policy,
@@ -92,12 +97,19 @@ impl Fleet {
     }
 
     /// Where a machine comes by what counts before the order of the document: the smaller, the earlier.
-    fn place_in_order(&self, order: &[Order], machine: &MachineName) -> Vec<u64> {
+    fn place_in_order(&self, policy: &Policy, machine: &MachineName) -> Vec<u64> {
         let known = self.facts().machines.get(machine);
+        let expected = policy.expected_duration;
         let place = |order: &Order| match order {
             Order::FailedLast => u64::from(known.is_some_and(|machine| machine.failed_last)),
+            Order::LongestFirst => {
+                u64::MAX
+                    - known
+                        .map_or(expected, |machine| machine.needs(expected))
+                        .as_secs()
+            }
         };
-        order.iter().map(place).collect()
+        policy.order.iter().map(place).collect()
     }
 
     /// One machine of a plan, or why it is left out.
@@ -292,6 +304,8 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &OperatorName, now: Times
         unshown_accepted: None,
         promoted: 0,
         held_since: None,
+        windows_told: None,
+        windows_missed: 0,
     });
     Rollout {
         id,

@@ -1,10 +1,13 @@
 //! `apply`: one arm per fact, for decisions and for recovery alike. It trusts its input: facts were
 //! decided before they were written.
 
+use std::collections::BTreeMap;
+
 use common::{Action, LeaseId, MachineName, OutcomeKind, RolloutId, Timestamp};
 
 use super::{ENDED_KEPT, Fleet, Location, Stop, number_of};
 use crate::{
+    calendar::Calendar,
     change::Change,
     machine::{Failed, Pin},
     rollout::{Place, PlaceState, Rollout, RolloutGroup},
@@ -16,9 +19,13 @@ impl Fleet {
     pub fn apply(&mut self, change: &Change) {
         match change {
             Change::ConfigSet {
-                revision, config, ..
+                revision,
+                config,
+                at,
+                ..
             } => {
                 self.facts.revision = *revision;
+                self.calendars_set(&config.calendars, *at);
                 self.facts.config = Some(config.clone());
                 for machine in self.facts.machines.keys() {
                     self.index.judge(&self.facts, machine);
@@ -103,6 +110,18 @@ impl Fleet {
                 g.promoted = *waves;
                 g.held_since = None;
             }),
+            Change::WindowMissed {
+                rollout,
+                group,
+                windows,
+                shut_at,
+                ..
+            } => {
+                self.with_group(rollout, group, |g| {
+                    g.windows_told = Some(*shut_at);
+                    g.windows_missed = g.windows_missed.saturating_add(*windows);
+                });
+            }
             Change::GroupFinished { rollout, group, at } => {
                 self.with_group(rollout, group, |g| g.finished_at = Some(*at));
                 self.facts.finished.insert(group.clone(), *at);
@@ -226,6 +245,21 @@ impl Fleet {
             | Change::ReturnAnswered { .. }
             | Change::ReturnWithdrawn { .. }
             | Change::IdentitiesForgotten { .. } => self.facts.registry.apply(change),
+        }
+    }
+
+    /// From here on other calendars hold. What they say of the time before is not looked at.
+    fn calendars_set(&mut self, calendars: &BTreeMap<String, Calendar>, at: Timestamp) {
+        let known = self.facts.config.as_ref().map(|config| &config.calendars);
+        if known.is_some_and(|known| known == calendars) {
+            return;
+        }
+        self.hearsay.windows.clear();
+        for number in &self.index.unfinished {
+            let rollout = self.facts.rollouts.get_mut(number);
+            for group in rollout.into_iter().flat_map(|rollout| &mut rollout.groups) {
+                group.windows_told = group.windows_told.max(Some(at));
+            }
         }
     }
 
@@ -359,6 +393,9 @@ impl Fleet {
                 machine.failed_last = true;
             }
             OutcomeKind::Abandoned => {}
+        }
+        if matches!(outcome, OutcomeKind::Confirmed | OutcomeKind::RolledBack) {
+            machine.has_taken(at.since(lease.granted_at));
         }
         match (outcome, lease.action) {
             (OutcomeKind::Stuck, _) => {

@@ -61,6 +61,15 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
         Change::GroupFinished { rollout, group, .. } => {
             group_of(before, rollout, group).is_some_and(|g| g.finished_at.is_none())
         }
+        // Each window is told of once.
+        Change::WindowMissed {
+            rollout,
+            group,
+            shut_at,
+            ..
+        } => group_of(before, rollout, group).is_some_and(|g| {
+            g.finished_at.is_none() && g.windows_told.is_none_or(|told| told < *shut_at)
+        }),
         Change::LeaseGranted { lease, .. } => {
             let place = place_in(before, &lease.rollout, &lease.machine);
             place.is_some_and(|place| takes(place, PlaceStep::Granted(lease.id)))

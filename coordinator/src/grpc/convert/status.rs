@@ -8,7 +8,6 @@ use coordinator_core::{
     policy::Policy,
     rollout::{Approval, PauseReason, Place, Rollout, RolloutState, Turn, Wave, WaveState},
     view::{HealthView, MachineView, PlaceView, RolloutView, StatusView, StopView, WhyView},
-    window::{self, WindowState},
 };
 use lab_proto::operator as wire;
 use platform::changes;
@@ -88,6 +87,7 @@ fn of_rollout(view: RolloutView, now: Timestamp) -> wire::Rollout {
                 max_failures: group.policy.max_failures,
                 failed: group.failed,
                 wait_reason: wait.as_ref().map(wait_reason),
+                windows_missed: group.windows_missed,
             }
         })
         .collect();
@@ -239,9 +239,25 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
         WaitReason::Dependency { group } | WaitReason::Stagger { group, .. } => {
             shown.group = group.to_string();
         }
-        WaitReason::WindowTooShort { needs, left, .. } => {
+        WaitReason::WindowTooShort {
+            needs, left, zone, ..
+        } => {
             shown.needs_s = needs.as_secs();
             shown.left_s = left.as_secs();
+            shown.timezone.clone_from(zone);
+        }
+        WaitReason::WindowClosed { zone, .. } => shown.timezone.clone_from(zone),
+        WaitReason::Frozen {
+            calendar,
+            entry,
+            ends_at,
+            zone,
+            ..
+        } => {
+            shown.calendar.clone_from(calendar);
+            shown.entry.clone_from(entry);
+            shown.entry_ends = ends_at.map_or_else(String::new, time);
+            shown.timezone.clone_from(zone);
         }
         WaitReason::WaveNotOpen { wave, open } => {
             shown.count = u64::from(*wave);
@@ -272,7 +288,6 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
         | WaitReason::NoRollout
         | WaitReason::UnknownMachine
         | WaitReason::Staging
-        | WaitReason::WindowClosed { .. }
         | WaitReason::Soaking { .. } => {}
     }
     shown
@@ -407,7 +422,6 @@ pub fn plan(plan: &Plan, now: Timestamp) -> wire::PlanReply {
 fn planned_group(group: &PlannedGroup, now: Timestamp) -> wire::PlannedGroup {
     let policy = &group.policy;
     let waves = group.waves.len();
-    let (window, opens_at) = window_of(policy, now);
     wire::PlannedGroup {
         name: group.name.to_string(),
         waves: group
@@ -444,8 +458,11 @@ fn planned_group(group: &PlannedGroup, now: Timestamp) -> wire::PlannedGroup {
             })
             .collect(),
         stagger_s: policy.stagger.as_secs(),
-        window,
-        opens_at,
+        window: windows_in_words(policy),
+        opens_at: group.goes_at.filter(|at| now < *at).map(time),
+        timezone: policy.timezone.clone(),
+        avoid: policy.avoid.clone(),
+        never_opens: group.goes_at.is_none(),
     }
 }
 
@@ -459,19 +476,11 @@ fn planned_machine(machine: &PlannedMachine) -> wire::PlannedMachine {
     }
 }
 
-/// The windows in words, and when the next one opens unless one is open.
-fn window_of(policy: &Policy, now: Timestamp) -> (String, Option<String>) {
+/// The windows in words.
+fn windows_in_words(policy: &Policy) -> String {
     if policy.windows.is_empty() {
-        return ("always".to_owned(), None);
+        return "always".to_owned();
     }
     let windows: Vec<String> = policy.windows.iter().map(ToString::to_string).collect();
-    let text = format!("{} {}", windows.join(", "), policy.timezone);
-    // The configuration was checked: its zone exists.
-    let state =
-        window::zone(&policy.timezone).map(|zone| window::state_of(&policy.windows, now, &zone));
-    let opens_at = match state {
-        Ok(WindowState::Closed { opens_at }) => opens_at.map(time),
-        Ok(WindowState::Open { .. }) | Err(_) => None,
-    };
-    (text, opens_at)
+    format!("{} {}", windows.join(", "), policy.timezone)
 }

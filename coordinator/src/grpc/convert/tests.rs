@@ -228,9 +228,30 @@ fn wait_reasons_say_their_numbers_in_json() {
                 needs: Duration::from_secs(600),
                 left: Duration::from_secs(60),
                 closes_at: until,
+                opens_at: None,
+                zone: "UTC".into(),
             },
             "left_s",
             serde_json::json!(60),
+        ),
+        (
+            WaitReason::Frozen {
+                calendar: "holidays".into(),
+                entry: "12-25".into(),
+                ends_at: Some(until),
+                opens_at: None,
+                zone: "UTC".into(),
+            },
+            "entry",
+            serde_json::json!("12-25"),
+        ),
+        (
+            WaitReason::WindowClosed {
+                opens_at: Some(until),
+                zone: "Europe/Oslo".into(),
+            },
+            "timezone",
+            serde_json::json!("Europe/Oslo"),
         ),
         (
             WaitReason::Stopped {

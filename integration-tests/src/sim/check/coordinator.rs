@@ -1,10 +1,13 @@
 //! What the coordinator decides and says, against the state before it and against what is true.
 
+use std::time::Duration;
+
 use common::{MachineReport, OutcomeKind};
 use coordinator_core::{
     Change, Decision, Fleet, Reply,
     fleet::Index,
     invariants,
+    policy::Policy,
     request::{AgentRequest, Directive, Renewal},
     rollout::WaveState,
 };
@@ -34,6 +37,20 @@ pub(crate) fn boot_of(request: &AgentRequest) -> Option<u32> {
 fn boot_number(report: &MachineReport) -> u32 {
     let boot = report.boot_id.as_str().rsplit('-').next();
     boot.and_then(|boot| boot.parse().ok()).unwrap_or(0)
+}
+
+/// What the machine needs by what is recorded of it: the longest of its last attempts, and while there
+/// are fewer than three not less than its policy expects.
+fn needs(mirror: &Fleet, machine: &common::MachineName, policy: &Policy) -> Duration {
+    let expected = policy.expected_duration;
+    let known = mirror.facts().machines.get(machine);
+    let took: Vec<u64> =
+        known.map_or_else(Vec::new, |known| known.took_s.iter().copied().collect());
+    let longest = Duration::from_secs(took.iter().copied().max().unwrap_or(0));
+    match took.len() {
+        0..=2 => longest.max(expected),
+        _ => longest.max(Duration::from_secs(60)),
+    }
 }
 
 impl World {
@@ -109,8 +126,16 @@ impl World {
                     .rollout(&lease.rollout)
                     .filter(|rollout| !rollout.immediate)
                     .and_then(|rollout| rollout.group(&lease.group));
+                let config = mirror.facts().config.as_ref();
+                let nothing = serde_json::Value::Null;
+                let document = config.map_or(&nothing, |config| &config.document);
                 if let Some(group) = group
-                    && let Some(why) = oracle::outside(&group.policy, fleet.hearsay().now)
+                    && let Some(why) = oracle::outside(
+                        &group.policy,
+                        document,
+                        needs(mirror, &lease.machine, &group.policy),
+                        fleet.hearsay().now,
+                    )
                 {
                     wrong = Some(format!("lease {} is granted {why}", lease.id));
                 }
@@ -186,6 +211,7 @@ impl World {
             | Change::Promoted { .. }
             | Change::WaveOpened { .. }
             | Change::GroupFinished { .. }
+            | Change::WindowMissed { .. }
             | Change::LeaseOverdue { .. }
             | Change::LeaseRevived { .. }
             | Change::LeaseLost { .. }

@@ -1,0 +1,93 @@
+//! The order of the machines inside a group.
+
+use common::{OutcomeKind, Target};
+use coordinator_core::request::OperatorRequest;
+use serde_json::{Value, json};
+
+use crate::fleet::{World, minutes, name, path, wish};
+
+fn world(order: Value) -> World {
+    let groups = json!({ "web": { "machines": ["a", "b", "c"], "updatePolicy": "aggressive",
+        "maxFailures": 3, "order": order } });
+    World::new(groups, json!({ "maxParallel": 1 }))
+}
+
+fn fail(world: &mut World, machine: &str, how: OutcomeKind) {
+    let grant = world.go(machine);
+    world.end(machine, &grant, how);
+}
+
+fn prepare(world: &mut World, version: &str) {
+    let targets = ["a", "b", "c"].map(|m| (name(m), Target::Closure(path(version))));
+    world.done(OperatorRequest::PinTargets {
+        targets: targets.into(),
+        reason: String::new(),
+    });
+}
+
+fn order(world: &World) -> Vec<String> {
+    let plan = world.fleet.plan(&wish(&[])).expect("a plan");
+    let waves = plan.groups.iter().flat_map(|group| &group.waves);
+    let machines = waves.flat_map(|wave| &wave.machines);
+    machines.map(|machine| machine.name.to_string()).collect()
+}
+
+#[test]
+fn what_failed_last_goes_last_where_the_policy_says_so() {
+    let mut world = world(json!("failed-last"));
+    world.execute();
+    fail(&mut world, "a", OutcomeKind::RolledBack);
+    fail(&mut world, "b", OutcomeKind::RolledBack);
+    world.update("c");
+    assert_eq!(order(&world), ["a", "b"]);
+    // Only the last attempt counts, and only as far as machines differ in it.
+    let mut again = wish(&[]);
+    again.retry_failed = true;
+    world.done(OperatorRequest::Execute {
+        wish: again,
+        if_plan: None,
+    });
+    world.update("a");
+    fail(&mut world, "b", OutcomeKind::RolledBack);
+    prepare(&mut world, "3");
+    assert_eq!(order(&world), ["a", "c", "b"]);
+}
+
+/// What each machine's update of version 2 took.
+fn taken(order: Value) -> World {
+    let mut world = world(order);
+    world.execute();
+    for (machine, took) in [("a", 5), ("b", 14), ("c", 12)] {
+        let grant = world.go(machine);
+        for _ in 0..took {
+            world.pass_without(minutes(1), &[machine]);
+            world.renew(machine, &grant);
+        }
+        world.end(machine, &grant, OutcomeKind::Confirmed);
+    }
+    prepare(&mut world, "3");
+    world
+}
+
+#[test]
+fn what_takes_longest_goes_first_where_the_policy_says_so() {
+    assert_eq!(order(&taken(json!("given"))), ["a", "b", "c"]);
+    assert_eq!(order(&taken(json!("longest-first"))), ["b", "c", "a"]);
+}
+
+#[test]
+fn of_two_orders_the_first_counts_most() {
+    for (given, expected) in [
+        (["failed-last", "longest-first"], ["c", "a", "b"]),
+        (["longest-first", "failed-last"], ["b", "c", "a"]),
+    ] {
+        let mut world = taken(json!(given));
+        world.execute();
+        fail(&mut world, "b", OutcomeKind::Refused);
+        world.done(OperatorRequest::Abort {
+            rollout: None,
+            reason: String::new(),
+        });
+        assert_eq!(order(&world), expected, "{given:?}");
+    }
+}
