@@ -25,6 +25,8 @@ pub enum Bug {
     ApartIgnored,
     /// A wave opens although somebody was to be asked before.
     PauseSkipped,
+    /// A measurement of a gate that got lost counts as passed.
+    SilentGatePasses,
     /// The machine's name is taken from the lease in the message.
     IdentityFromMessage,
 }

@@ -342,7 +342,9 @@ impl Registry {
             | Change::Stopped { .. }
             | Change::StopLifted { .. }
             | Change::Restored { .. }
-            | Change::Forgotten { .. } => {}
+            | Change::Forgotten { .. }
+            | Change::AnalysisBegan { .. }
+            | Change::Measured { .. } => {}
         }
     }
 

@@ -284,6 +284,7 @@ fn says_nothing(reason: &WaitReason) -> bool {
         | WaitReason::WindowTooShort { .. }
         | WaitReason::WaveNotOpen { .. }
         | WaitReason::Soaking { .. }
+        | WaitReason::Analysing { .. }
         | WaitReason::GroupUnhealthy { .. }
         | WaitReason::Offline { .. }
         | WaitReason::Staging

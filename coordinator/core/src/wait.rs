@@ -114,6 +114,23 @@ pub enum WaitReason {
         /// Until when.
         until: Timestamp,
     },
+    /// The gates of a wave whose machines are all back have not all passed.
+    Analysing {
+        /// The first that has not.
+        gate: String,
+        /// Measurements of it that passed.
+        passed: u32,
+        /// How many must.
+        needed: u32,
+        /// Measurements that failed.
+        failed: u32,
+        /// That said nothing.
+        inconclusive: u32,
+        /// That came to nothing.
+        errors: u32,
+        /// When something is measured next.
+        until: Option<Timestamp>,
+    },
     /// Machines that were updated here are not healthy.
     GroupUnhealthy {
         /// Which.
@@ -169,6 +186,7 @@ impl WaitReason {
             Self::WindowTooShort { .. } => "window-too-short",
             Self::WaveNotOpen { .. } => "wave-not-open",
             Self::Soaking { .. } => "soaking",
+            Self::Analysing { .. } => "analysing",
             Self::GroupUnhealthy { .. } => "group-unhealthy",
             Self::MachineUnhealthy { .. } => "machine-unhealthy",
             Self::GroupLimit { .. } => "group-limit",
@@ -182,6 +200,7 @@ impl WaitReason {
         match self {
             Self::Stagger { until, .. } | Self::Soaking { until } => Some(*until),
             Self::WindowClosed { opens_at } => *opens_at,
+            Self::Analysing { until, .. } => *until,
             Self::WindowTooShort { closes_at, .. } => Some(*closes_at),
             Self::Stopped { .. }
             | Self::Paused { .. }
@@ -219,7 +238,8 @@ impl WaitReason {
             | Self::Held { .. }
             | Self::WindowClosed { .. }
             | Self::WindowTooShort { .. }
-            | Self::Soaking { .. } => true,
+            | Self::Soaking { .. }
+            | Self::Analysing { .. } => true,
             Self::NoRollout
             | Self::UpToDate
             | Self::NoTarget
@@ -276,6 +296,7 @@ impl WaitReason {
             | Self::WindowTooShort { .. }
             | Self::WaveNotOpen { .. }
             | Self::Soaking { .. }
+            | Self::Analysing { .. }
             | Self::MachineUnhealthy { .. } => None,
         }
     }
@@ -356,6 +377,26 @@ impl fmt::Display for WaitReason {
                     "the wave before must stay healthy until {}",
                     instant(*until)
                 )
+            }
+            Self::Analysing {
+                gate,
+                passed,
+                needed,
+                failed,
+                inconclusive,
+                errors,
+                ..
+            } => {
+                write!(f, "gate {gate} must pass first: {passed} of {needed}")?;
+                let others = [
+                    (failed, "failed"),
+                    (inconclusive, "inconclusive"),
+                    (errors, "errors"),
+                ];
+                for (count, what) in others.into_iter().filter(|(count, _)| **count > 0) {
+                    write!(f, ", {count} {what}")?;
+                }
+                Ok(())
             }
             Self::GroupUnhealthy { machines } => {
                 write!(

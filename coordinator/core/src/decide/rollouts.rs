@@ -261,6 +261,7 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &OperatorName, now: Times
                 state: WaveState::Waiting,
                 canary: wave.canary,
                 places: wave.machines.iter().map(place).collect(),
+                analysis: None,
             })
             .collect(),
         current: 0,

@@ -7,6 +7,7 @@
 mod apart;
 mod budget;
 mod fleet;
+mod gates;
 mod identities;
 mod leases;
 mod order;
