@@ -201,8 +201,9 @@ pub fn transition(from: &str, to: &str, machine: &str) -> String {
 pub fn marked(state: &str) -> String {
     let mark = match state {
         "updated" | "finished" | "closed" | "confirmed" | "healthy" | "valid" | "done"
-        | "open-now" | "acknowledged" => '✔',
-        "leased" | "staging" | "open" | "active" | "soaking" | "finishing" | "undoing" => '▶',
+        | "open-now" | "acknowledged" | "passed" => '✔',
+        "leased" | "staging" | "open" | "active" | "soaking" | "measuring" | "finishing"
+        | "undoing" => '▶',
         "rolled-back" | "failed" | "refused" | "unhealthy" | "stuck" | "aborted" | "revoked"
         | "rejected" => '✖',
         "overdue" | "reboot-required" | "paused" | "awaiting-approval" | "held" | "offline"

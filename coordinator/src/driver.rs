@@ -18,6 +18,7 @@ use std::{collections::VecDeque, time::Duration};
 use common::{Epoch, MachineName, Timestamp};
 use coordinator_core::{
     Decision, Fleet, Reply, Request,
+    analysis::Measurement,
     history::Entry,
     request::{AgentRequest, Directive, OperatorRequest},
 };
@@ -76,6 +77,8 @@ pub struct Driver {
     identities: Publisher,
     revision: watch::Sender<u64>,
     tellings: mpsc::Sender<Telling>,
+    /// Where measurements are made; without it every one counts as lost.
+    measurements: Option<mpsc::Sender<Measurement>>,
     log: Log,
 }
 
@@ -89,6 +92,7 @@ struct Outbox {
     wake: Vec<MachineName>,
     broadcast: bool,
     tellings: Vec<Telling>,
+    measurements: Vec<Measurement>,
     /// Whether anybody who watches the status may see something new.
     news: bool,
 }
@@ -124,6 +128,7 @@ impl Driver {
             identities,
             revision,
             tellings,
+            measurements: None,
         };
         Ok((driver, handle))
     }
@@ -134,6 +139,13 @@ impl Driver {
         if let Some(machine) = machine {
             self.fleet.runs_on(machine);
         }
+        self
+    }
+
+    /// The same driver, which has what its core wants to know measured here.
+    #[must_use]
+    pub fn measuring(mut self, measurements: mpsc::Sender<Measurement>) -> Self {
+        self.measurements = Some(measurements);
         self
     }
 
@@ -288,7 +300,9 @@ impl Driver {
             broadcast,
             history,
             audit,
+            measure,
         } = decision;
+        out.measurements.extend(measure);
         out.news |= !changes.is_empty();
         out.tellings.extend(self.worth_telling(&history));
         batch.changes.extend(changes);
@@ -330,6 +344,13 @@ impl Driver {
         for telling in out.tellings {
             if self.tellings.try_send(telling).is_err() {
                 tracing::warn!("too many notifications at once; one is dropped");
+            }
+        }
+        for measurement in out.measurements {
+            // One that is not made counts as lost when its time is over.
+            let to = self.measurements.as_ref();
+            if to.is_some_and(|to| to.try_send(measurement).is_err()) {
+                tracing::warn!("too many measurements at once; one is dropped");
             }
         }
     }

@@ -5,6 +5,7 @@
 //! is), `grpc` (may they; convert), `driver` (one order, one durable batch), the core. Nothing but
 //! the driver can change the fleet or write to the store.
 
+pub mod analysis;
 pub mod audit;
 pub mod ca;
 pub mod config;

@@ -19,6 +19,7 @@ use tokio::{
 use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
 
 use crate::{
+    analysis,
     ca::{Ca, CaError},
     config::Config,
     connections::{Caps, Connections},
@@ -113,7 +114,9 @@ impl Server {
         let archive = store.archive();
         let (tellings, told) = mpsc::channel(notify::QUEUE);
         let (driver, handle) = Driver::new(loaded, store, clock.clone(), tellings)?;
-        let driver = spawn(driver.running_on(config.machine.clone()))?;
+        let (measurements, wanted) = mpsc::channel(analysis::QUEUE);
+        let driver = driver.running_on(config.machine.clone());
+        let driver = spawn(driver.measuring(measurements))?;
         let issuance = Issuance::new(ca.clone(), handle.clone(), clock.clone());
         let admin = config.state_dir.join("admin.pem");
         if issuance
@@ -144,6 +147,7 @@ impl Server {
         tasks.spawn(strangers.serve(streams(enrol_listener)));
         tasks.spawn(connections.clone().end_revoked(handle.clone()));
         tasks.spawn(notify::run(told));
+        tasks.spawn(analysis::run(wanted, handle.clone()));
         tasks.spawn(renew_own(ca, certificate));
         Ok(Self {
             address,

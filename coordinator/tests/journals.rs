@@ -19,16 +19,18 @@ use common::{
 use coordinator::store::{Batch, Record, Store as _, memory::MemoryStore};
 use coordinator_core::{
     Change, Fleet, FleetConfig, Reply, Request,
+    analysis::{Finding, Measurement},
     fleet::Facts,
     identity::{Actor, Holder, Role},
     request::{
         AgentRequest, AskToReturn, Directive, Grant, OperatorRequest, Selection, Which, Wish,
     },
+    rollout::RolloutState,
 };
 use serde_json::{Value, json};
 
 /// Every kind of fact that the journals together must have.
-const FACTS: [&str; 36] = [
+const FACTS: [&str; 38] = [
     "config-set",
     "reported",
     "pinned",
@@ -65,6 +67,8 @@ const FACTS: [&str; 36] = [
     "return-approved",
     "return-answered",
     "return-withdrawn",
+    "analysis-began",
+    "measured",
 ];
 
 fn directory() -> PathBuf {
@@ -141,6 +145,13 @@ impl Story {
     fn ask(&mut self, request: Request) -> Reply {
         let decision = self.fleet.handle(self.now, request);
         self.write(decision.changes);
+        for Measurement { id, .. } in decision.measure {
+            self.ask(Request::Measured {
+                id,
+                finding: Finding::Pass,
+                detail: "it is there".into(),
+            });
+        }
         decision.reply
     }
 
@@ -337,6 +348,7 @@ fn life_of_a_fleet() -> String {
     later_rollouts(&mut story);
     much_later(&mut story);
     returns(&mut story);
+    gates(&mut story);
     let (epoch, next_lease) = (Epoch(1002), LeaseId(1_000_000));
     let restored = Change::Restored { epoch, next_lease };
     story.fleet.apply(&restored);
@@ -429,6 +441,38 @@ fn much_later(story: &mut Story) {
         holder: Holder::Machine(machine("db-02")),
         expires_at: story.now + Duration::from_secs(3600),
     });
+}
+
+/// A wave that closes once its gates have passed.
+fn gates(story: &mut Story) {
+    let config = story.fleet.facts().config.as_ref();
+    let mut document = config.expect("a configuration").document.clone();
+    document["analysis"] = json!({
+        "port": { "tcp": "web-01.example.org:443", "passes": 2 },
+        "rate": {
+            "promql": "up", "prometheus": "http://prometheus.example.org:9090",
+            "compare": "not-lower", "window": "5m",
+        },
+        "checks": { "healthCheck": "web", "passes": 1 },
+    });
+    document["updateGroups"]["web"] = json!({
+        "machines": ["web-01"], "updatePolicy": "aggressive", "gates": ["port", "rate", "checks"],
+    });
+    let config = FleetConfig::parse(&document).expect("valid");
+    story.operator(OperatorRequest::SetConfig {
+        config: Box::new(config),
+        if_revision: None,
+        reason: "gates".into(),
+    });
+    story.poll("web-01", OLD, None);
+    story.pin(&["web-01"], NEW);
+    story.poll("web-01", OLD, Some(NEW));
+    let rollout = story.execute(&["web-01"]);
+    let grant = story.granted("web-01", NEW);
+    story.result("web-01", &grant, OutcomeKind::Confirmed, NEW);
+    story.later(6);
+    let rollout = story.fleet.rollout(&rollout).expect("kept");
+    assert_eq!(rollout.state, RolloutState::Finished);
 }
 
 /// Silence, a late return, a failure, approval, a canary that goes back, a refusal.

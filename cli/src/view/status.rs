@@ -1,6 +1,6 @@
 //! `lab update status`: every rollout with its groups, waves and machines.
 
-use lab_proto::operator::{Rollout, RolloutGroup, RolloutMachine, Status, Stop, WaitReason};
+use lab_proto::operator::{Gate, Rollout, RolloutGroup, RolloutMachine, Status, Stop, WaitReason};
 
 use super::{Look, closure, counted, marked, span, transition};
 
@@ -129,6 +129,8 @@ fn one_group(group: &RolloutGroup, look: &Look) -> String {
                 marked(&wave.state)
             ));
         }
+        let gates = wave.gates.iter().map(gate_row);
+        text.push_str(&look.columns(if many { 6 } else { 4 }, gates));
         text.push_str(
             &look.columns(
                 if many { 6 } else { 4 },
@@ -139,6 +141,26 @@ fn one_group(group: &RolloutGroup, look: &Look) -> String {
         );
     }
     text
+}
+
+/// Name, state, counts, and what was seen last of a gate that has not passed.
+fn gate_row(gate: &Gate) -> Vec<String> {
+    let mut counts = format!("{} of {} passed", gate.passed, gate.needed);
+    for (count, allowed, what) in [
+        (gate.failed, gate.failed_allowed, "failed"),
+        (gate.inconclusive, gate.inconclusive_allowed, "inconclusive"),
+        (gate.errors, gate.errors_allowed, "errors"),
+    ] {
+        if count > 0 {
+            counts.push_str(&format!(", {count} {what} ({allowed} allowed)"));
+        }
+    }
+    let newest = match gate.state.as_str() {
+        "passed" => String::new(),
+        _ => gate.detail.clone(),
+    };
+    let name = format!("gate {}", gate.name);
+    vec![name, marked(&gate.state), counts, newest]
 }
 
 /// Name, state, what it runs, remarks; why it waits unless its whole group does for the same.

@@ -112,9 +112,11 @@ impl Fleet {
 
     fn advance_rollout(&mut self, number: u64, now: Timestamp, draft: &mut Draft) {
         let id = rollout_id(number);
-        if self.index().open_places.get(&number) == Some(&0) {
+        let over = self.index().open_places.get(&number) == Some(&0);
+        if over && !self.has_gates_left(number) {
             self.finish_groups(number, now, draft);
-            let succeeded = self.facts().rollouts[&number].somebody_went();
+            let rollout = &self.facts().rollouts[&number];
+            let succeeded = rollout.somebody_went() && !rollout.is_paused_by_a_gate();
             self.commit(
                 draft,
                 Change::RolloutEnded {
@@ -261,13 +263,20 @@ impl Fleet {
                         return;
                     }
                 }
+                let passed = self.gates_passed(number, group, now, draft);
                 let g = &self.facts().rollouts[&number].groups[group];
                 let soak = if self.facts().rollouts[&number].immediate {
                     std::time::Duration::ZERO
                 } else {
                     g.soak_after(wave)
                 };
+                if self.facts().rollouts[&number].state != RolloutState::Active {
+                    return;
+                }
                 if soak.is_zero() {
+                    if !passed {
+                        return;
+                    }
                     Change::WaveClosed {
                         rollout: rollout_id,
                         group: name,
@@ -283,16 +292,19 @@ impl Fleet {
                     }
                 }
             }
-            Some(WaveState::Soaking(_))
-                if g.soaks_until(now).is_none() && self.health_of(g).is_ok() =>
-            {
+            Some(WaveState::Soaking(_)) => {
+                let healthy = self.health_of(g).is_ok();
+                let soaks = g.soaks_until(now).is_some();
+                if !self.gates_passed(number, group, now, draft) || soaks || !healthy {
+                    return;
+                }
                 Change::WaveClosed {
                     rollout: rollout_id,
                     group: name,
                     wave,
                 }
             }
-            Some(WaveState::Waiting | WaveState::Soaking(_) | WaveState::Closed) => return,
+            Some(WaveState::Waiting | WaveState::Closed) => return,
         };
         self.moved(number, group, now);
         self.commit(draft, change);

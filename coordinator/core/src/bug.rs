@@ -35,6 +35,8 @@ pub enum Bug {
     CoordinatorNotLast,
     /// More of the coordinator's machines are away than it can do without.
     QuorumIgnored,
+    /// A measurement of a gate that got lost counts as passed.
+    SilentGatePasses,
     /// The machine's name is taken from the lease in the message.
     IdentityFromMessage,
 }

@@ -10,6 +10,7 @@ use common::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    analysis::Finding,
     config::FleetConfig,
     identity::{Certificate, Token},
     lease::Lease,
@@ -364,6 +365,36 @@ pub enum Change {
         left: u32,
         /// When they can, as things are now.
         opens_at: Option<Timestamp>,
+    },
+    /// Everybody in a wave is back, and its gates are measured from here on.
+    AnalysisBegan {
+        /// In which rollout.
+        rollout: RolloutId,
+        /// In which group.
+        group: GroupName,
+        /// Which, from 0.
+        wave: usize,
+        /// When the wave opened.
+        opened: Timestamp,
+        /// When.
+        at: Timestamp,
+    },
+    /// A gate of a wave was measured.
+    Measured {
+        /// In which rollout.
+        rollout: RolloutId,
+        /// In which group.
+        group: GroupName,
+        /// Which wave, from 0.
+        wave: usize,
+        /// Which gate of the group's policy, from 0.
+        gate: usize,
+        /// What was found.
+        finding: Finding,
+        /// What was seen, in a few words; bounded.
+        detail: String,
+        /// When.
+        at: Timestamp,
     },
 }
 

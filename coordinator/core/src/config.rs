@@ -3,6 +3,7 @@
 //! [`FleetConfig::parse`] takes the JSON of the document's `update-config.nix` as it stands. Every
 //! fault is found and named with its key path, not only the first.
 
+mod analysis;
 mod calendars;
 mod check;
 mod policies;

@@ -47,6 +47,9 @@ impl Fleet {
             if let Some(until) = wait.as_ref().and_then(WaitReason::until) {
                 deadline = deadline.min(until);
             }
+            if let Some(due) = self.gates_due(number, index, now) {
+                deadline = deadline.min(due);
+            }
             // While something else holds the group back, nobody is asked and nothing expires.
             if let (Some(WaitReason::Approval { .. }), Approval::Asked(since)) =
                 (&wait, &group.approval)

@@ -11,6 +11,7 @@ mod rollouts;
 use common::Timestamp;
 
 use crate::{
+    analysis::Measurement,
     change::Change,
     fleet::Fleet,
     history::Entry,
@@ -25,6 +26,7 @@ pub(crate) struct Draft {
     pub(crate) broadcast: bool,
     pub(crate) history: Vec<Entry>,
     pub(crate) audit: Option<AuditEntry>,
+    pub(crate) measure: Vec<Measurement>,
 }
 
 impl Fleet {
@@ -58,6 +60,11 @@ impl Fleet {
                 serial,
                 expires_at,
             } => self.bootstrap(now, holder, serial, expires_at, &mut draft),
+            Request::Measured {
+                id,
+                finding,
+                detail,
+            } => self.answered(now, id, finding, &detail, &mut draft),
         };
         if draft.changes.len() > before {
             self.advance(now, &mut draft);
@@ -69,6 +76,7 @@ impl Fleet {
             broadcast: draft.broadcast,
             history: draft.history,
             audit: draft.audit,
+            measure: draft.measure,
         }
     }
 

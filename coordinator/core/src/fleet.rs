@@ -15,8 +15,15 @@ use serde::{Deserialize, Serialize};
 pub use index::{Index, Location, WaveCount};
 
 use crate::{
-    config::FleetConfig, identity::Registry, lease::Lease, machine::Machine, opening,
-    patience::Patience, rollout::Rollout, wake::Woken,
+    analysis::{Asked, Key},
+    config::FleetConfig,
+    identity::Registry,
+    lease::Lease,
+    machine::Machine,
+    opening,
+    patience::Patience,
+    rollout::Rollout,
+    wake::Woken,
 };
 
 /// Ended rollouts that stay in memory, the newest; older ones are in the history only.
@@ -114,6 +121,10 @@ pub struct Hearsay {
     pub own: Option<MachineName>,
     /// Machines that were told that it is their turn, by rollout and group.
     pub woken: BTreeMap<(u64, usize), Woken>,
+    /// Measurements that were asked for and not answered.
+    pub(crate) measuring: BTreeMap<Key, Asked>,
+    /// Number of the last measurement.
+    pub last_measurement: u64,
     /// When tokens and certificates were last looked through for outdated ones.
     pub identities_looked_at: Option<Timestamp>,
     /// Enrolments refused lately, by id of the token; those with an unknown one are under "", and
@@ -174,6 +185,8 @@ impl Fleet {
             last_check: 0,
             own: None,
             woken: BTreeMap::new(),
+            measuring: BTreeMap::new(),
+            last_measurement: 0,
             identities_looked_at: None,
             refused_enrolments: BTreeMap::new(),
         };
@@ -210,6 +223,7 @@ impl Fleet {
         anew.hearsay.checks = mem::take(&mut self.hearsay.checks);
         anew.hearsay.last_check = self.hearsay.last_check;
         anew.hearsay.own = mem::take(&mut self.hearsay.own);
+        anew.hearsay.last_measurement = self.hearsay.last_measurement;
         for machine in anew.facts.machines.values_mut() {
             machine.heard.at = machine.heard.at.map(|at| at.min(now));
             machine.heard.since = machine.heard.since.map(|since| since.min(now));

@@ -255,6 +255,8 @@ impl crate::Fleet {
             | Change::WaveOpened { .. }
             | Change::WaveSoaking { .. }
             | Change::WaveClosed { .. }
+            | Change::AnalysisBegan { .. }
+            | Change::Measured { .. }
             | Change::LeaseGranted { .. }
             | Change::LeaseRevived { .. }
             | Change::Arrived { .. }

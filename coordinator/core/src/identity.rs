@@ -343,7 +343,9 @@ impl Registry {
             | Change::StopLifted { .. }
             | Change::Restored { .. }
             | Change::Forgotten { .. }
-            | Change::WindowMissed { .. } => {}
+            | Change::WindowMissed { .. }
+            | Change::AnalysisBegan { .. }
+            | Change::Measured { .. } => {}
         }
     }
 

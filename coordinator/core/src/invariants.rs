@@ -286,6 +286,7 @@ fn says_nothing(reason: &WaitReason) -> bool {
         | WaitReason::Frozen { .. }
         | WaitReason::WaveNotOpen { .. }
         | WaitReason::Soaking { .. }
+        | WaitReason::Analysing { .. }
         | WaitReason::GroupUnhealthy { .. }
         | WaitReason::Offline { .. }
         | WaitReason::Staging

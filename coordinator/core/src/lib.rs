@@ -8,6 +8,7 @@
 //! woken. [`Fleet::apply`] is the only way state changes, for requests and for recovery alike.
 
 pub mod advance;
+pub mod analysis;
 #[cfg(feature = "seeded-bugs")]
 pub mod bug;
 pub mod calendar;

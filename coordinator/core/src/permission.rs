@@ -19,7 +19,9 @@ impl Fleet {
         let at = self.turn(machine)?;
         let (rollout, group, place) = self.at(at).ok_or(WaitReason::NoRollout)?;
         self.gate_of(at.rollout, at.group, now)?;
-        self.wave_gate(rollout, group, at.wave, now)?;
+        if let Err(reason) = self.wave_gate(rollout, group, at.wave, now) {
+            return Err(self.held_by_gates(at, reason, now));
+        }
         self.health_of(group)?;
         if self.is_offline(machine, now) {
             let since = self.facts().machines.get(machine).and_then(|m| m.heard.at);
@@ -160,6 +162,15 @@ impl Fleet {
             }),
             None => Ok(()),
         }
+    }
+
+    /// Why a wave does not open, said as exactly as gates let it be.
+    fn held_by_gates(&self, at: Location, reason: WaitReason, now: Timestamp) -> WaitReason {
+        if !matches!(reason, WaitReason::WaveNotOpen { .. }) {
+            return reason;
+        }
+        let gates = self.analysing(at.rollout, at.group, now);
+        gates.err().unwrap_or(reason)
     }
 
     /// Nobody who was updated in this group is ill.
@@ -310,6 +321,7 @@ impl Fleet {
         self.gate_of(number, group, now)
             .and(soaking)
             .and_then(|()| self.health_of(g))
+            .and_then(|()| self.analysing(number, group, now))
             .and_then(|()| self.hold_of(rollout, g))
             .and_then(|()| match g.waves.get(g.current) {
                 Some(_) => self.turn_has_come(rollout, g, g.current),

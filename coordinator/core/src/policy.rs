@@ -6,7 +6,7 @@ use std::time::Duration;
 use common::{GroupName, MachineName};
 use serde::{Deserialize, Serialize};
 
-use crate::window::Window;
+use crate::{analysis::Gate, window::Window};
 
 /// Most machines of a fleet that may be away together, whatever is configured.
 pub const PARALLEL_MAX: u32 = 10_000;
@@ -236,6 +236,9 @@ pub struct Policy {
     /// What an attempt is expected to take where a machine has not shown yet what it takes: it must
     /// fit into what is left of the window.
     pub expected_duration: Duration,
+    /// What must pass before a wave may close.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Gate>,
 }
 
 /// Times of the whole fleet.

@@ -11,6 +11,7 @@ use common::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    analysis::{Finding, Measurement},
     change::Change,
     config::{Fault, FleetConfig},
     history::Entry,
@@ -70,6 +71,15 @@ pub enum Request {
         serial: String,
         /// When it ends.
         expires_at: Timestamp,
+    },
+    /// A measurement that a decision asked for was made.
+    Measured {
+        /// Its number.
+        id: u64,
+        /// What was found.
+        finding: Finding,
+        /// What was seen, in a few words.
+        detail: String,
     },
 }
 
@@ -327,6 +337,8 @@ pub struct Decision {
     pub history: Vec<Entry>,
     /// What the audit log keeps of it.
     pub audit: Option<AuditEntry>,
+    /// What is to be measured: the answers are requests of their own.
+    pub measure: Vec<Measurement>,
 }
 
 /// Who asked for what, and what came of it.

@@ -9,7 +9,10 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::policy::Policy;
+use crate::{
+    analysis::{Analysis, Finding},
+    policy::Policy,
+};
 
 /// One rollout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +119,21 @@ pub enum PauseReason {
         /// Which group.
         group: GroupName,
     },
+    /// A gate found more of something than it accepts.
+    AnalysisFailed {
+        /// Of which group.
+        group: GroupName,
+        /// Which gate.
+        gate: String,
+        /// Of what.
+        finding: Finding,
+        /// How many.
+        count: u32,
+        /// How many are accepted.
+        allowed: u32,
+        /// What the newest measurement saw.
+        detail: String,
+    },
 }
 
 impl PauseReason {
@@ -129,6 +147,7 @@ impl PauseReason {
             Self::NoProgress { .. } => "no-progress",
             Self::Rejected { .. } => "rejected",
             Self::ApprovalExpired { .. } => "approval-expired",
+            Self::AnalysisFailed { .. } => "analysis-failed",
         }
     }
 
@@ -140,6 +159,7 @@ impl PauseReason {
             }
             Self::CanaryFailed { .. } => "accepts that and goes on",
             Self::NoProgress { .. } => "goes on, without machines that cannot be reached",
+            Self::AnalysisFailed { .. } => "goes on without the gates of this wave",
             Self::Operator { .. } | Self::Rejected { .. } | Self::ApprovalExpired { .. } => {
                 "goes on"
             }
@@ -188,6 +208,19 @@ impl fmt::Display for PauseReason {
             Self::ApprovalExpired { group } => {
                 write!(f, "nobody approved group {group} in time")
             }
+            Self::AnalysisFailed {
+                group,
+                gate,
+                finding,
+                count,
+                allowed,
+                detail,
+            } => write!(
+                f,
+                "gate {gate} of group {group}: {count} × {}, and {allowed} are accepted; the \
+                 newest: {detail}",
+                finding.word()
+            ),
         }
     }
 }
@@ -261,6 +294,9 @@ pub struct Wave {
     pub turn: Turn,
     /// Its machines, in order.
     pub places: Vec<Place>,
+    /// What its gates have come to since everybody was back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analysis: Option<Analysis>,
 }
 
 /// When a wave has its turn among those of all groups of the rollout.
@@ -429,8 +465,29 @@ impl Rollout {
             | PauseReason::NoProgress { .. } => true,
             PauseReason::Operator { .. }
             | PauseReason::Rejected { .. }
-            | PauseReason::ApprovalExpired { .. } => false,
+            | PauseReason::ApprovalExpired { .. }
+            | PauseReason::AnalysisFailed { .. } => false,
         }
+    }
+
+    /// Somebody resumes it: when a gate had paused it, that wave may close without its gates.
+    pub(crate) fn accept_analysis(&mut self) {
+        let RolloutState::Paused(PauseReason::AnalysisFailed { group, .. }) = &self.state else {
+            return;
+        };
+        let group = self.groups.iter_mut().find(|g| g.name == *group);
+        let wave = group.and_then(|g| g.waves.get_mut(g.current));
+        if let Some(analysis) = wave.and_then(|wave| wave.analysis.as_mut()) {
+            analysis.accepted = true;
+        }
+    }
+
+    /// Whether a gate has paused it.
+    pub fn is_paused_by_a_gate(&self) -> bool {
+        matches!(
+            self.state,
+            RolloutState::Paused(PauseReason::AnalysisFailed { .. })
+        )
     }
 
     /// Its group of that name.

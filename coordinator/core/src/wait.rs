@@ -138,6 +138,23 @@ pub enum WaitReason {
         /// Until when.
         until: Timestamp,
     },
+    /// The gates of a wave whose machines are all back have not all passed.
+    Analysing {
+        /// The first that has not.
+        gate: String,
+        /// Measurements of it that passed.
+        passed: u32,
+        /// How many must.
+        needed: u32,
+        /// Measurements that failed.
+        failed: u32,
+        /// That said nothing.
+        inconclusive: u32,
+        /// That came to nothing.
+        errors: u32,
+        /// When something is measured next.
+        until: Option<Timestamp>,
+    },
     /// Machines that were updated here are not healthy.
     GroupUnhealthy {
         /// Which.
@@ -206,6 +223,7 @@ impl WaitReason {
             Self::WindowTooShort { .. } => "window-too-short",
             Self::WaveNotOpen { .. } => "wave-not-open",
             Self::Soaking { .. } => "soaking",
+            Self::Analysing { .. } => "analysing",
             Self::GroupUnhealthy { .. } => "group-unhealthy",
             Self::MachineUnhealthy { .. } => "machine-unhealthy",
             Self::GroupLimit { .. } => "group-limit",
@@ -220,6 +238,7 @@ impl WaitReason {
     pub fn until(&self) -> Option<Timestamp> {
         match self {
             Self::Stagger { until, .. } | Self::Soaking { until } => Some(*until),
+            Self::Analysing { until, .. } => *until,
             Self::WindowClosed { opens_at, .. }
             | Self::WindowTooShort { opens_at, .. }
             | Self::Frozen { opens_at, .. } => *opens_at,
@@ -260,7 +279,8 @@ impl WaitReason {
             | Self::Approval { .. }
             | Self::Held { .. }
             | Self::CoordinatorLast { .. }
-            | Self::Soaking { .. } => true,
+            | Self::Soaking { .. }
+            | Self::Analysing { .. } => true,
             // What never comes is not waited for.
             Self::WindowClosed { opens_at, .. }
             | Self::WindowTooShort { opens_at, .. }
@@ -325,6 +345,7 @@ impl WaitReason {
             | Self::WaveNotOpen { .. }
             | Self::Soaking { .. }
             | Self::CoordinatorLast { .. }
+            | Self::Analysing { .. }
             | Self::MachineUnhealthy { .. } => None,
             Self::Frozen { .. } => Some("lab update-config show".to_owned()),
         }
@@ -433,6 +454,26 @@ impl fmt::Display for WaitReason {
                     "the wave before must stay healthy until {}",
                     instant(*until)
                 )
+            }
+            Self::Analysing {
+                gate,
+                passed,
+                needed,
+                failed,
+                inconclusive,
+                errors,
+                ..
+            } => {
+                write!(f, "gate {gate} must pass first: {passed} of {needed}")?;
+                let others = [
+                    (failed, "failed"),
+                    (inconclusive, "inconclusive"),
+                    (errors, "errors"),
+                ];
+                for (count, what) in others.into_iter().filter(|(count, _)| **count > 0) {
+                    write!(f, ", {count} {what}")?;
+                }
+                Ok(())
             }
             Self::GroupUnhealthy { machines } => {
                 write!(

@@ -239,8 +239,16 @@ impl Log {
                 machine: Some(machine),
                 ..plain(format!("freed by {by}: {reason}"))
             },
-            // Reports are many. Identities have an audit log, and lines where they are asked for.
+            Change::AnalysisBegan {
+                rollout,
+                group,
+                wave,
+                ..
+            } => of_group(rollout, group, format!("wave {} is measured", wave + 1)),
+            // What the gates come to is told when they pause the rollout; reports are many.
+            // Identities have an audit log, and lines where they are asked for.
             Change::Reported { .. }
+            | Change::Measured { .. }
             | Change::TokenCreated { .. }
             | Change::TokenRevoked { .. }
             | Change::CertificateIssued { .. }

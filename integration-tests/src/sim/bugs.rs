@@ -42,6 +42,7 @@ impl SeededBug {
             Bug::FleetBudgetIgnored,
             Bug::CoordinatorNotLast,
             Bug::QuorumIgnored,
+            Bug::SilentGatePasses,
             Bug::IdentityFromMessage,
         ];
         let driver = [DriverBug::ReplyBeforeDurable, DriverBug::StaleSnapshot];

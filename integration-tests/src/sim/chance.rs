@@ -6,6 +6,8 @@ use std::{
     collections::{BTreeMap, BinaryHeap},
 };
 
+use coordinator_core::analysis::Finding;
+
 use super::{
     event::{
         AgentCut, At, BatchCut, BootInto, Consequence, Event, Flaw, MachineIndex, UnitEnd, UnitKind,
@@ -298,6 +300,9 @@ impl Chance {
                 let cut = self.agent_cut();
                 self.event(now + pause, Event::AgentStarts { machine, cut });
             }
+            Consequence::MeasurementWanted { life, id, gate } => {
+                self.measure(world, life, id, &gate);
+            }
             Consequence::CoordinatorGone => {
                 let pause = if self.strikes(self.rates.slow_return / 2, "coordinator-stays-dead") {
                     self.rng.around(2 * HOUR)
@@ -307,6 +312,30 @@ impl Chance {
                 self.event(now + pause, Event::CoordinatorStarts);
             }
         }
+    }
+
+    /// Somebody measures for a gate, or does not.
+    fn measure(&mut self, world: &World, life: u32, id: u64, gate: &str) {
+        if self.strikes(self.rates.gate / 4, "measurement-lost") {
+            return;
+        }
+        let usual = world.gates.get(gate).copied().unwrap_or(Finding::Pass);
+        let finding = if self.strikes(self.rates.gate, "gate-does-not-pass") {
+            self.rng
+                .one([Finding::Fail, Finding::Inconclusive, Finding::Error])
+        } else {
+            usual
+        };
+        let mut at = world.now + self.rng.between(10, 5_000);
+        if self.strikes(self.rates.gate / 4, "measurement-late") {
+            at += self.rng.below(5 * MINUTE);
+        }
+        let event = Event::Measurement { life, id, finding };
+        if self.strikes(self.rates.doubled, "measurement-doubled") {
+            let again = at + self.rng.below(MINUTE);
+            self.event(again, event.clone());
+        }
+        self.event(at, event);
     }
 
     fn carry(&mut self, now: At, message: u64, to_coordinator: bool, push: bool) {

@@ -8,7 +8,9 @@ use std::{
 
 use common::{MachineName, Timestamp};
 use coordinator_core::{
-    Change, Fleet, Reply, Request, invariants,
+    Change, Fleet, Reply, Request,
+    analysis::{Finding, Measurement},
+    invariants,
     request::{AgentRequest, Directive},
 };
 
@@ -88,6 +90,15 @@ impl Ask {
         matches!(question, Some(AgentRequest::Poll { .. }))
     }
 
+    /// Whether it is a measurement that passed.
+    pub(crate) fn is_pass(&self) -> bool {
+        let request = match self {
+            Self::Other(request) => request,
+            Self::Agent(_) => return false,
+        };
+        matches!(request, Request::Measured { finding, .. } if *finding == Finding::Pass)
+    }
+
     /// Whether it is a result for this lease.
     pub(crate) fn is_result_for(&self, lease: common::LeaseId) -> bool {
         let question = self.origin().and_then(Origin::question);
@@ -132,6 +143,7 @@ struct Batch {
     changes: Vec<Change>,
     outgoing: Vec<Outgoing>,
     broadcast: bool,
+    measure: Vec<Measurement>,
 }
 
 impl Coordinator {
@@ -171,7 +183,7 @@ impl Coordinator {
         held?.broken()
     }
 
-    /// An operator's question joins the queue.
+    /// A question that no agent asks joins the queue.
     pub(crate) fn take_in_command(&mut self, request: Request) {
         self.inbox.push(Ask::Other(request));
     }
@@ -197,6 +209,7 @@ impl World {
             changes,
             outgoing,
             broadcast,
+            measure,
         } = batch;
         let no_room = self.coordinator.disk.full && !changes.is_empty();
         if cut == Some(BatchCut::BeforeAppend) || no_room {
@@ -227,6 +240,26 @@ impl World {
         if broadcast {
             self.broadcast();
         }
+        let life = self.coordinator.life;
+        let wanted = measure.into_iter().map(|wanted| {
+            let (id, gate) = (wanted.id, wanted.gate.name);
+            Consequence::MeasurementWanted { life, id, gate }
+        });
+        self.follows.extend(wanted);
+    }
+
+    /// A measurement was made. Whoever makes them dies with the process that asked for it.
+    pub(crate) fn measurement(&mut self, life: u32, id: u64, finding: Finding) {
+        if self.coordinator.fleet.is_none() || self.coordinator.life != life {
+            return;
+        }
+        let detail = format!("it is measured: {}", finding.word());
+        self.coordinator.take_in_command(Request::Measured {
+            id,
+            finding,
+            detail,
+        });
+        self.follows.push(Consequence::Waiting);
     }
 
     /// Holds what is recorded against itself, if the coordinator is there.
@@ -261,6 +294,7 @@ impl World {
                 }
             }
             batch.changes.extend(decision.changes);
+            batch.measure.extend(decision.measure);
             for name in &decision.wake {
                 let index = self.index_of.get(name);
                 let parked = index.and_then(|index| self.coordinator.parked.remove(index));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use agent_core::{CallId, StepId};
 use common::{Action, LeaseId, StopMode, StorePath};
+use coordinator_core::analysis::Finding;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -116,6 +117,14 @@ pub(crate) enum Event {
     },
     /// An operator asks for something.
     Operator { command: Box<Command> },
+    /// A measurement that this life of the coordinator asked for was made.
+    Measurement {
+        life: u32,
+        id: u64,
+        finding: Finding,
+    },
+    /// What is measured for this gate from now on.
+    Gate { gate: String, finding: Finding },
 }
 
 /// Where an agent's step is cut short.
@@ -317,6 +326,8 @@ pub(crate) enum Consequence {
     AgentGone { machine: MachineIndex },
     /// The coordinator's process is gone.
     CoordinatorGone,
+    /// This life of the coordinator wants something measured.
+    MeasurementWanted { life: u32, id: u64, gate: String },
 }
 
 /// Kinds of units, as far as they differ in how long they take and how they fail.

@@ -294,7 +294,9 @@ fn touched(world: &World, event: &Event) -> Option<MachineIndex> {
         | Event::Link { .. }
         | Event::Forge { .. }
         | Event::Nature { .. }
-        | Event::Operator { .. } => None,
+        | Event::Operator { .. }
+        | Event::Measurement { .. }
+        | Event::Gate { .. } => None,
     }
 }
 

@@ -12,6 +12,7 @@
 //! * web-01 loses its power              it comes back by itself
 //! * web-01 is cut off                   and: can be reached again
 //! * web-01 falls ill                    and: is well again
+//! * gate site finds fail                and: pass, inconclusive, error; until then, all pass
 //! * the coordinator dies                it comes back by itself
 //! * the configuration has updateSettings.maxParallel 2     any key by its path, and JSON
 //! * calendar holidays says 2026-03-02   somebody writes that day into it
@@ -148,6 +149,12 @@ impl Stage {
             [number, unit @ ("min" | "h"), "pass" | "passes"] => {
                 let number: At = number.parse().map_err(|_| format!("{number} {unit}?"))?;
                 self.passes(number * if *unit == "h" { HOUR } else { MINUTE });
+            }
+            ["gate", gate, "finds", finding] => {
+                let finding = serde_json::from_value(Value::from(*finding));
+                let finding = finding.map_err(|error| error.to_string())?;
+                let gate = (*gate).to_owned();
+                self.event(Event::Gate { gate, finding });
             }
             ["the", "coordinator", "dies"] => self.event(Event::CoordinatorDies),
             ["the", "configuration", "has", path, ..] => {

@@ -78,6 +78,8 @@ pub(crate) struct Rates {
     pub(crate) kinds: [u64; 12],
     /// Between two acts of the operators.
     pub(crate) operator: At,
+    /// Measurements that do not pass.
+    pub(crate) gate: u64,
 }
 
 impl Rates {
@@ -111,6 +113,7 @@ impl Rates {
         }
         rates.chaos = rng.one([0, 20 * MINUTE, HOUR, 4 * HOUR]);
         rates.operator = rng.one([30 * MINUTE, 90 * MINUTE, 4 * HOUR]);
+        rates.gate = rng.one([0, 20_000, 200_000]);
         rates
     }
 }
@@ -200,9 +203,11 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
     // Drawn by what was drawn before, so that this moves no other draw.
     let max_failures = [json!(null), json!("20%"), json!(2)];
     let max_failures = &max_failures[machines.len() % 3];
+    let gates = gates(&mut groups, rng);
     // Silence must be longer than a held poll, or everybody who waits counts as offline.
     let offline = 2 * poll_hold_s + 300;
     let mut document = json!({
+        "analysis": gates,
         "updateGroups": groups,
         "updateSettings": {
             "maxParallel": rng.between(1, 6),
@@ -332,6 +337,25 @@ fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
         }
     }
     Value::Object(group)
+}
+
+/// What gates measure; some of the groups get some of them.
+fn gates(groups: &mut Map<String, Value>, rng: &mut Rng) -> Value {
+    for group in groups.values_mut() {
+        let named: &[&str] = rng.one([&["site"][..], &["site", "rate"], &["system", "rate"]]);
+        if rng.once_in(3) {
+            group["gates"] = json!(named);
+        }
+    }
+    json!({
+        "site": { "http": "https://www.example.org", "passes": rng.between(1, 3), "interval": rng.one([5, 60]) },
+        "rate": {
+            "promql": "up", "prometheus": "http://localhost:9090", "atLeast": 1, "passes": 2,
+            "failureLimit": rng.below(3), "inconclusiveLimit": rng.below(3), "errorLimit": rng.below(3),
+            "initialDelay": rng.one([0, 120]),
+        },
+        "system": { "healthCheck": "system", "passes": rng.between(1, 2) },
+    })
 }
 
 /// A window, more often than not where clocks change.

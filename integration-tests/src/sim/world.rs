@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, rc::Rc};
 
 use agent_core::{CallId, Moment};
 use common::{MachineName, StorePath, Timestamp};
-use coordinator_core::request::{AgentRequest, Reply};
+use coordinator_core::{
+    analysis::Finding,
+    request::{AgentRequest, Reply},
+};
 
 use super::{
     bugs::SeededBug,
@@ -47,6 +50,8 @@ pub(crate) struct World {
     pub(crate) events: u64,
     /// Messages that a broken link swallowed.
     pub(crate) swallowed: u64,
+    /// What is measured for a gate, where that is not that it passes.
+    pub(crate) gates: BTreeMap<String, Finding>,
     /// What operators give as their reason.
     pub(crate) reason: String,
     /// What the operators were answered since somebody last looked.
@@ -117,6 +122,7 @@ impl World {
             violations: Vec::new(),
             events: 0,
             swallowed: 0,
+            gates: BTreeMap::new(),
             story: None,
             reason: "simulated".to_owned(),
             answers: Vec::new(),
@@ -187,6 +193,10 @@ impl World {
                 nature,
             } => self.nature(*machine, system, *nature),
             Event::Operator { command } => self.command(command),
+            Event::Measurement { life, id, finding } => self.measurement(*life, *id, *finding),
+            Event::Gate { gate, finding } => {
+                self.gates.insert(gate.clone(), *finding);
+            }
         }
         self.check_slots();
         while let Some(entry) = self.messages.first_entry() {

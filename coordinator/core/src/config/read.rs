@@ -14,7 +14,9 @@ use common::{GroupName, MachineName};
 use serde_json::{Map, Value};
 
 use super::{
-    FleetConfig, GroupConfig, calendars,
+    FleetConfig, GroupConfig,
+    analysis::{self, Analyses},
+    calendars,
     policies::{Policies, with_policy},
     section::{Faults, Section, Share, fault, nearest},
     waves,
@@ -53,6 +55,8 @@ pub(super) struct Settings {
     pub(super) avoid: Vec<String>,
     channels: Vec<String>,
     webhooks: BTreeMap<String, String>,
+    prometheus: Option<String>,
+    analyses: Analyses,
 }
 
 /// Reads the whole document. `None` when it is too broken to be looked at further.
@@ -62,7 +66,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
     let settings = top.get("updateSettings").unwrap_or(&empty);
     let groups_value = top.get("updateGroups");
     let fleet = groups_value.map_or(0, machines_in);
-    let settings = match Section::new(settings, "updateSettings", faults) {
+    let mut settings = match Section::new(settings, "updateSettings", faults) {
         Some(section) => settings_of(section, fleet, faults),
         // Said already; what else is wrong is to be said as well.
         None => settings_of(
@@ -71,6 +75,9 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
             &mut Vec::new(),
         ),
     };
+    if let Some(value) = top.get("analysis") {
+        settings.analyses = analysis::read(value, settings.prometheus.as_deref(), faults);
+    }
     let policies = top
         .get("updatePolicies")
         .map_or_else(Policies::default, |value| {
@@ -182,6 +189,8 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
             .names::<String>("notificationChannels", faults)
             .unwrap_or_default(),
         webhooks: webhooks(&mut s, faults),
+        prometheus: analysis::url(&mut s, "prometheus", faults),
+        analyses: Analyses::new(),
     };
     source(&mut s, faults);
     s.finish(faults);
@@ -393,6 +402,7 @@ pub(super) fn policy(
         expected_duration: s
             .duration("expectedDuration", faults)
             .unwrap_or(settings.expected_duration),
+        gates: analysis::named(s, &settings.analyses, faults),
     }
 }
 

@@ -290,6 +290,7 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &OperatorName, now: Times
                 canary: wave.canary,
                 turn: wave.turn,
                 places: wave.machines.iter().map(place).collect(),
+                analysis: None,
             })
             .collect(),
         current: 0,

@@ -7,6 +7,7 @@ use common::{Action, LeaseId, MachineName, OutcomeKind, RolloutId, Timestamp};
 
 use super::{ENDED_KEPT, Fleet, Location, Stop, number_of};
 use crate::{
+    analysis::{Analysis, Last},
     calendar::Calendar,
     change::Change,
     machine::{Failed, Pin},
@@ -132,6 +133,7 @@ impl Fleet {
                 self.index.mark_away(&lease.group, &lease.machine);
                 self.facts.leases.insert(lease.id, lease.clone());
                 self.index.judge(&self.facts, &lease.machine);
+                self.measure_anew(&lease.machine);
                 self.with_place(&lease.machine, |place| {
                     place.step(PlaceStep::Granted(lease.id));
                     place.closure.clone_from(closure);
@@ -175,6 +177,7 @@ impl Fleet {
             }
             Change::RolloutResumed { rollout, .. } => self.with_rollout(rollout, |r| {
                 let unshown = r.is_paused_for_lack_of_success();
+                r.accept_analysis();
                 r.step(RolloutStep::Resumed);
                 for group in &mut r.groups {
                     group.forgiven = group.failed;
@@ -236,6 +239,40 @@ impl Fleet {
                 self.facts.next_lease = *next_lease;
             }
             Change::Forgotten { machine, at, .. } => self.forgotten(machine, *at),
+            Change::AnalysisBegan {
+                rollout,
+                group,
+                wave,
+                opened,
+                at,
+            } => self.with_group(rollout, group, |g| {
+                let gates = g.policy.gates.len();
+                let wave = &mut g.waves[*wave];
+                let accepted = wave.analysis.as_ref().is_some_and(|found| found.accepted);
+                let analysis = Analysis::new(*opened, *at, gates);
+                wave.analysis = Some(Analysis {
+                    accepted,
+                    ..analysis
+                });
+            }),
+            Change::Measured {
+                rollout,
+                group,
+                wave,
+                gate,
+                finding,
+                detail,
+                at,
+            } => self.with_group(rollout, group, |g| {
+                let analysis = g.waves[*wave].analysis.as_mut();
+                if let Some(tally) = analysis.and_then(|found| found.tallies.get_mut(*gate)) {
+                    tally.take(Last {
+                        at: *at,
+                        finding: *finding,
+                        detail: detail.clone(),
+                    });
+                }
+            }),
             Change::TokenCreated { .. }
             | Change::TokenRevoked { .. }
             | Change::CertificateIssued { .. }
@@ -308,6 +345,24 @@ impl Fleet {
                 change(group);
             }
         });
+    }
+
+    /// The machine goes: what was measured of its wave without it is void.
+    fn measure_anew(&mut self, machine: &MachineName) {
+        let Some(at) = self.index.place_of.get(machine).copied() else {
+            return;
+        };
+        if let Some(rollout) = self.facts.rollouts.get_mut(&at.rollout) {
+            let wave = &mut rollout.groups[at.group].waves[at.wave];
+            if let Some(analysis) = &mut wave.analysis {
+                analysis.begin_anew();
+            }
+            self.hearsay
+                .measuring
+                .retain(|(rollout, group, wave, _), _| {
+                    (*rollout, *group, *wave) != (at.rollout, at.group, at.wave)
+                });
+        }
     }
 
     /// Changes the machine's place in its unfinished rollout, and every counter that follows.
@@ -508,6 +563,7 @@ impl Fleet {
         if let Some(number) = number_of(id) {
             self.index.leave(&self.facts, number);
             self.forget_patience(number);
+            self.forget_measurements(number);
             self.hearsay.windows.retain(|(of, _), _| *of != number);
         }
     }

@@ -6,7 +6,7 @@ use super::Violation;
 use crate::{
     change::Change,
     fleet::Fleet,
-    rollout::{Place, PlaceState, Rollout, RolloutGroup, WaveState},
+    rollout::{Place, PlaceState, Rollout, RolloutGroup, Wave, WaveState},
     transition::{ApprovalStep, PlaceStep, RolloutStep, WaveStep},
 };
 
@@ -43,7 +43,10 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
             rollout,
             group,
             wave,
-        } => wave_takes(before, rollout, group, *wave, WaveStep::Closed),
+        } => {
+            wave_takes(before, rollout, group, *wave, WaveStep::Closed)
+                && gates_hold(before, rollout, group, *wave)
+        }
         Change::WaveHeld {
             rollout,
             group,
@@ -58,6 +61,25 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
             ..
         } => group_of(before, rollout, group)
             .is_some_and(|g| g.promoted < *waves && *waves <= g.waves.len()),
+        Change::AnalysisBegan {
+            rollout,
+            group,
+            wave,
+            ..
+        } => wave_of(before, rollout, group, *wave).is_some_and(|wave| {
+            wave.analysis
+                .as_ref()
+                .is_none_or(|found| found.since.is_none())
+        }),
+        Change::Measured {
+            rollout,
+            group,
+            wave,
+            gate,
+            ..
+        } => wave_of(before, rollout, group, *wave)
+            .and_then(|wave| wave.analysis.as_ref())
+            .is_some_and(|found| found.since.is_some() && *gate < found.tallies.len()),
         Change::GroupFinished { rollout, group, .. } => {
             group_of(before, rollout, group).is_some_and(|g| g.finished_at.is_none())
         }
@@ -165,6 +187,41 @@ fn wave_takes(
         .and_then(|group| group.waves.get(wave))
         .map(|wave| wave.state);
     state.is_some_and(|state| state.next(step).is_some())
+}
+
+fn wave_of<'a>(
+    fleet: &'a Fleet,
+    id: &RolloutId,
+    name: &common::GroupName,
+    wave: usize,
+) -> Option<&'a Wave> {
+    group_of(fleet, id, name)?.waves.get(wave)
+}
+
+/// Every gate of a wave of which somebody was updated has passed as often as it must, and found no more
+/// of anything else than it accepts; or a person has accepted it. Nothing holds up the way back.
+fn gates_hold(fleet: &Fleet, id: &RolloutId, name: &common::GroupName, wave: usize) -> bool {
+    let (Some(rollout), Some(group)) = (fleet.rollout(id), group_of(fleet, id, name)) else {
+        return false;
+    };
+    let wave = &group.waves[wave];
+    let mut places = wave.places.iter();
+    if rollout.action == common::Action::Rollback
+        || group.policy.gates.is_empty()
+        || !places.any(|place| place.state == PlaceState::Updated)
+    {
+        return true;
+    }
+    wave.analysis.as_ref().is_some_and(|found| {
+        let mut each = group.policy.gates.iter().zip(&found.tallies);
+        found.accepted
+            || each.all(|(gate, tally)| {
+                tally.passed >= gate.passes
+                    && tally.failed <= gate.failure_limit
+                    && tally.inconclusive <= gate.inconclusive_limit
+                    && tally.errors <= gate.error_limit
+            })
+    })
 }
 
 fn place_in<'a>(fleet: &'a Fleet, id: &RolloutId, machine: &MachineName) -> Option<&'a Place> {

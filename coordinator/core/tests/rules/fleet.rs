@@ -8,6 +8,7 @@ use common::{
 };
 use coordinator_core::{
     Decision, Fleet, FleetConfig, Reply, Request, WaitReason,
+    analysis::Measurement,
     fleet::Facts,
     identity::{Actor, Role},
     invariants,
@@ -45,8 +46,12 @@ pub(crate) struct World {
 impl World {
     /// Machines of these groups, all heard of, all on version 1, all told to run version 2.
     pub(crate) fn new(groups: Value, settings: Value) -> Self {
-        let document = json!({ "updateGroups": groups, "updateSettings": settings });
-        let config = FleetConfig::parse(&document).expect("a valid configuration");
+        Self::of(&json!({ "updateGroups": groups, "updateSettings": settings }))
+    }
+
+    /// The machines of this configuration.
+    pub(crate) fn of(document: &Value) -> Self {
+        let config = FleetConfig::parse(document).expect("a valid configuration");
         let machines: Vec<MachineName> = config.group_of.keys().cloned().collect();
         let mut world = Self {
             fleet: Fleet::new(MONDAY),
@@ -266,6 +271,16 @@ impl World {
 
     /// Ends the attempt in this way.
     pub(crate) fn end(&mut self, machine: &str, grant: &Grant, kind: OutcomeKind) {
+        let _wanted = self.end_measuring(machine, grant, kind);
+    }
+
+    /// As [`World::end`]; what is to be measured then.
+    pub(crate) fn end_measuring(
+        &mut self,
+        machine: &str,
+        grant: &Grant,
+        kind: OutcomeKind,
+    ) -> Vec<Measurement> {
         let report = self.reports.get_mut(&name(machine)).expect(machine);
         report.sequence += 1;
         report.last_lease = grant.lease;
@@ -283,7 +298,7 @@ impl World {
         };
         let (rollout, lease) = (grant.rollout.clone(), grant.lease);
         let took = minutes(1);
-        let _ended = self.agent(
+        let ended = self.agent(
             machine,
             AgentRequest::Result {
                 rollout,
@@ -293,6 +308,7 @@ impl World {
                 report,
             },
         );
+        ended.measure
     }
 
     /// Takes its turn and comes out well.

@@ -8,6 +8,7 @@ mod apart;
 mod budget;
 mod coordinators;
 mod fleet;
+mod gates;
 mod identities;
 mod leases;
 mod members;

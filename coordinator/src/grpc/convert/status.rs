@@ -3,6 +3,7 @@
 use common::{Action, CheckResult, LeaseId, StopMode, Target, Timestamp};
 use coordinator_core::{
     WaitReason,
+    analysis::Gate,
     fleet::Stop,
     plan::{Plan, PlannedGroup, PlannedMachine},
     policy::Policy,
@@ -81,7 +82,10 @@ fn of_rollout(view: RolloutView, now: Timestamp) -> wire::Rollout {
                 name: group.name.to_string(),
                 state: group_state(&rollout, group).to_owned(),
                 waves: waves
-                    .map(|wave| of_wave(wave, group.finished_at.is_some(), &mut seen, now))
+                    .map(|wave| wire::Wave {
+                        gates: gates(wave, &group.policy.gates),
+                        ..of_wave(wave, group.finished_at.is_some(), &mut seen, now)
+                    })
                     .collect(),
                 max_parallel: group.policy.max_parallel,
                 max_failures: group.policy.max_failures,
@@ -168,7 +172,41 @@ fn of_wave(
             .collect(),
         soaks_until,
         canary: wave.canary,
+        gates: Vec::new(),
     }
+}
+
+/// The gates of a wave of which everybody was back.
+fn gates(wave: &Wave, gates: &[Gate]) -> Vec<wire::Gate> {
+    let Some(analysis) = &wave.analysis else {
+        return Vec::new();
+    };
+    let each = gates.iter().zip(&analysis.tallies);
+    each.map(|(gate, tally)| {
+        let state = match tally.too_many(gate) {
+            _ if analysis.accepted => "accepted",
+            Some(_) => "failed",
+            None if tally.passed(gate) => "passed",
+            None => "measuring",
+        };
+        let last = tally.last.as_ref();
+        wire::Gate {
+            name: gate.name.clone(),
+            state: state.to_owned(),
+            passed: tally.passed,
+            needed: gate.passes,
+            failed: tally.failed,
+            failed_allowed: gate.failure_limit,
+            inconclusive: tally.inconclusive,
+            inconclusive_allowed: gate.inconclusive_limit,
+            errors: tally.errors,
+            errors_allowed: gate.error_limit,
+            finding: last.map_or_else(String::new, |last| last.finding.word().to_owned()),
+            detail: last.map_or_else(String::new, |last| last.detail.clone()),
+            measured_at: last.map_or_else(String::new, |last| time(last.at)),
+        }
+    })
+    .collect()
 }
 
 fn of_place(place: &Place, view: PlaceView, now: Timestamp) -> wire::RolloutMachine {
@@ -258,6 +296,16 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             shown.entry.clone_from(entry);
             shown.entry_ends = ends_at.map_or_else(String::new, time);
             shown.timezone.clone_from(zone);
+        }
+        WaitReason::Analysing {
+            gate,
+            passed,
+            needed,
+            ..
+        } => {
+            shown.gate.clone_from(gate);
+            shown.count = u64::from(*passed);
+            shown.allowed = u64::from(*needed);
         }
         WaitReason::WaveNotOpen { wave, open } => {
             shown.count = u64::from(*wave);

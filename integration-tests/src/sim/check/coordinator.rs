@@ -5,6 +5,7 @@ use std::time::Duration;
 use common::{MachineReport, OutcomeKind};
 use coordinator_core::{
     Change, Decision, Fleet, Reply,
+    analysis::{Finding, Probe},
     fleet::Index,
     invariants,
     policy::Policy,
@@ -143,6 +144,21 @@ impl World {
                     wrong = Some(format!("lease {} is granted to nobody who asked", lease.id));
                 }
             }
+            Change::Measured {
+                rollout,
+                group,
+                gate,
+                finding: Finding::Pass,
+                ..
+            } => {
+                let group = mirror.rollout(rollout).and_then(|r| r.group(group));
+                let gate = group.and_then(|group| group.policy.gates.get(*gate));
+                let by_machines =
+                    gate.is_some_and(|gate| matches!(gate.probe, Probe::HealthCheck { .. }));
+                if !by_machines && !ask.is_pass() {
+                    wrong = Some(format!("a gate of {rollout} passes and nobody has said so"));
+                }
+            }
             Change::LeaseEnded { lease, outcome, .. } => {
                 let Some(held) = mirror.facts().leases.get(lease) else {
                     return;
@@ -233,7 +249,9 @@ impl World {
             | Change::ReturnApproved { .. }
             | Change::ReturnAnswered { .. }
             | Change::ReturnWithdrawn { .. }
-            | Change::IdentitiesForgotten { .. } => {}
+            | Change::IdentitiesForgotten { .. }
+            | Change::AnalysisBegan { .. }
+            | Change::Measured { .. } => {}
         }
         if let Some(wrong) = wrong {
             self.violate(wrong);

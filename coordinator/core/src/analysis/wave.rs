@@ -1,0 +1,358 @@
+//! The gates of a wave: what is to be measured now, what the answers come to, and whether the wave may
+//! close.
+//!
+//! Whoever measures is told once what is wanted ([`Measurement`]); what was asked for is hearsay, so that
+//! a restart asks anew, and an answer that does not come in time is an error like any other.
+
+use std::time::Duration;
+
+use common::{
+    Action, Timestamp,
+    text::{DETAIL_MAX, tame_line},
+};
+
+use super::{Analysis, Finding, Gate, Measurement, Probe};
+use crate::{
+    change::Change,
+    decide::Draft,
+    fleet::{Fleet, rollout_id},
+    request::Reply,
+    rollout::{PauseReason, Place, PlaceState, RolloutGroup, Wave, WaveState},
+    wait::WaitReason,
+};
+
+/// How long an answer may be under way beyond what the measurement itself may take.
+const SLACK: Duration = Duration::from_secs(20);
+
+/// Machines named in a detail.
+const SHOWN: usize = 3;
+
+/// Of which wave, by number of the rollout and indices of group and wave, and which gate.
+pub(crate) type Key = (u64, usize, usize, usize);
+
+/// A measurement that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    id: u64,
+    /// From here on it counts as lost.
+    until: Timestamp,
+}
+
+impl Fleet {
+    /// The group and its present wave, if that is one that gates hold: somebody of it has been updated,
+    /// and nobody has accepted what they found. On the way back nothing is held up by a gate: it may
+    /// fail for nothing but what is being left.
+    fn judged(&self, number: u64, group: usize) -> Option<(&RolloutGroup, &Wave)> {
+        let rollout = self.facts().rollouts.get(&number)?;
+        let g = rollout.groups.get(group)?;
+        let wave = g.waves.get(g.current)?;
+        let shown = self.index().waves.get(&(number, group, g.current))?.updated > 0;
+        let goes_on = match wave.state {
+            WaveState::Open(_) | WaveState::Soaking(_) => true,
+            WaveState::Waiting | WaveState::Closed => false,
+        };
+        let accepted = wave.analysis.as_ref().is_some_and(|found| found.accepted);
+        let gated = rollout.action != Action::Rollback && !g.policy.gates.is_empty();
+        (gated && shown && goes_on && !accepted && g.finished_at.is_none()).then_some((g, wave))
+    }
+
+    /// The gates that hold the group's present wave, what they have come to, and since when everybody
+    /// of it is back, while everybody is.
+    fn measured(
+        &self,
+        number: u64,
+        group: usize,
+        now: Timestamp,
+    ) -> Option<(&RolloutGroup, &Analysis, Timestamp)> {
+        let (g, wave) = self.judged(number, group)?;
+        let analysis = wave.analysis.as_ref()?;
+        let since = analysis.since?;
+        let count = self.index().waves.get(&(number, group, g.current))?;
+        let away = |place: &usize| self.is_offline(&wave.places[*place].machine, now);
+        let back = match wave.state {
+            WaveState::Open(_) => count.pending.iter().all(away),
+            WaveState::Waiting | WaveState::Soaking(_) | WaveState::Closed => true,
+        };
+        (back && count.live == 0 && !analysis.passed(&g.policy.gates))
+            .then_some((g, analysis, since))
+    }
+
+    /// Whether gates are to be measured although everybody has ended their part: not any more once
+    /// other rollouts have taken over all whom it is about.
+    pub(crate) fn has_gates_left(&self, number: u64) -> bool {
+        let groups = self.facts().rollouts.get(&number);
+        let groups = groups.map_or(0, |rollout| rollout.groups.len());
+        let here = |place: &Place| {
+            let at = self.index().place_of.get(&place.machine);
+            at.is_some_and(|at| at.rollout == number)
+        };
+        (0..groups).any(|group| {
+            self.judged(number, group).is_some_and(|(g, wave)| {
+                let found = wave.analysis.as_ref();
+                let passed = found.is_some_and(|found| found.passed(&g.policy.gates));
+                !passed && wave.places.iter().any(here)
+            })
+        })
+    }
+
+    /// Everybody of the group's present wave is back: asks for what is due. True when the gates let
+    /// the wave close; when one has found too much of something, the rollout is paused.
+    pub(crate) fn gates_passed(
+        &mut self,
+        number: u64,
+        group: usize,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) -> bool {
+        if !self.analysis_begins(number, group, now, draft) {
+            return false;
+        }
+        self.measure(number, group, now, draft);
+        let Some((g, analysis, _)) = self.measured(number, group, now) else {
+            return self.judged(number, group).is_none_or(|(g, wave)| {
+                let found = wave.analysis.as_ref();
+                found.is_some_and(|found| found.passed(&g.policy.gates))
+            });
+        };
+        let each = g.policy.gates.iter().zip(&analysis.tallies);
+        let failed = each.into_iter().find_map(|(gate, tally)| {
+            let (finding, count, allowed) = tally.too_many(gate)?;
+            let last = tally.last.as_ref();
+            Some(PauseReason::AnalysisFailed {
+                group: g.name.clone(),
+                gate: gate.name.clone(),
+                finding,
+                count,
+                allowed,
+                detail: last.map_or_else(String::new, |last| last.detail.clone()),
+            })
+        });
+        if let Some(reason) = failed {
+            let rollout = rollout_id(number);
+            self.commit(draft, Change::RolloutPaused { rollout, reason });
+        }
+        false
+    }
+
+    /// Notes that everybody is back, once. False while somebody is out after all.
+    fn analysis_begins(
+        &mut self,
+        number: u64,
+        group: usize,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) -> bool {
+        let Some((g, wave)) = self.judged(number, group) else {
+            return true;
+        };
+        let count = self.index().waves.get(&(number, group, g.current));
+        if count.is_some_and(|count| count.live > 0) {
+            return false;
+        }
+        let opened = match (&wave.analysis, wave.state) {
+            (Some(found), _) if found.since.is_some() => return true,
+            (Some(found), _) => found.opened,
+            (None, WaveState::Open(at)) => at,
+            (None, WaveState::Waiting | WaveState::Soaking(_) | WaveState::Closed) => now,
+        };
+        let begins = Change::AnalysisBegan {
+            rollout: rollout_id(number),
+            group: g.name.clone(),
+            wave: g.current,
+            opened,
+            at: now,
+        };
+        self.commit(draft, begins);
+        true
+    }
+
+    /// Asks for every measurement that is due, counts those that got lost, and looks itself at what
+    /// the machines say.
+    fn measure(&mut self, number: u64, group: usize, now: Timestamp, draft: &mut Draft) {
+        let Some((g, analysis, since)) = self.measured(number, group, now) else {
+            return;
+        };
+        let (wave, name, opened) = (g.current, g.name.clone(), analysis.opened);
+        let each = g.policy.gates.iter().zip(&analysis.tallies).enumerate();
+        let wanted: Vec<(usize, Gate)> = each
+            .filter(|(_, (gate, tally))| !tally.passed(gate) && tally.due(gate, since) <= now)
+            .map(|(index, (gate, _))| (index, gate.clone()))
+            .collect();
+        for (index, gate) in wanted {
+            let key = (number, group, wave, index);
+            if let Probe::HealthCheck { check } = &gate.probe {
+                let (finding, detail) = self.health_check(number, group, check, now);
+                self.found(key, finding, detail, now, draft);
+                continue;
+            }
+            match self.hearsay.measuring.get(&key) {
+                Some(asked) if now < asked.until => {}
+                Some(_) => {
+                    self.hearsay.measuring.remove(&key);
+                    let detail = "nobody answered in time".to_owned();
+                    self.found(key, self.of_silence(), detail, now, draft);
+                }
+                None => {
+                    self.hearsay.last_measurement += 1;
+                    let id = self.hearsay.last_measurement;
+                    let until = now + gate.timeout + SLACK;
+                    self.hearsay.measuring.insert(key, Asked { id, until });
+                    draft.measure.push(Measurement {
+                        id,
+                        rollout: rollout_id(number),
+                        group: name.clone(),
+                        gate,
+                        opened,
+                        since,
+                        at: now,
+                    });
+                }
+            }
+        }
+    }
+
+    /// What a measurement that got lost counts as.
+    #[cfg_attr(
+        not(feature = "seeded-bugs"),
+        allow(clippy::unused_self, reason = "a known bug needs it")
+    )]
+    fn of_silence(&self) -> Finding {
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): nobody said anything against it.
+        if self.has(crate::bug::Bug::SilentGatePasses) {
+            return Finding::Pass;
+        }
+        Finding::Error
+    }
+
+    /// Takes the answer to a measurement. One that nobody waits for any more says nothing.
+    pub(crate) fn answered(
+        &mut self,
+        now: Timestamp,
+        id: u64,
+        finding: Finding,
+        detail: &str,
+        draft: &mut Draft,
+    ) -> Reply {
+        let mut asked = self.hearsay.measuring.iter();
+        let key = asked.find_map(|(key, asked)| (asked.id == id).then_some(*key));
+        if let Some(key) = key {
+            self.hearsay.measuring.remove(&key);
+            let (number, group, wave, _) = key;
+            let here = self.measured(number, group, now);
+            if here.is_some_and(|(g, ..)| g.current == wave) {
+                self.found(key, finding, tame_line(detail, DETAIL_MAX), now, draft);
+            }
+        }
+        Reply::Done(String::new())
+    }
+
+    fn found(
+        &mut self,
+        (number, group, wave, gate): Key,
+        finding: Finding,
+        detail: String,
+        at: Timestamp,
+        draft: &mut Draft,
+    ) {
+        let group = self.facts().rollouts[&number].groups[group].name.clone();
+        let change = Change::Measured {
+            rollout: rollout_id(number),
+            group,
+            wave,
+            gate,
+            finding,
+            detail,
+            at,
+        };
+        self.commit(draft, change);
+    }
+
+    /// What the machines of the group's present wave say about this check of theirs.
+    fn health_check(
+        &self,
+        number: u64,
+        group: usize,
+        check: &str,
+        now: Timestamp,
+    ) -> (Finding, String) {
+        let g = &self.facts().rollouts[&number].groups[group];
+        let places = g.waves[g.current].places.iter();
+        let updated = places.filter(|place| place.state == PlaceState::Updated);
+        let (mut passed, mut failed, mut silent) = (0_usize, Vec::new(), Vec::new());
+        for Place { machine, .. } in updated {
+            let known = self.facts().machines.get(machine);
+            let report = known.and_then(|machine| machine.report.as_ref());
+            let mut checks = report.into_iter().flat_map(|report| &report.health.checks);
+            let said = checks.find(|said| said.name == check);
+            match said.filter(|_| !self.is_offline(machine, now)) {
+                Some(said) if said.passed => passed += 1,
+                Some(_) => failed.push(machine.as_str()),
+                None => silent.push(machine.as_str()),
+            }
+        }
+        let named = |machines: &[&str]| match machines.len().checked_sub(SHOWN) {
+            Some(more) if more > 0 => {
+                format!("{} and {more} more", machines[..SHOWN].join(", "))
+            }
+            Some(_) | None => machines.join(", "),
+        };
+        if !failed.is_empty() {
+            (
+                Finding::Fail,
+                format!("{check} fails on {}", named(&failed)),
+            )
+        } else if !silent.is_empty() {
+            let text = format!("nothing is heard of {check} on {}", named(&silent));
+            (Finding::Inconclusive, text)
+        } else {
+            (
+                Finding::Pass,
+                format!("{check} passes on {passed} machines"),
+            )
+        }
+    }
+
+    /// When something about the gates of the group's present wave is to be done next.
+    pub(crate) fn gates_due(&self, number: u64, group: usize, now: Timestamp) -> Option<Timestamp> {
+        let (g, analysis, since) = self.measured(number, group, now)?;
+        let each = g.policy.gates.iter().zip(&analysis.tallies).enumerate();
+        each.filter(|(_, (gate, tally))| !tally.passed(gate))
+            .map(|(index, (gate, tally))| {
+                let key = (number, group, g.current, index);
+                let asked = self.hearsay.measuring.get(&key);
+                asked.map_or_else(|| tally.due(gate, since), |asked| asked.until)
+            })
+            .min()
+    }
+
+    /// That the group waits for a gate, and how far that one is, if so.
+    pub(crate) fn analysing(
+        &self,
+        number: u64,
+        group: usize,
+        now: Timestamp,
+    ) -> Result<(), WaitReason> {
+        let Some((g, analysis, _)) = self.measured(number, group, now) else {
+            return Ok(());
+        };
+        let mut each = g.policy.gates.iter().zip(&analysis.tallies);
+        let Some((gate, tally)) = each.find(|(gate, tally)| !tally.passed(gate)) else {
+            return Ok(());
+        };
+        Err(WaitReason::Analysing {
+            gate: gate.name.clone(),
+            passed: tally.passed,
+            needed: gate.passes,
+            failed: tally.failed,
+            inconclusive: tally.inconclusive,
+            errors: tally.errors,
+            until: self.gates_due(number, group, now),
+        })
+    }
+
+    /// What was asked for about this rollout is not wanted any more.
+    pub(crate) fn forget_measurements(&mut self, number: u64) {
+        self.hearsay.measuring.retain(|(of, ..), _| *of != number);
+    }
+}

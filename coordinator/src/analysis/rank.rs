@@ -1,0 +1,148 @@
+//! Whether values are worse than others were: the test of Mann and Whitney, which asks nothing of how
+//! they are distributed.
+
+use coordinator_core::analysis::Worse;
+use statrs::stats_tests::{
+    Alternative,
+    mannwhitneyu::{MannWhitneyUMethod, mannwhitneyu},
+};
+
+/// Fewest values of each side. From here on the normal distribution is close to the exact one, which
+/// the tests hold it against; fewer say little about anything.
+pub(super) const SAMPLES_MIN: usize = 8;
+
+/// What a comparison comes to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Comparison {
+    /// Nothing.
+    TooFew,
+    /// How likely values as bad as these, or worse, are if nothing has changed.
+    Chance(f64),
+}
+
+/// Compares two samples.
+pub(super) fn compare(before: &[f64], after: &[f64], worse: Worse) -> Comparison {
+    if before.len() < SAMPLES_MIN || after.len() < SAMPLES_MIN {
+        return Comparison::TooFew;
+    }
+    let mut all = before.iter().chain(after);
+    let first = all.next();
+    if all.all(|value| Some(value) == first) {
+        // Nothing varies, and nothing can be worse.
+        return Comparison::Chance(1.0);
+    }
+    let alternative = match worse {
+        Worse::Higher => Alternative::Greater,
+        Worse::Lower => Alternative::Less,
+    };
+    // The exact one of this library counts the wrong end where the first sample is not the larger.
+    let method = MannWhitneyUMethod::AsymptoticInclContinuityCorrection;
+    match mannwhitneyu(after, before, method, alternative) {
+        Ok((_, chance)) => Comparison::Chance(chance),
+        // Only of values that cannot be compared, which are left out before.
+        Err(_) => Comparison::TooFew,
+    }
+}
+
+/// The middle value; NaN when there is none.
+pub(super) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.get(middle) {
+        None => f64::NAN,
+        Some(value) if sorted.len() % 2 == 1 => *value,
+        Some(value) => f64::midpoint(*value, sorted[middle - 1]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The definition: of all ways to divide the same values into samples of these sizes, the share
+    /// in which as many pairs or more are the way round that is worse.
+    fn exact(before: &[f64], after: &[f64], worse: Worse) -> f64 {
+        let all: Vec<f64> = before.iter().chain(after).copied().collect();
+        let pairs = |after: &dyn Fn(usize) -> bool| {
+            let mut twice = 0;
+            for one in (0..all.len()).filter(|one| after(*one)) {
+                for other in (0..all.len()).filter(|other| !after(*other)) {
+                    let (is, was) = match worse {
+                        Worse::Higher => (all[one], all[other]),
+                        Worse::Lower => (all[other], all[one]),
+                    };
+                    twice += if is > was { 2 } else { u32::from(is == was) };
+                }
+            }
+            twice
+        };
+        let seen = pairs(&|index| index >= before.len());
+        let (mut as_bad, mut ways) = (0.0, 0.0);
+        for choice in 0_u32..1 << all.len() {
+            if choice.count_ones() as usize == after.len() {
+                ways += 1.0;
+                as_bad += f64::from(pairs(&|index| choice >> index & 1 == 1) >= seen);
+            }
+        }
+        as_bad / ways
+    }
+
+    fn chance(before: &[f64], after: &[f64], worse: Worse) -> f64 {
+        match compare(before, after, worse) {
+            Comparison::Chance(chance) => chance,
+            Comparison::TooFew => panic!("too few"),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Against the exact distribution, values that come more than once included.
+        #[test]
+        fn the_chance_is_that_of_the_exact_distribution(
+            before in proptest::collection::vec(0_u8..60, 8),
+            after in proptest::collection::vec(20_u8..80, 8),
+            lower in any::<bool>(),
+        ) {
+            let of = |values: &[u8]| values.iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
+            let (before, after) = (of(&before), of(&after));
+            let worse = if lower { Worse::Lower } else { Worse::Higher };
+            let (ours, exact) = (chance(&before, &after, worse), exact(&before, &after, worse));
+            prop_assert!((ours - exact).abs() < 0.015, "{ours} and {exact}: {before:?} {after:?}");
+        }
+    }
+
+    #[test]
+    fn worse_is_found_and_better_is_not() {
+        let before: Vec<f64> = (0..20).map(|n| f64::from(n % 7)).collect();
+        let after: Vec<f64> = before.iter().map(|value| value + 4.0).collect();
+        assert!(chance(&before, &after, Worse::Higher) < 0.001);
+        assert!(chance(&before, &after, Worse::Lower) > 0.99);
+        assert!(chance(&after, &before, Worse::Lower) < 0.001);
+        assert!(chance(&before, &before, Worse::Higher) > 0.4);
+    }
+
+    #[test]
+    fn few_values_say_nothing_and_equal_ones_that_nothing_changed() {
+        let many = [0.0; SAMPLES_MIN];
+        assert_eq!(
+            compare(&many, &many[1..], Worse::Higher),
+            Comparison::TooFew
+        );
+        assert_eq!(compare(&[], &many, Worse::Higher), Comparison::TooFew);
+        assert_eq!(
+            compare(&many, &many, Worse::Higher),
+            Comparison::Chance(1.0)
+        );
+    }
+
+    #[test]
+    fn the_median_lies_in_the_middle() {
+        assert!(median(&[]).is_nan());
+        assert_eq!(median(&[3.0, 1.0, 2.0]).to_string(), "2");
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]).to_string(), "2.5");
+    }
+}
