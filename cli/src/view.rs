@@ -7,6 +7,7 @@ pub mod history;
 pub mod machines;
 pub mod plan;
 pub mod progress;
+pub mod schedule;
 pub mod status;
 pub mod trust;
 pub mod why;
@@ -188,8 +189,8 @@ pub fn marked(state: &str) -> String {
         "leased" | "staging" | "open" | "active" | "soaking" | "finishing" | "undoing" => '▶',
         "rolled-back" | "failed" | "refused" | "unhealthy" | "stuck" | "aborted" | "revoked"
         | "rejected" => '✖',
-        "overdue" | "reboot-required" | "paused" | "awaiting-approval" | "held" | "offline"
-        | "expired" | "asks-to-return" | "silent" | "abandoned" => '⚠',
+        "overdue" | "missed" | "reboot-required" | "paused" | "awaiting-approval" | "held"
+        | "offline" | "expired" | "asks-to-return" | "silent" | "abandoned" => '⚠',
         _ => '○',
     };
     let state = if state.is_empty() { "unknown" } else { state };

@@ -25,6 +25,8 @@ pub enum Bug {
     ApartIgnored,
     /// A wave opens although somebody was to be asked before.
     PauseSkipped,
+    /// A schedule begins a run while one of its own is not finished.
+    ScheduleOverlaps,
     /// The machine's name is taken from the lease in the message.
     IdentityFromMessage,
 }

@@ -4,8 +4,8 @@
 //! `coordinator/tests/journals/` holds journals that must load for ever.
 
 use common::{
-    Epoch, GroupName, LeaseId, MachineName, MachineReport, OutcomeKind, RolloutId, StopMode,
-    StorePath, Target, Timestamp,
+    Epoch, GroupName, LeaseId, MachineName, MachineReport, OutcomeKind, RolloutId, ScheduleName,
+    StopMode, StorePath, Target, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,7 @@ use crate::{
     identity::{Certificate, Token},
     lease::Lease,
     rollout::{PauseReason, Rollout},
+    schedule::ScheduleStep,
 };
 
 /// One fact.
@@ -349,6 +350,13 @@ pub enum Change {
         tokens: Vec<String>,
         /// Serial numbers of the certificates.
         certificates: Vec<String>,
+    },
+    /// A schedule took a step.
+    Schedule {
+        /// Which.
+        schedule: ScheduleName,
+        /// What happened to it.
+        step: ScheduleStep,
     },
 }
 

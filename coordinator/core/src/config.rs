@@ -6,6 +6,7 @@
 mod check;
 mod policies;
 mod read;
+mod schedules;
 mod section;
 mod waves;
 
@@ -15,11 +16,14 @@ use std::{
     time::Duration,
 };
 
-use common::{GroupName, MachineName};
+use common::{GroupName, MachineName, ScheduleName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::policy::{Policy, Times};
+use crate::{
+    policy::{Policy, Times},
+    schedule::Schedule,
+};
 
 pub use section::duration;
 
@@ -64,6 +68,8 @@ pub struct FleetConfig {
     pub webhooks: BTreeMap<String, String>,
     /// Of each machine, those that may not be away together with it.
     pub apart: BTreeMap<MachineName, BTreeSet<MachineName>>,
+    /// What is done again and again, by name.
+    pub schedules: BTreeMap<ScheduleName, Schedule>,
     /// The group of each machine.
     pub group_of: BTreeMap<MachineName, GroupName>,
 }

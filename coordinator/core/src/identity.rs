@@ -342,7 +342,8 @@ impl Registry {
             | Change::Stopped { .. }
             | Change::StopLifted { .. }
             | Change::Restored { .. }
-            | Change::Forgotten { .. } => {}
+            | Change::Forgotten { .. }
+            | Change::Schedule { .. } => {}
         }
     }
 

@@ -297,7 +297,7 @@ fn weekday(date: Date) -> i8 {
     Weekday::to_monday_one_offset(date.weekday())
 }
 
-fn local(now: Timestamp, zone: &TimeZone) -> Option<Zoned> {
+pub(crate) fn local(now: Timestamp, zone: &TimeZone) -> Option<Zoned> {
     let instant = jiff::Timestamp::from_millisecond(now.as_millis()).ok()?;
     Some(instant.to_zoned(zone.clone()))
 }

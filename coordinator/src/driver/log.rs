@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use common::{Epoch, GroupName, LeaseId, MachineName, OutcomeKind, RolloutId};
-use coordinator_core::{Change, Fleet};
+use common::{Epoch, GroupName, LeaseId, MachineName, OutcomeKind, RolloutId, ScheduleName};
+use coordinator_core::{Change, Fleet, schedule::ScheduleStep};
 use tracing::field::display;
 
 /// Tells facts, and remembers whose each lease is: facts about a lease say only its number.
@@ -231,6 +231,7 @@ impl Log {
                 ..plain(format!("freed by {by}: {reason}"))
             },
             // Reports are many. Identities have an audit log, and lines where they are asked for.
+            Change::Schedule { schedule, step } => return of_schedule(schedule, step),
             Change::Reported { .. }
             | Change::TokenCreated { .. }
             | Change::TokenRevoked { .. }
@@ -242,6 +243,29 @@ impl Log {
             | Change::ReturnWithdrawn { .. }
             | Change::IdentitiesForgotten { .. } => return None,
         })
+    }
+}
+
+fn of_schedule<'a>(schedule: &ScheduleName, step: &'a ScheduleStep) -> Option<Line<'a>> {
+    let line = |warns, text: String| {
+        Some(Line {
+            warns,
+            text: format!("schedule {schedule}: {text}"),
+            ..Line::default()
+        })
+    };
+    match step {
+        ScheduleStep::Began { run } => line(false, format!("run {} begins", run.number)),
+        ScheduleStep::Executed { rollout } => Some(Line {
+            rollout: Some(rollout),
+            ..line(false, "its targets are known".to_owned())?
+        }),
+        ScheduleStep::Ended {
+            succeeded, text, ..
+        } => line(!succeeded, text.clone()),
+        ScheduleStep::Passed { how, text, .. } => line(true, format!("{}: {text}", how.word())),
+        ScheduleStep::Skip { by, .. } => line(false, format!("{by} wants the next run left out")),
+        ScheduleStep::SetBack { .. } => line(true, "the clock was far ahead".to_owned()),
     }
 }
 

@@ -37,6 +37,7 @@ impl SeededBug {
             Bug::BudgetIgnoresSilence,
             Bug::ApartIgnored,
             Bug::PauseSkipped,
+            Bug::ScheduleOverlaps,
             Bug::IdentityFromMessage,
         ];
         let driver = [DriverBug::ReplyBeforeDurable, DriverBug::StaleSnapshot];

@@ -294,6 +294,7 @@ fn touched(world: &World, event: &Event) -> Option<MachineIndex> {
         | Event::Link { .. }
         | Event::Forge { .. }
         | Event::Nature { .. }
+        | Event::ScheduleResolved { .. }
         | Event::Operator { .. } => None,
     }
 }

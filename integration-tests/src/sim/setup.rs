@@ -197,7 +197,7 @@ fn document(machines: &[String], poll_hold_s: u64, rng: &mut Rng) -> Value {
     let apart: Vec<&[String]> = machines.chunks_exact(2).step_by(3).collect();
     // Silence must be longer than a held poll, or everybody who waits counts as offline.
     let offline = 2 * poll_hold_s + 300;
-    json!({
+    let mut document = json!({
         "updateGroups": groups,
         "updateSettings": {
             "maxParallel": rng.between(1, 6),
@@ -213,7 +213,32 @@ fn document(machines: &[String], poll_hold_s: u64, rng: &mut Rng) -> Value {
             "approvalExpiry": rng.one([6 * 3600, 48 * 3600]),
             "timezone": rng.one(ZONES),
         }
-    })
+    });
+    document["updateSettings"]["source"] = json!({ "targets": "/targets.json" });
+    if rng.once_in(2) {
+        document["schedules"] = schedules(rng);
+    }
+    document
+}
+
+/// Often enough that runs overlap, and where clocks change.
+fn schedules(rng: &mut Rng) -> Value {
+    let crons = ["*/30 * * * *", "0 */4 * * *", "30 2 * * *", "0 1 * * 0,3"];
+    let jitters: [u64; 2] = [0, 1200];
+    let mut schedules = Map::new();
+    for (name, action) in [("nightly", "update"), ("health", "health-check")] {
+        let mut schedule = json!({
+            "cron": rng.one(crons),
+            "action": action,
+            "jitter": rng.one(jitters),
+            "catchUpWithin": rng.one([0, 3600, 6 * 3600]),
+        });
+        if rng.once_in(3) {
+            schedule["groups"] = json!(["g0"]);
+        }
+        schedules.insert(name.to_owned(), schedule);
+    }
+    Value::Object(schedules)
 }
 
 fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {

@@ -183,6 +183,12 @@ impl World {
                 system,
                 nature,
             } => self.nature(*machine, system, *nature),
+            Event::ScheduleResolved {
+                schedule,
+                run,
+                life,
+                system,
+            } => self.resolved(schedule, *run, *life, system.as_ref()),
             Event::Operator { command } => self.command(command),
         }
         self.check_slots();

@@ -129,7 +129,7 @@ impl Fleet {
     pub(super) fn execute(
         &mut self,
         now: Timestamp,
-        by: &OperatorName,
+        by: &str,
         wish: &Wish,
         if_plan: Option<&str>,
         draft: &mut Draft,
@@ -241,7 +241,7 @@ fn order(config: &FleetConfig) -> Vec<&GroupName> {
 }
 
 /// The rollout of a plan: from here on, nothing is chosen any more.
-fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &OperatorName, now: Timestamp) -> Rollout {
+fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &str, now: Timestamp) -> Rollout {
     let place = |machine: &PlannedMachine| Place {
         machine: machine.name.clone(),
         target: machine.target.clone(),

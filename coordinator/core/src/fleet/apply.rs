@@ -16,8 +16,13 @@ impl Fleet {
     pub fn apply(&mut self, change: &Change) {
         match change {
             Change::ConfigSet {
-                revision, config, ..
+                revision,
+                config,
+                at,
+                ..
             } => {
+                self.facts.follow_schedules(config, *at);
+                self.hearsay.planned.clear();
                 self.facts.revision = *revision;
                 self.facts.config = Some(config.clone());
                 for machine in self.facts.machines.keys() {
@@ -225,6 +230,14 @@ impl Fleet {
             | Change::ReturnAnswered { .. }
             | Change::ReturnWithdrawn { .. }
             | Change::IdentitiesForgotten { .. } => self.facts.registry.apply(change),
+            Change::Schedule { schedule, step } => {
+                if let Some(number) = step.run_number() {
+                    self.facts.schedule_runs = number;
+                }
+                if let Some(course) = self.facts.courses.get_mut(schedule) {
+                    course.apply(step);
+                }
+            }
         }
     }
 

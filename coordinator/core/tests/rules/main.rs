@@ -13,6 +13,8 @@ mod order;
 mod reach;
 mod retry;
 mod returns;
+mod schedule_times;
+mod schedules;
 mod staging;
 mod stop;
 mod waves;

@@ -207,7 +207,8 @@ impl World {
             | Change::ReturnApproved { .. }
             | Change::ReturnAnswered { .. }
             | Change::ReturnWithdrawn { .. }
-            | Change::IdentitiesForgotten { .. } => {}
+            | Change::IdentitiesForgotten { .. }
+            | Change::Schedule { .. } => {}
         }
         if let Some(wrong) = wrong {
             self.violate(wrong);
