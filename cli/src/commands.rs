@@ -2,7 +2,6 @@
 
 pub mod config;
 pub mod emergency;
-pub mod flake;
 pub mod fleet;
 pub mod machines;
 pub mod prepare;

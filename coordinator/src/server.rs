@@ -25,7 +25,7 @@ use crate::{
     doors::{self, Doors},
     driver::{Driver, DriverError, Handle},
     issue::{Issuance, IssueError},
-    notify,
+    notify, schedules,
     store::{Store, StoreError, sled::SledStore},
     tls::{OwnCertificate, TlsError},
 };
@@ -144,6 +144,7 @@ impl Server {
         tasks.spawn(strangers.serve(streams(enrol_listener)));
         tasks.spawn(connections.clone().end_revoked(handle.clone()));
         tasks.spawn(notify::run(told));
+        tasks.spawn(schedules::run(handle.clone()));
         tasks.spawn(renew_own(ca, certificate));
         Ok(Self {
             address,

@@ -6,6 +6,7 @@ use lab_proto::operator::{
     CheckConfigReply, ConfigFault, ConfigLogRequest, ConfigReply, GetConfigRequest,
     SetConfigRequest,
 };
+use platform::sources::nix;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -15,7 +16,6 @@ use crate::{
     client::{Client, ask},
     config_edit::{self, Change},
     error::{Exit, LabError},
-    nix,
     view::{self, counted},
 };
 
@@ -249,7 +249,7 @@ fn complained(context: &Context, faults: &[ConfigFault], file: Option<&Path>) ->
 /// Reads a configuration file: Nix by its ending, JSON otherwise.
 async fn read(file: &Path) -> Result<Value, LabError> {
     if file.extension() == Some(OsStr::new("nix")) {
-        return nix::evaluate_file(file).await;
+        return Ok(nix::evaluate_file(file).await?);
     }
     let fault = |what: String| LabError::usage(what).at(file.display());
     let text =
