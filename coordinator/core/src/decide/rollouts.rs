@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use common::{Action, GroupName, MachineName, OperatorName, RolloutId, Target, Timestamp};
+use common::{Action, GroupName, MachineName, RolloutId, Target, Timestamp};
 
 use super::Draft;
 use crate::{
