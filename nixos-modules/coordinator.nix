@@ -204,6 +204,10 @@ in
 
       unitConfig.StartLimitIntervalSec = 0;
 
+      # For schedules whose source is a flake.
+      path = optionals config.nix.enable [ config.nix.package ];
+      environment.XDG_CACHE_HOME = "${stateDirectory}/cache";
+
       serviceConfig = confined // {
         Type = "notify";
         ExecStart = "${getExe' cfg.package "lab-coordinator"} --config ${checkedConfigFile}";
@@ -216,6 +220,8 @@ in
         # what it takes.
         MemoryMax = "75%";
         TasksMax = 512;
+        # Nix, which evaluates a schedule's flake, may come to take too much; the coordinator goes on.
+        OOMPolicy = "continue";
       };
     };
 

@@ -5,6 +5,7 @@ pub mod config;
 mod handbook;
 pub mod machines;
 pub mod parse;
+pub mod schedule;
 pub mod trust;
 pub mod update;
 
@@ -110,6 +111,9 @@ pub enum Command {
     /// Read and change the fleet configuration.
     #[command(subcommand)]
     UpdateConfig(config::UpdateConfig),
+    /// What is done again and again, at times of its own.
+    #[command(subcommand)]
+    Schedule(schedule::Schedule),
     /// The machines and what they run.
     Machines(machines::Machines),
     /// Why a machine does not go now, and what would change it.

@@ -2,11 +2,11 @@
 
 pub mod config;
 pub mod emergency;
-pub mod flake;
 pub mod fleet;
 pub mod machines;
 pub mod prepare;
 pub mod rollback;
+pub mod schedule;
 pub mod shell;
 pub mod trust;
 pub mod update;
@@ -45,6 +45,7 @@ pub async fn run(context: &Context, command: Command) -> Result<Exit, LabError> 
         Command::UpdateHistory(args) => fleet::history(context, &args).await,
         Command::Notify(args) => fleet::notify(context, args).await,
         Command::UpdateConfig(verb) => config::run(context, verb).await,
+        Command::Schedule(verb) => schedule::run(context, verb).await,
         Command::Machines(args) => machines::run(context, args).await,
         Command::Why(args) => fleet::why(context, &args).await,
         Command::EmergencyStop(args) => emergency::stop(context, &args).await,

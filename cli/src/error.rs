@@ -10,6 +10,7 @@ use platform::{
     channel::{ConnectError, TlsFault},
     enrol::EnrolError,
     identity::IdentityError,
+    sources::SourceError,
 };
 use tonic::{Code, Status};
 
@@ -114,6 +115,23 @@ pub struct LabError {
     pub places: Vec<String>,
     /// The next thing to try.
     pub hint: Option<String>,
+}
+
+impl From<SourceError> for LabError {
+    fn from(error: SourceError) -> Self {
+        let SourceError {
+            what,
+            places,
+            hint,
+            bug,
+        } = error;
+        Self {
+            exit: if bug { Exit::Bug } else { Exit::Usage },
+            what,
+            places,
+            hint,
+        }
+    }
 }
 
 impl LabError {

@@ -8,7 +8,6 @@ pub mod client;
 pub mod commands;
 pub mod config_edit;
 pub mod error;
-pub mod nix;
 pub mod output;
 pub mod targets;
 pub mod view;

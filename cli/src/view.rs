@@ -7,6 +7,7 @@ pub mod history;
 pub mod machines;
 pub mod plan;
 pub mod progress;
+pub mod schedule;
 pub mod status;
 pub mod trust;
 pub mod why;
@@ -206,8 +207,8 @@ pub fn marked(state: &str) -> String {
         | "undoing" => '▶',
         "rolled-back" | "failed" | "refused" | "unhealthy" | "stuck" | "aborted" | "revoked"
         | "rejected" => '✖',
-        "overdue" | "reboot-required" | "paused" | "awaiting-approval" | "held" | "offline"
-        | "expired" | "asks-to-return" | "silent" | "abandoned" => '⚠',
+        "overdue" | "missed" | "reboot-required" | "paused" | "awaiting-approval" | "held"
+        | "offline" | "expired" | "asks-to-return" | "silent" | "abandoned" => '⚠',
         _ => '○',
     };
     let state = if state.is_empty() { "unknown" } else { state };

@@ -98,6 +98,10 @@ name! {
     GroupName
 }
 name! {
+    /// Something that is done again and again at times of its own.
+    ScheduleName
+}
+name! {
     /// A person or program that operates the fleet.
     OperatorName
 }

@@ -17,7 +17,7 @@ pub mod token;
 pub use closure::{StorePath, Target};
 pub use epoch::Epoch;
 pub use health::{CheckResult, Health, HealthState};
-pub use id::{BootId, GroupName, LeaseId, MachineName, OperatorName, RolloutId};
+pub use id::{BootId, GroupName, LeaseId, MachineName, OperatorName, RolloutId, ScheduleName};
 pub use outcome::{Outcome, OutcomeKind};
 pub use report::{
     AttemptStatus, ChangeKind, Changes, Declined, DeclinedKind, Generation, MachineReport,

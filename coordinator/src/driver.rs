@@ -17,10 +17,11 @@ use std::{collections::VecDeque, time::Duration};
 
 use common::{Epoch, MachineName, Timestamp};
 use coordinator_core::{
-    Decision, Fleet, Reply, Request,
+    Change, Decision, Fleet, Reply, Request,
     analysis::Measurement,
     history::Entry,
     request::{AgentRequest, Directive, OperatorRequest},
+    schedule::Unresolved,
 };
 use platform::clock::Clock;
 use tokio::sync::{mpsc, watch};
@@ -76,6 +77,8 @@ pub struct Driver {
     watchers: Watchers,
     identities: Publisher,
     revision: watch::Sender<u64>,
+    /// Runs of schedules that wait for targets from outside.
+    unresolved: watch::Sender<Vec<Unresolved>>,
     tellings: mpsc::Sender<Telling>,
     /// Where measurements are made; without it every one counts as lost.
     measurements: Option<mpsc::Sender<Measurement>>,
@@ -115,7 +118,13 @@ impl Driver {
         let (sender, queue) = mpsc::channel(QUEUE);
         let identities = Publisher::new(fleet.facts().registry.clone());
         let revision = watch::Sender::new(0);
-        let handle = Handle::new(sender, identities.reader(), revision.subscribe());
+        let unresolved = watch::Sender::new(fleet.unresolved());
+        let handle = Handle::new(
+            sender,
+            identities.reader(),
+            revision.subscribe(),
+            unresolved.subscribe(),
+        );
         let driver = Self {
             log: Log::new(&fleet),
             fleet,
@@ -127,6 +136,7 @@ impl Driver {
             watchers: Watchers::default(),
             identities,
             revision,
+            unresolved,
             tellings,
             measurements: None,
         };
@@ -333,6 +343,10 @@ impl Driver {
                 Outgoing::Answer(to, answer) => drop(to.send(answer)),
                 Outgoing::Seen(to, seen) => drop(to.send(*seen)),
             }
+        }
+        let schedule = |change: &Change| matches!(change, Change::Schedule { .. });
+        if batch.changes.iter().any(schedule) {
+            self.unresolved.send_replace(self.fleet.unresolved());
         }
         let epoch = self.epoch();
         for machine in out.wake {

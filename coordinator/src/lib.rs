@@ -19,6 +19,7 @@ pub mod limits;
 pub mod notify;
 pub mod offline;
 pub mod run;
+mod schedules;
 pub mod server;
 pub mod store;
 pub mod systemd;

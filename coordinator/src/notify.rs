@@ -74,9 +74,12 @@ impl Telling {
     /// What people are told of an event, when it is worth it.
     pub fn of(entry: &Entry, config: Option<&FleetConfig>) -> Option<Self> {
         let level = match entry.kind.as_str() {
-            "rollout-failed" | "rollout-paused" | "lost" | "stop" => Level::Error,
+            "rollout-failed" | "rollout-paused" | "lost" | "stop" | "schedule-failed" => {
+                Level::Error
+            }
             "overdue" | "approval-asked" | "promotion-asked" | "return-asked"
-            | "rollout-aborted" | "restored" | "window-missed" => Level::Warning,
+            | "rollout-aborted" | "restored" | "window-missed" | "schedule-skipped"
+            | "schedule-missed" => Level::Warning,
             "rollout-finished" | "resume" => Level::Info,
             _ => return None,
         };

@@ -26,7 +26,7 @@ use crate::{
     doors::{self, Doors},
     driver::{Driver, DriverError, Handle},
     issue::{Issuance, IssueError},
-    notify,
+    notify, schedules,
     store::{Store, StoreError, sled::SledStore},
     tls::{OwnCertificate, TlsError},
 };
@@ -148,6 +148,7 @@ impl Server {
         tasks.spawn(connections.clone().end_revoked(handle.clone()));
         tasks.spawn(notify::run(told));
         tasks.spawn(analysis::run(wanted, handle.clone()));
+        tasks.spawn(schedules::run(handle.clone()));
         tasks.spawn(renew_own(ca, certificate));
         Ok(Self {
             address,

@@ -35,6 +35,7 @@ fn config(state_dir: &Path) -> Config {
     let anywhere: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     Config {
         state_dir: state_dir.to_owned(),
+        machine: None,
         listen: anywhere,
         enrol_listen: anywhere,
         lives: coordinator::ca::Lives::default(),

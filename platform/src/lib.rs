@@ -1,5 +1,5 @@
 //! What the daemons and `lab` share at their edges: identity files, mTLS channels, the clock, logs,
-//! documents, a message that both say.
+//! documents, a message that both say, where targets come from.
 
 pub mod changes;
 pub mod channel;
@@ -7,5 +7,6 @@ pub mod clock;
 pub mod enrol;
 pub mod identity;
 pub mod json;
+pub mod sources;
 pub mod telemetry;
 mod tls;

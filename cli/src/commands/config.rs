@@ -8,6 +8,7 @@ use lab_proto::operator::{
     CheckConfigReply, ConfigFault, ConfigLogRequest, ConfigReply, GetConfigRequest,
     SetConfigRequest,
 };
+use platform::sources::nix;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -17,7 +18,6 @@ use crate::{
     client::{Client, ask},
     config_edit::{self, Change},
     error::{Exit, LabError},
-    nix,
     view::{self, counted},
 };
 
@@ -258,7 +258,7 @@ async fn read(file: &Path) -> Result<Value, LabError> {
 /// Reads a configuration file: Nix by its ending, JSON otherwise.
 async fn read_alone(file: &Path) -> Result<Value, LabError> {
     if file.extension() == Some(OsStr::new("nix")) {
-        return nix::evaluate_file(file).await;
+        return Ok(nix::evaluate_file(file).await?);
     }
     let fault = |what: String| LabError::usage(what).at(file.display());
     let text =

@@ -4,11 +4,12 @@ mod staging;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use common::MachineName;
+use common::{MachineName, Target};
 use lab_proto::operator::{
-    ListMachinesRequest, PinTargetsRequest, PinnedTarget, Selection, WhyRequest,
+    ListMachinesRequest, PinTargetsRequest, PinnedFlake, PinnedTarget, Selection, WhyRequest,
     pinned_target::Kind,
 };
+use platform::sources::{self, Closures, Source, Step};
 use tokio::time::sleep;
 
 use self::staging::{Failure, Stage, Stages, Staging, begun, stage};
@@ -16,7 +17,6 @@ use self::staging::{Failure, Stage, Stages, Staging, begun, stage};
 use super::{
     Context,
     config::document_in_force,
-    flake::build,
     wait::{Early, Waited, bounded},
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     client::{Client, ask},
     error::{Exit, LabError},
     output::Progress,
-    targets::{self, Closures, Source},
+    targets,
     view::counted,
 };
 
@@ -45,14 +45,15 @@ pub async fn run(context: &Context, args: &Prepare) -> Result<Exit, LabError> {
     let selection = args.select.selection();
     let explicit = !selection.groups.is_empty() || !selection.machines.is_empty();
     let selected = select(&mut client, selection).await?;
-    let pins = match source {
-        Source::Closures(closures) => closure_pins(closures, &selected, explicit)?,
-        Source::Channel(url) => {
-            let pin = |name: &MachineName| (name.clone(), Kind::Channel(url.clone()));
-            selected.iter().map(pin).collect()
-        }
-        Source::Flake(flake) => build(context, &flake, &selected).await?,
+    if let (Source::Closures(closures), true) = (&source, explicit) {
+        every_one_named(closures, &selected)?;
+    }
+    // Without a selection a file means every machine that it names, also one that is not known.
+    let wanted = match &source {
+        Source::Closures(closures) if !explicit => closures.keys().cloned().collect(),
+        Source::Closures(_) | Source::Flake(_) | Source::Channel(_) => selected,
     };
+    let pins = found(context, source, &wanted).await?;
     if pins.is_empty() {
         context.output.result(&Staging::default(), |_| {
             "no machines to prepare\n".to_owned()
@@ -97,28 +98,49 @@ async fn select(client: &mut Client, selection: Selection) -> Result<Vec<Machine
         .map_err(|error: common::id::NameError| LabError::new(Exit::Bug, error.to_string()))
 }
 
-/// Of the named closures those of the selected machines; every one of them must have one when they
-/// were selected explicitly.
-fn closure_pins(
-    mut closures: Closures,
-    selected: &[MachineName],
-    explicit: bool,
-) -> Result<Pins, LabError> {
-    if explicit {
-        let missing: Vec<&str> = selected
-            .iter()
-            .filter(|name| !closures.contains_key(name))
-            .map(MachineName::as_str)
-            .collect();
-        if !missing.is_empty() {
-            return Err(LabError::usage("some selected machines have no target")
-                .at(missing.join(", "))
-                .hint("add them to the targets, or select fewer: --machine=a,b"));
-        }
-        closures.retain(|name, _| selected.contains(name));
+/// Every machine that was selected by name must have a closure.
+fn every_one_named(closures: &Closures, selected: &[MachineName]) -> Result<(), LabError> {
+    let missing: Vec<&str> = selected
+        .iter()
+        .filter(|name| !closures.contains_key(name))
+        .map(MachineName::as_str)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
     }
-    let pin = |(name, path): (MachineName, common::StorePath)| (name, Kind::Closure(path.into()));
-    Ok(closures.into_iter().map(pin).collect())
+    Err(LabError::usage("some selected machines have no target")
+        .at(missing.join(", "))
+        .hint("add them to the targets, or select fewer: --machine=a,b"))
+}
+
+/// The targets of these machines, with what is done to find them out shown.
+async fn found(
+    context: &Context,
+    source: Source,
+    machines: &[MachineName],
+) -> Result<Pins, LabError> {
+    let progress = context.output.progress();
+    let mut say = |step: Step| match step {
+        Step::Passing(line) if progress.is_drawn() => progress.draw(&line),
+        Step::Passing(line) | Step::Told(line) => progress.say(&line),
+    };
+    let targets = sources::targets(source, machines, &mut say).await?;
+    let pin = |(name, target): (MachineName, Target)| (name, pinned(target));
+    Ok(targets.into_iter().map(pin).collect())
+}
+
+fn pinned(target: Target) -> Kind {
+    match target {
+        Target::Closure(path) => Kind::Closure(path.into()),
+        Target::Flake {
+            reference,
+            attribute,
+        } => Kind::Flake(PinnedFlake {
+            reference,
+            attribute,
+        }),
+        Target::Channel { url } => Kind::Channel(url),
+    }
 }
 
 async fn wait(
@@ -266,17 +288,12 @@ mod tests {
     }
 
     #[test]
-    fn selected_machines_need_a_target_and_others_are_left_alone() {
-        let pinned = |of: &[&str], selected: &[&str], explicit| {
-            let pins = closure_pins(closures(of), &names(selected), explicit);
-            pins.map(|pins| pins.into_keys().map(String::from).collect::<Vec<_>>())
-        };
-        assert_eq!(pinned(&["a", "b"], &["a"], true), Ok(vec!["a".to_owned()]));
+    fn machines_that_are_selected_by_name_need_a_target() {
         assert_eq!(
-            pinned(&["a"], &["a", "b", "c"], false),
-            Ok(vec!["a".to_owned()])
+            every_one_named(&closures(&["a", "b"]), &names(&["a"])),
+            Ok(())
         );
-        let error = pinned(&["a"], &["a", "b", "c"], true).expect_err("no target");
-        assert_eq!(error.places, ["b, c"]);
+        let error = every_one_named(&closures(&["a"]), &names(&["a", "b", "c"]));
+        assert_eq!(error.expect_err("no target").places, ["b, c"]);
     }
 }

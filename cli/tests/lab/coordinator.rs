@@ -321,6 +321,21 @@ impl Operator for Scripted {
         self.answer("list_tokens", request)
     }
 
+    async fn list_schedules(
+        &self,
+        request: Request<pb::ListSchedulesRequest>,
+    ) -> Answer<pb::ScheduleList> {
+        self.answer("list_schedules", request)
+    }
+
+    async fn run_schedule(&self, request: Request<pb::ScheduleRequest>) -> Answer<pb::Done> {
+        self.answer("run_schedule", request)
+    }
+
+    async fn skip_schedule(&self, request: Request<pb::ScheduleRequest>) -> Answer<pb::Done> {
+        self.answer("skip_schedule", request)
+    }
+
     async fn revoke_token(&self, request: Request<pb::RevokeTokenRequest>) -> Answer<pb::Done> {
         self.answer("revoke_token", request)
     }

@@ -7,6 +7,7 @@ mod machines;
 mod made;
 mod renewal;
 mod rollouts;
+mod schedules;
 mod script;
 mod settings;
 mod shell;

@@ -36,6 +36,7 @@ impl Fleet {
             for number in self.index().unfinished.clone() {
                 self.advance_rollout(number, now, draft);
             }
+            self.advance_schedules(now, draft);
             if draft.changes.len() == before {
                 break;
             }

@@ -37,6 +37,8 @@ pub enum Bug {
     QuorumIgnored,
     /// A measurement of a gate that got lost counts as passed.
     SilentGatePasses,
+    /// A schedule begins a run while one of its own is not finished.
+    ScheduleOverlaps,
     /// The machine's name is taken from the lease in the message.
     IdentityFromMessage,
 }

@@ -4,8 +4,8 @@
 //! `coordinator/tests/journals/` holds journals that must load for ever.
 
 use common::{
-    Epoch, GroupName, LeaseId, MachineName, MachineReport, OutcomeKind, RolloutId, StopMode,
-    StorePath, Target, Timestamp,
+    Epoch, GroupName, LeaseId, MachineName, MachineReport, OutcomeKind, RolloutId, ScheduleName,
+    StopMode, StorePath, Target, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,7 @@ use crate::{
     identity::{Certificate, Token},
     lease::Lease,
     rollout::{PauseReason, Rollout},
+    schedule::ScheduleStep,
 };
 
 /// One fact.
@@ -395,6 +396,13 @@ pub enum Change {
         detail: String,
         /// When.
         at: Timestamp,
+    },
+    /// A schedule took a step.
+    Schedule {
+        /// Which.
+        schedule: ScheduleName,
+        /// What happened to it.
+        step: ScheduleStep,
     },
 }
 

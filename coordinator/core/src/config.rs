@@ -8,6 +8,7 @@ mod calendars;
 mod check;
 mod policies;
 mod read;
+mod schedules;
 mod section;
 mod waves;
 
@@ -17,13 +18,14 @@ use std::{
     time::Duration,
 };
 
-use common::{GroupName, MachineName};
+use common::{GroupName, MachineName, ScheduleName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
     calendar::Calendar,
     policy::{Policy, Share, Times},
+    schedule::Schedule,
 };
 
 pub use section::duration;
@@ -76,6 +78,8 @@ pub struct FleetConfig {
     pub apart: BTreeMap<MachineName, BTreeSet<MachineName>>,
     /// Times in which nothing begins, by the names under which groups avoid them.
     pub calendars: BTreeMap<String, Calendar>,
+    /// What is done again and again, by name.
+    pub schedules: BTreeMap<ScheduleName, Schedule>,
     /// The group of each machine.
     pub group_of: BTreeMap<MachineName, GroupName>,
 }

@@ -25,7 +25,9 @@ impl Fleet {
             .unfinished
             .iter()
             .map(|number| self.rollout_deadline(*number, now));
-        rollouts.chain(leases).min().unwrap_or(Timestamp::MAX)
+        let schedules = self.schedule_deadline();
+        let all = rollouts.chain(leases).chain(schedules);
+        all.min().unwrap_or(Timestamp::MAX)
     }
 
     fn rollout_deadline(&self, number: u64, now: Timestamp) -> Timestamp {

@@ -7,6 +7,7 @@ mod identities;
 mod operator;
 mod returns;
 mod rollouts;
+mod schedules;
 
 use common::Timestamp;
 
@@ -55,6 +56,11 @@ impl Fleet {
                 expires_at,
             } => self.renew_certificate(now, &serial, new_serial, expires_at, &mut draft),
             Request::AskToReturn(asked) => self.ask_to_return(now, asked, &mut draft),
+            Request::ScheduleResolved {
+                schedule,
+                run,
+                targets,
+            } => self.schedule_resolved(now, &schedule, run, targets, &mut draft),
             Request::Bootstrap {
                 holder,
                 serial,

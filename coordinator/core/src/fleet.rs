@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use common::{Epoch, GroupName, LeaseId, MachineName, RolloutId, StopMode, Timestamp};
+use common::{
+    Epoch, GroupName, LeaseId, MachineName, RolloutId, ScheduleName, StopMode, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 pub use index::{Index, Location, WaveCount};
@@ -23,6 +25,7 @@ use crate::{
     opening,
     patience::Patience,
     rollout::Rollout,
+    schedule::{Course, Planned, UnderWay},
     wake::Woken,
 };
 
@@ -54,6 +57,12 @@ pub struct Facts {
     pub finished: BTreeMap<GroupName, Timestamp>,
     /// Tokens and certificates.
     pub registry: Registry,
+    /// Where each schedule stands.
+    #[serde(default)]
+    pub courses: BTreeMap<ScheduleName, Course>,
+    /// Runs of schedules that were begun; never goes back.
+    #[serde(default)]
+    pub schedule_runs: u64,
 }
 
 impl Default for Facts {
@@ -70,6 +79,8 @@ impl Default for Facts {
             next_rollout: 1,
             finished: BTreeMap::new(),
             registry: Registry::default(),
+            courses: BTreeMap::new(),
+            schedule_runs: 0,
         }
     }
 }
@@ -130,6 +141,10 @@ pub struct Hearsay {
     /// Enrolments refused lately, by id of the token; those with an unknown one are under "", and
     /// those who asked to return under "return" and the machine's name.
     pub refused_enrolments: BTreeMap<String, RefusedEnrolments>,
+    /// Of each schedule: the next instant after the one that was last dealt with.
+    pub(crate) planned: BTreeMap<ScheduleName, (Timestamp, Option<Planned>)>,
+    /// Runs of schedules that time may end.
+    pub(crate) under_way: BTreeMap<ScheduleName, UnderWay>,
 }
 
 /// A health check that a machine is to be asked for at its next poll.
@@ -189,6 +204,8 @@ impl Fleet {
             last_measurement: 0,
             identities_looked_at: None,
             refused_enrolments: BTreeMap::new(),
+            planned: BTreeMap::new(),
+            under_way: BTreeMap::new(),
         };
         let mut fleet = Self {
             facts,

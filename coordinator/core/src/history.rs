@@ -249,6 +249,7 @@ impl crate::Fleet {
                 by: by.clone(),
                 ..entry("return-approved")
             },
+            Change::Schedule { schedule, step } => self.entry_of_schedule(schedule, step, at)?,
             // Everyday facts, and those of the audit log.
             Change::Reported { .. }
             | Change::Pinned { .. }

@@ -345,7 +345,8 @@ impl Registry {
             | Change::Forgotten { .. }
             | Change::WindowMissed { .. }
             | Change::AnalysisBegan { .. }
-            | Change::Measured { .. } => {}
+            | Change::Measured { .. }
+            | Change::Schedule { .. } => {}
         }
     }
 

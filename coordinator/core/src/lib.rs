@@ -33,6 +33,7 @@ pub mod request;
 mod restore;
 pub mod returns;
 pub mod rollout;
+pub mod schedule;
 mod transition;
 pub mod view;
 pub mod wait;

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use common::{
-    Action, Epoch, GroupName, LeaseId, MachineName, MachineReport, Outcome, RolloutId, StopMode,
-    Target, Timestamp,
+    Action, Epoch, GroupName, LeaseId, MachineName, MachineReport, Outcome, RolloutId,
+    ScheduleName, StopMode, Target, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,15 @@ pub enum Request {
     /// A machine whose certificate has ended asks for another one. The driver has checked both that
     /// certificate and the certificate request, and signs only after this is durable.
     AskToReturn(AskToReturn),
+    /// What the source of a run of a schedule came to; see [`crate::Fleet::unresolved`].
+    ScheduleResolved {
+        /// Of which schedule.
+        schedule: ScheduleName,
+        /// Number of the run.
+        run: u64,
+        /// Machine and target, or why there are none.
+        targets: Result<Vec<(MachineName, Target)>, String>,
+    },
     /// The coordinator's own first administrator, made at first start.
     Bootstrap {
         /// Whom.
@@ -298,6 +307,20 @@ pub enum OperatorRequest {
         machine: MachineName,
         /// Only if it asks with this key: SHA-256, hexadecimal.
         key: Option<String>,
+        /// Why.
+        reason: String,
+    },
+    /// Run a schedule now.
+    RunSchedule {
+        /// Which.
+        schedule: ScheduleName,
+        /// Why.
+        reason: String,
+    },
+    /// Leave out the next run of a schedule.
+    SkipSchedule {
+        /// Which.
+        schedule: ScheduleName,
         /// Why.
         reason: String,
     },

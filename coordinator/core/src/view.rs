@@ -11,6 +11,7 @@ use crate::{
     fleet::{Fleet, Stop},
     request::{Refusal, Selection},
     rollout::{PlaceState, Rollout},
+    schedule::ScheduleView,
     wait::WaitReason,
 };
 
@@ -41,6 +42,8 @@ pub enum Query {
     },
     /// Who has heard of the emergency stop.
     StopProgress,
+    /// Schedules, for `lab schedule list`.
+    Schedules,
 }
 
 /// An answer to a [`Query`].
@@ -58,6 +61,8 @@ pub enum View {
     Health(Vec<HealthView>),
     /// To `StopProgress`.
     StopProgress(Vec<StopView>),
+    /// To `Schedules`.
+    Schedules(Vec<ScheduleView>),
     /// No such thing.
     Refused(Refusal),
 }
@@ -187,6 +192,7 @@ impl Fleet {
                 self.health(*request, selection, now).map(View::Health)
             }
             Query::StopProgress => Ok(View::StopProgress(self.stop_progress(now))),
+            Query::Schedules => Ok(View::Schedules(self.schedules())),
         };
         result.unwrap_or_else(View::Refused)
     }

@@ -6,6 +6,7 @@ use common::{Epoch, MachineName, MachineReport, Timestamp};
 use coordinator_core::{
     Reply, Request,
     identity::Registry,
+    schedule::Unresolved,
     view::{Query, View},
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -76,6 +77,7 @@ pub struct Handle {
     queue: mpsc::Sender<Message>,
     identities: Identities,
     revision: watch::Receiver<u64>,
+    unresolved: watch::Receiver<Vec<Unresolved>>,
 }
 
 impl Handle {
@@ -83,11 +85,13 @@ impl Handle {
         queue: mpsc::Sender<Message>,
         identities: Identities,
         revision: watch::Receiver<u64>,
+        unresolved: watch::Receiver<Vec<Unresolved>>,
     ) -> Self {
         Self {
             queue,
             identities,
             revision,
+            unresolved,
         }
     }
 
@@ -152,6 +156,11 @@ impl Handle {
     /// A number that rises whenever the status may have changed.
     pub fn revisions(&self) -> watch::Receiver<u64> {
         self.revision.clone()
+    }
+
+    /// Runs of schedules that wait for targets; each is durable.
+    pub fn unresolved(&self) -> watch::Receiver<Vec<Unresolved>> {
+        self.unresolved.clone()
     }
 
     /// Lets the driver finish what it was asked before, and end.

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use common::{Epoch, GroupName, LeaseId, MachineName, OutcomeKind, RolloutId};
-use coordinator_core::{Change, Fleet};
+use common::{Epoch, GroupName, LeaseId, MachineName, OutcomeKind, RolloutId, ScheduleName};
+use coordinator_core::{Change, Fleet, schedule::ScheduleStep};
 use tracing::field::display;
 
 /// Tells facts, and remembers whose each lease is: facts about a lease say only its number.
@@ -245,6 +245,7 @@ impl Log {
                 wave,
                 ..
             } => of_group(rollout, group, format!("wave {} is measured", wave + 1)),
+            Change::Schedule { schedule, step } => return of_schedule(schedule, step),
             // What the gates come to is told when they pause the rollout; reports are many.
             // Identities have an audit log, and lines where they are asked for.
             Change::Reported { .. }
@@ -259,6 +260,29 @@ impl Log {
             | Change::ReturnWithdrawn { .. }
             | Change::IdentitiesForgotten { .. } => return None,
         })
+    }
+}
+
+fn of_schedule<'a>(schedule: &ScheduleName, step: &'a ScheduleStep) -> Option<Line<'a>> {
+    let line = |warns, text: String| {
+        Some(Line {
+            warns,
+            text: format!("schedule {schedule}: {text}"),
+            ..Line::default()
+        })
+    };
+    match step {
+        ScheduleStep::Began { run } => line(false, format!("run {} begins", run.number)),
+        ScheduleStep::Executed { rollout } => Some(Line {
+            rollout: Some(rollout),
+            ..line(false, "its targets are known".to_owned())?
+        }),
+        ScheduleStep::Ended {
+            succeeded, text, ..
+        } => line(!succeeded, text.clone()),
+        ScheduleStep::Passed { how, text, .. } => line(true, format!("{}: {text}", how.word())),
+        ScheduleStep::Skip { by, .. } => line(false, format!("{by} wants the next run left out")),
+        ScheduleStep::SetBack { .. } => line(true, "the clock was far ahead".to_owned()),
     }
 }
 

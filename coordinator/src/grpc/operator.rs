@@ -27,7 +27,7 @@ use super::{
     convert::{
         self,
         operator::{self as from, BadDocument},
-        status as show,
+        schedules as plans, status as show,
     },
 };
 use crate::store::HistoryQuery;
@@ -333,6 +333,33 @@ impl wire::operator_server::Operator for OperatorService {
         Ok(Response::new(wire::ConfigLog {
             revisions: revisions.into_iter().map(from::config).collect(),
         }))
+    }
+
+    async fn list_schedules(
+        &self,
+        _: Request<wire::ListSchedulesRequest>,
+    ) -> Result<Response<wire::ScheduleList>, Status> {
+        let seen = self.view(Query::Schedules).await?;
+        let View::Schedules(schedules) = seen.view else {
+            return Err(convert::other_view(&seen.view));
+        };
+        Ok(Response::new(plans::schedules(schedules, seen.now)))
+    }
+
+    async fn run_schedule(
+        &self,
+        request: Request<wire::ScheduleRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        self.done(actor, plans::run(request.get_ref())?).await
+    }
+
+    async fn skip_schedule(
+        &self,
+        request: Request<wire::ScheduleRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        self.done(actor, plans::skip(request.get_ref())?).await
     }
 
     async fn create_token(

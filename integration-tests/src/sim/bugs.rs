@@ -43,6 +43,7 @@ impl SeededBug {
             Bug::CoordinatorNotLast,
             Bug::QuorumIgnored,
             Bug::SilentGatePasses,
+            Bug::ScheduleOverlaps,
             Bug::IdentityFromMessage,
         ];
         let driver = [DriverBug::ReplyBeforeDurable, DriverBug::StaleSnapshot];

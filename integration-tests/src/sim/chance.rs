@@ -3,7 +3,7 @@
 
 use std::{
     cmp::{Ordering, Reverse},
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
 };
 
 use coordinator_core::analysis::Finding;
@@ -13,7 +13,7 @@ use super::{
         AgentCut, At, BatchCut, BootInto, Consequence, Event, Flaw, MachineIndex, UnitEnd, UnitKind,
     },
     rng::Rng,
-    setup::{HOUR, MINUTE, Rates},
+    setup::{HOUR, MINUTE, Rates, system},
     world::{Body, World},
 };
 
@@ -73,6 +73,10 @@ pub(crate) struct Chance {
     pub(crate) systems: u64,
     /// Whether things still go wrong.
     pub(crate) troubled: bool,
+    /// How much longer than usual the coordinator stays away when it dies.
+    pub(crate) away: At,
+    /// The coordinator's process and the runs of schedules whose source it was seen to ask.
+    sources: (u32, BTreeSet<u64>),
 }
 
 impl Chance {
@@ -88,6 +92,8 @@ impl Chance {
             batch_waits: false,
             systems: 0,
             troubled: true,
+            away: 0,
+            sources: (0, BTreeSet::new()),
         }
     }
 
@@ -161,6 +167,7 @@ impl Chance {
                 }
             }
         }
+        self.ask_sources(world);
         if let Some(fleet) = &world.coordinator.fleet {
             let due = fleet.next_deadline();
             if due != common::Timestamp::MAX {
@@ -171,6 +178,34 @@ impl Chance {
                     self.push(due, Item::CoordinatorDue);
                 }
             }
+        }
+    }
+
+    /// The sources of schedules answer after a while: with the newest system, or not at all.
+    fn ask_sources(&mut self, world: &World) {
+        let Some(fleet) = &world.coordinator.fleet else {
+            return;
+        };
+        let life = world.coordinator.life;
+        if self.sources.0 != life {
+            self.sources = (life, BTreeSet::new());
+        }
+        for waits in fleet.unresolved() {
+            if !self.sources.1.insert(waits.run) {
+                continue;
+            }
+            let after = self.rng.around(5 * MINUTE);
+            let fails = self.strikes(self.rates.unit_fails, "source-fails");
+            // Once nothing goes wrong any more, nothing new is to begin either.
+            let system =
+                (self.troubled && !fails && self.systems > 0).then(|| system(self.systems));
+            let event = Event::ScheduleResolved {
+                schedule: waits.schedule.to_string(),
+                run: waits.run,
+                life,
+                system,
+            };
+            self.event(world.now + after, event);
         }
     }
 
@@ -309,7 +344,7 @@ impl Chance {
                 } else {
                     self.rng.between(1_000, 2 * MINUTE)
                 };
-                self.event(now + pause, Event::CoordinatorStarts);
+                self.event(now + pause + self.away, Event::CoordinatorStarts);
             }
         }
     }

@@ -115,6 +115,14 @@ pub(crate) enum Event {
         system: StorePath,
         nature: Nature,
     },
+    /// The source of a schedule's run comes to this system for all its machines, or to nothing.
+    ScheduleResolved {
+        schedule: String,
+        run: u64,
+        /// The coordinator's process that asked for it.
+        life: u32,
+        system: Option<StorePath>,
+    },
     /// An operator asks for something.
     Operator { command: Box<Command> },
     /// A measurement that this life of the coordinator asked for was made.
@@ -278,6 +286,12 @@ pub(crate) enum Command {
     },
     Forget {
         machine: MachineIndex,
+    },
+    RunSchedule {
+        schedule: String,
+    },
+    SkipSchedule {
+        schedule: String,
     },
 }
 

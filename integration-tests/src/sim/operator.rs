@@ -1,6 +1,6 @@
 //! What operators ask, in the coordinator's words.
 
-use common::{MachineName, Target};
+use common::{MachineName, StorePath, Target};
 use coordinator_core::{
     FleetConfig, Request,
     fleet::rollout_id,
@@ -38,6 +38,40 @@ impl World {
             }
             Err(error) => self.violate(format!("the simulator asks nonsense: {error}")),
         }
+    }
+
+    /// What somebody outside found out for a run of a schedule reaches the coordinator, if it is the
+    /// process that wanted it.
+    pub(crate) fn resolved(
+        &mut self,
+        schedule: &str,
+        run: u64,
+        life: u32,
+        system: Option<&StorePath>,
+    ) {
+        let Some(fleet) = &self.coordinator.fleet else {
+            return;
+        };
+        let waits = fleet.unresolved().into_iter();
+        let Some(waits) = waits
+            .filter(|_| life == self.coordinator.life)
+            .find(|waits| waits.run == run && waits.schedule.as_str() == schedule)
+        else {
+            return;
+        };
+        let targets = system.map(|system| {
+            let machines = waits.machines.into_iter();
+            machines
+                .map(|machine| (machine, Target::Closure(system.clone())))
+                .collect()
+        });
+        self.tell(|_| format!("the source of {schedule} has answered"));
+        self.coordinator.take_in_command(Request::ScheduleResolved {
+            schedule: waits.schedule,
+            run,
+            targets: targets.ok_or_else(|| "the source cannot be read".to_owned()),
+        });
+        self.follows.push(Consequence::Waiting);
     }
 
     fn request_of(&self, command: &Command) -> Result<OperatorRequest, String> {
@@ -129,6 +163,14 @@ impl World {
                     machines: Vec::new(),
                 },
                 timeout: None,
+            },
+            Command::RunSchedule { schedule } => OperatorRequest::RunSchedule {
+                schedule: schedule.parse().map_err(|_| schedule.clone())?,
+                reason,
+            },
+            Command::SkipSchedule { schedule } => OperatorRequest::SkipSchedule {
+                schedule: schedule.parse().map_err(|_| schedule.clone())?,
+                reason,
             },
             Command::Forget { machine } => OperatorRequest::ForgetMachine {
                 machine: name(machine),

@@ -81,11 +81,29 @@ impl Chance {
                 }
             }
             16..=18 => self.order(now, Command::CheckHealth { groups: Vec::new() }),
+            30..=33 if self.schedule(fleet, now) => {}
             19..=24 => self.execute(world, fleet, Action::Rollback, now),
             25..=29 => self.execute(world, fleet, Action::Reboot, now),
             _ if unfinished.is_empty() || self.rng.once_in(4) => self.release(world, fleet, now),
             _ => {}
         }
+    }
+
+    /// Somebody runs a schedule, or wants its next run left out; false where there is none.
+    fn schedule(&mut self, fleet: &Fleet, now: u64) -> bool {
+        let config = fleet.facts().config.as_ref();
+        let names = config.iter().flat_map(|config| config.schedules.keys());
+        let names: Vec<String> = names.map(ToString::to_string).collect();
+        let Some(schedule) = self.rng.pick(&names).cloned() else {
+            return false;
+        };
+        let command = if self.rng.once_in(2) {
+            Command::RunSchedule { schedule }
+        } else {
+            Command::SkipSchedule { schedule }
+        };
+        self.order(now, command);
+        true
     }
 
     /// What a rollout waits for from people, they mostly give.

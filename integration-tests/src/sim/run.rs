@@ -296,6 +296,7 @@ fn touched(world: &World, event: &Event) -> Option<MachineIndex> {
         | Event::Nature { .. }
         | Event::Operator { .. }
         | Event::Measurement { .. }
+        | Event::ScheduleResolved { .. }
         | Event::Gate { .. } => None,
     }
 }

@@ -8,6 +8,7 @@
 //! * system 2 is unhealthy on web-01     any flaw of the simulator; "everywhere" for all machines
 //! * system 2 needs a reboot
 //! * system 2 is prepared                everybody is to run it
+//! * system 2 is released                 what the source of schedules names from now on
 //! * 20 min pass                         also h
 //! * web-01 loses its power              it comes back by itself
 //! * web-01 is cut off                   and: can be reached again
@@ -16,6 +17,7 @@
 //! * the coordinator dies                it comes back by itself
 //! * the configuration has updateSettings.maxParallel 2     any key by its path, and JSON
 //! * calendar holidays says 2026-03-02   somebody writes that day into it
+//! * the coordinator is away for 8 h
 //! ```
 
 #![allow(
@@ -29,7 +31,7 @@ use cli::{
     view::{self, Look},
 };
 use common::{Action, StopMode};
-use coordinator::grpc::shown;
+use coordinator::grpc::{shown, shown_schedules};
 use coordinator_core::{
     Reply,
     fleet::number_of,
@@ -162,7 +164,18 @@ impl Stage {
                 self.configure(path, value)?;
             }
             ["calendar", name, "says", days] => self.calendar(name, days)?,
+            ["the", "coordinator", "is", "away", "for", hours, "h"] => {
+                let hours: At = hours.parse().map_err(|_| format!("{hours} h?"))?;
+                self.run.chance.away = hours * HOUR;
+                self.event(Event::CoordinatorDies);
+                self.run.chance.away = 0;
+                self.passes(hours * HOUR + 5 * MINUTE);
+            }
             ["system", number, "is", "prepared"] => self.prepare(number)?,
+            ["system", number, "is", "released"] => {
+                self.run.chance.systems =
+                    number.parse().map_err(|_| format!("system {number}?"))?;
+            }
             ["system", number, "needs", "a", "reboot"] => {
                 self.nature(number, None, |nature| nature.needs_reboot = true)?;
             }
@@ -301,6 +314,19 @@ impl Stage {
             args::Command::Why(why) => return self.why(why),
             args::Command::Update(Update::Status(status)) => return self.status(&status),
             args::Command::Update(Update::Plan(plan)) => return self.plan(&plan),
+            args::Command::Schedule(args::schedule::Schedule::List) => return self.schedules(),
+            args::Command::Schedule(args::schedule::Schedule::Run(which)) => {
+                self.run.world.reason = which.reason;
+                Command::RunSchedule {
+                    schedule: which.schedule.into(),
+                }
+            }
+            args::Command::Schedule(args::schedule::Schedule::Skip(which)) => {
+                self.run.world.reason = which.reason;
+                Command::SkipSchedule {
+                    schedule: which.schedule.into(),
+                }
+            }
             args::Command::EmergencyStop(stop) => {
                 self.run.world.reason = stop.reason;
                 Command::Stop {
@@ -411,6 +437,17 @@ impl Stage {
             Ok(plan) => view::plan::plan(&shown::plan(&plan, now), &self.look()),
             Err(refusal) => format!("lab: {refusal}\n"),
         })
+    }
+
+    fn schedules(&self) -> Result<String, String> {
+        let now = self.run.world.coordinator_time();
+        match self.view(&Query::Schedules)? {
+            View::Schedules(seen) => Ok(view::schedule::list(
+                &shown_schedules::schedules(seen, now),
+                &self.look(),
+            )),
+            other => Err(format!("{other:?}")),
+        }
     }
 
     fn status(&self, status: &args::update::Status) -> Result<String, String> {

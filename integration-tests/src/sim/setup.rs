@@ -227,6 +227,10 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
         }
     });
     avoid(&mut document, begin, rng);
+    document["updateSettings"]["source"] = json!({ "targets": "/targets.json" });
+    if rng.once_in(2) {
+        document["schedules"] = schedules(rng);
+    }
     document
 }
 
@@ -269,6 +273,26 @@ pub(crate) fn calendars(begin: jiff::Timestamp, rng: &mut Rng) -> Value {
         "hours": { "hours": hours.collect::<Vec<_>>() },
         "days": { "dates": dates },
     })
+}
+
+/// Often enough that runs overlap, and where clocks change.
+fn schedules(rng: &mut Rng) -> Value {
+    let crons = ["*/30 * * * *", "0 */4 * * *", "30 2 * * *", "0 1 * * 0,3"];
+    let jitters: [u64; 2] = [0, 1200];
+    let mut schedules = Map::new();
+    for (name, action) in [("nightly", "update"), ("health", "health-check")] {
+        let mut schedule = json!({
+            "cron": rng.one(crons),
+            "action": action,
+            "jitter": rng.one(jitters),
+            "catchUpWithin": rng.one([0, 3600, 6 * 3600]),
+        });
+        if rng.once_in(3) {
+            schedule["groups"] = json!(["g0"]);
+        }
+        schedules.insert(name.to_owned(), schedule);
+    }
+    Value::Object(schedules)
 }
 
 fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {

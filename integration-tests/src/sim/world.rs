@@ -192,6 +192,12 @@ impl World {
                 system,
                 nature,
             } => self.nature(*machine, system, *nature),
+            Event::ScheduleResolved {
+                schedule,
+                run,
+                life,
+                system,
+            } => self.resolved(schedule, *run, *life, system.as_ref()),
             Event::Operator { command } => self.command(command),
             Event::Measurement { life, id, finding } => self.measurement(*life, *id, *finding),
             Event::Gate { gate, finding } => {

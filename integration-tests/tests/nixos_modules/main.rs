@@ -16,6 +16,7 @@ mod options;
 #[cfg(test)]
 mod tests {
     use std::{
+        collections::BTreeSet,
         fs,
         num::NonZeroU32,
         path::{Path, PathBuf},
@@ -263,7 +264,7 @@ mod tests {
         if evaluated().is_none() {
             return;
         }
-        for name in ["update-config", "four-groups"] {
+        for name in ["update-config", "four-groups", "schedules"] {
             let file = evaluation::root().join("docs/examples").join(name);
             let nix = evaluation::evaluate(&format!(
                 "import (/. + {:?})",
@@ -277,13 +278,21 @@ mod tests {
 
     #[test]
     fn the_examples_are_fleets_without_a_fault() {
-        for (name, groups) in [("update-config", 3), ("four-groups", 4)] {
+        for (name, groups) in [("update-config", 3), ("four-groups", 4), ("schedules", 4)] {
             let file = evaluation::root().join(format!("docs/examples/{name}.json"));
             coordinator::fleet_file::check(&file).expect("no fault");
             let document = fs::read(file).expect("the example");
             let document = serde_json::from_slice(&document).expect("JSON");
             let fleet = FleetConfig::parse(&document).expect("no fault");
             assert_eq!(fleet.groups.len(), groups, "{name}");
+            let crons = fleet
+                .schedules
+                .values()
+                .map(|schedule| schedule.when.cron.as_str());
+            let crons: BTreeSet<&str> = crons.collect();
+            // The document's three lines.
+            let three = BTreeSet::from(["0 1 * * *", "0 2 * * 0", "0 3 * * *"]);
+            assert!(crons.is_empty() || crons == three, "{name}");
         }
     }
 

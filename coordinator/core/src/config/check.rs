@@ -34,6 +34,7 @@ pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
     cycles(config, faults);
     apart(config, faults);
     coordinators(config, faults);
+    super::schedules::check(config, faults);
     if config.times.lease < LEASE_MIN {
         let message = format!(
             "{} s must have passed before a lease may end",

@@ -18,6 +18,7 @@ use super::{
     analysis::{self, Analyses},
     calendars,
     policies::{Policies, with_policy},
+    schedules,
     section::{Faults, Section, Share, fault, nearest},
     waves,
 };
@@ -90,6 +91,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
             "is missing",
             "name at least one group with its machines",
         );
+        top.get("schedules");
         top.finish(faults);
         return None;
     };
@@ -112,6 +114,10 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
             }
         }
     }
+    let schedules = top.get("schedules");
+    let schedules = schedules
+        .map(|value| schedules::schedules(value, &settings.timezone, faults))
+        .unwrap_or_default();
     top.finish(faults);
     let group_of = groups
         .iter()
@@ -134,6 +140,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
         timezone: settings.timezone,
         channels: settings.channels,
         webhooks: settings.webhooks,
+        schedules,
         group_of,
     })
 }
@@ -192,7 +199,9 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
         prometheus: analysis::url(&mut s, "prometheus", faults),
         analyses: Analyses::new(),
     };
-    source(&mut s, faults);
+    if let Some(value) = s.get("source") {
+        source(value, &s.path_of("source"), faults);
+    }
     s.finish(faults);
     settings
 }
@@ -287,12 +296,9 @@ fn webhooks(settings: &mut Section<'_>, faults: &mut Faults) -> BTreeMap<String,
     webhooks
 }
 
-/// Where `lab update prepare` finds the targets. `lab` reads it; here only its shape is checked.
-fn source(settings: &mut Section<'_>, faults: &mut Faults) {
-    let Some(value) = settings.get("source") else {
-        return;
-    };
-    let Some(mut source) = Section::new(value, &settings.path_of("source"), faults) else {
+/// Where `lab update prepare` and schedules find the targets. Here only its shape is checked.
+pub(super) fn source(value: &Value, path: &str, faults: &mut Faults) {
+    let Some(mut source) = Section::new(value, path, faults) else {
         return;
     };
     let given = ["targets", "flake", "channel"]

@@ -113,6 +113,7 @@ impl Fleet {
             .is_some_and(|c| c.request <= report.health_request)
         {
             self.hearsay.checks.remove(name);
+            self.has_answered(name, now, draft);
         }
         let recovered = self.facts().machines.get(name).is_some_and(|machine| {
             machine

@@ -55,7 +55,7 @@ impl Fleet {
                 or_refused(self.plan(&wish).map(|plan| Reply::Plan(Box::new(plan))))
             }
             OperatorRequest::Execute { wish, if_plan } => {
-                or_refused(self.execute(now, by, &wish, if_plan.as_deref(), draft))
+                or_refused(self.execute(now, by.as_str(), &wish, if_plan.as_deref(), draft))
             }
             OperatorRequest::PinTargets { targets, .. } => self.pin(now, by, targets, draft),
             OperatorRequest::Approve {
@@ -102,6 +102,12 @@ impl Fleet {
             OperatorRequest::RevokeIdentity { which, .. } => self.revoke_identity(which, draft),
             OperatorRequest::ApproveReturn { machine, key, .. } => {
                 self.approve_return(now, by, machine, key.as_deref(), draft)
+            }
+            OperatorRequest::RunSchedule { schedule, .. } => {
+                or_refused(self.run_schedule(now, by, &schedule, draft))
+            }
+            OperatorRequest::SkipSchedule { schedule, reason } => {
+                or_refused(self.skip_schedule(now, by, &schedule, reason, draft))
             }
             OperatorRequest::Notify { channel, .. } => or_refused(self.notify(channel)),
         }
@@ -202,22 +208,34 @@ impl Fleet {
         draft: &mut Draft,
     ) -> Result<Reply, Refusal> {
         let machines = self.select(selection)?;
-        self.hearsay.last_check += 1;
-        let request = self.hearsay.last_check;
+        let request = self.next_check();
         for machine in &machines {
-            let policy = self
-                .facts()
-                .config
-                .as_ref()
-                .and_then(|config| config.home_of(machine));
-            let own = policy.map_or(Duration::from_secs(300), |(_, g)| g.policy.health_timeout);
-            let timeout = timeout.unwrap_or(own);
+            let timeout = timeout.unwrap_or_else(|| self.health_timeout(machine));
             self.hearsay
                 .checks
                 .insert(machine.clone(), CheckWanted { request, timeout });
         }
         draft.wake.extend(machines.iter().cloned());
         Ok(Reply::HealthCheck { request, machines })
+    }
+
+    /// Number of a new question for health: past those of a life before this one, that machines may
+    /// have answered.
+    pub(crate) fn next_check(&mut self) -> u64 {
+        let machines = self.facts().machines.values();
+        let answered = machines.map(|machine| machine.heard.health_request).max();
+        let last = self.hearsay.last_check.max(answered.unwrap_or_default());
+        self.hearsay.last_check = last + 1;
+        last + 1
+    }
+
+    /// How long a machine may take for its health checks.
+    pub(crate) fn health_timeout(&self, machine: &MachineName) -> Duration {
+        let config = self.facts().config.as_ref();
+        let home = config.and_then(|config| config.home_of(machine));
+        home.map_or(Duration::from_secs(300), |(_, group)| {
+            group.policy.health_timeout
+        })
     }
 
     fn set_config(
@@ -407,6 +425,16 @@ fn subject(request: &OperatorRequest) -> Option<(&'static str, String, String)> 
         } => (
             "approve-identity",
             format!("machine {machine}"),
+            reason.as_str(),
+        ),
+        OperatorRequest::RunSchedule { schedule, reason } => (
+            "run-schedule",
+            format!("schedule {schedule}"),
+            reason.as_str(),
+        ),
+        OperatorRequest::SkipSchedule { schedule, reason } => (
+            "skip-schedule",
+            format!("schedule {schedule}"),
             reason.as_str(),
         ),
         OperatorRequest::Notify {

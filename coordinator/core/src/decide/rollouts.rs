@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use common::{Action, GroupName, MachineName, OperatorName, RolloutId, Target, Timestamp};
+use common::{Action, GroupName, MachineName, RolloutId, Target, Timestamp};
 
 use super::Draft;
 use crate::{
@@ -157,7 +157,7 @@ impl Fleet {
     pub(super) fn execute(
         &mut self,
         now: Timestamp,
-        by: &OperatorName,
+        by: &str,
         wish: &Wish,
         if_plan: Option<&str>,
         draft: &mut Draft,
@@ -269,7 +269,7 @@ fn order(config: &FleetConfig) -> Vec<&GroupName> {
 }
 
 /// The rollout of a plan: from here on, nothing is chosen any more.
-fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &OperatorName, now: Timestamp) -> Rollout {
+fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &str, now: Timestamp) -> Rollout {
     let place = |machine: &PlannedMachine| Place {
         machine: machine.name.clone(),
         target: machine.target.clone(),

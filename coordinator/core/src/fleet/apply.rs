@@ -25,6 +25,8 @@ impl Fleet {
                 at,
                 ..
             } => {
+                self.facts.follow_schedules(config, *at);
+                self.hearsay.planned.clear();
                 self.facts.revision = *revision;
                 self.calendars_set(&config.calendars, *at);
                 self.facts.config = Some(config.clone());
@@ -282,6 +284,14 @@ impl Fleet {
             | Change::ReturnAnswered { .. }
             | Change::ReturnWithdrawn { .. }
             | Change::IdentitiesForgotten { .. } => self.facts.registry.apply(change),
+            Change::Schedule { schedule, step } => {
+                if let Some(number) = step.run_number() {
+                    self.facts.schedule_runs = number;
+                }
+                if let Some(course) = self.facts.courses.get_mut(schedule) {
+                    course.apply(step);
+                }
+            }
         }
     }
 

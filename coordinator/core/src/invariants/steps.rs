@@ -1,6 +1,6 @@
 //! Every fact against the state before it: each step of a state machine is one that exists.
 
-use common::{LeaseId, MachineName, RolloutId};
+use common::{GroupName, LeaseId, MachineName, RolloutId};
 
 use super::Violation;
 use crate::{
@@ -140,6 +140,13 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
         Change::Stopped { epoch, .. } | Change::Restored { epoch, .. } => {
             *epoch > before.facts().epoch
         }
+        Change::Schedule { schedule, step } => {
+            let course = before.facts().courses.get(schedule);
+            course.is_some_and(|course| {
+                let covered = |groups: &[GroupName]| before.stop_over_any(groups);
+                course.takes(step, covered)
+            })
+        }
         Change::ConfigSet { .. }
         | Change::Reported { .. }
         | Change::Pinned { .. }
@@ -157,8 +164,9 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
         | Change::ReturnWithdrawn { .. }
         | Change::IdentitiesForgotten { .. } => true,
     };
+    let schedules = matches!(change, Change::Schedule { .. });
     (!exists).then(|| Violation {
-        invariant: 5,
+        invariant: if schedules { 11 } else { 5 },
         text: format!("{change:?} does not follow on the state before it"),
     })
 }

@@ -16,6 +16,8 @@ mod order;
 mod reach;
 mod retry;
 mod returns;
+mod schedule_times;
+mod schedules;
 mod sequence;
 mod staging;
 mod stop;

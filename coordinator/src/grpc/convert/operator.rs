@@ -31,7 +31,7 @@ pub(crate) enum BadDocument {
     NotJson(String),
 }
 
-fn text(text: &str) -> String {
+pub(super) fn text(text: &str) -> String {
     tame_line(text, REASON_MAX)
 }
 

@@ -251,7 +251,8 @@ impl World {
             | Change::ReturnWithdrawn { .. }
             | Change::IdentitiesForgotten { .. }
             | Change::AnalysisBegan { .. }
-            | Change::Measured { .. } => {}
+            | Change::Measured { .. }
+            | Change::Schedule { .. } => {}
         }
         if let Some(wrong) = wrong {
             self.violate(wrong);

@@ -1,21 +1,27 @@
 //! Targets out of a flake: locked once, evaluated or built for every machine, signed, copied.
 
-use common::MachineName;
-use lab_proto::operator::{PinnedFlake, pinned_target::Kind};
+use common::{MachineName, Target};
 
-use super::{Context, prepare::Pins};
-use crate::{error::LabError, nix::Nix, targets::Flake};
+use super::{Flake, SourceError, Targets, nix::Nix};
+
+/// What is being done, for whoever looks on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Something is done, or begins.
+    Told(String),
+    /// One of many alike begins; the next takes its place.
+    Passing(String),
+}
 
 /// Locks the flake, checks that it has every machine, and builds (or only evaluates) them all.
 pub(super) async fn build(
-    context: &Context,
     flake: &Flake,
     selected: &[MachineName],
-) -> Result<Pins, LabError> {
-    let progress = context.output.progress();
+    say: &mut (impl FnMut(Step) + Send),
+) -> Result<Targets, SourceError> {
     let nix = Nix::new()?;
     let locked = nix.lock(&flake.reference).await?;
-    progress.say(&format!("locked {locked}"));
+    say(Step::Told(format!("locked {locked}")));
     let known = nix.machines(&locked).await?;
     let missing: Vec<&str> = selected
         .iter()
@@ -24,13 +30,13 @@ pub(super) async fn build(
         .collect();
     if !missing.is_empty() {
         return Err(
-            LabError::usage("the flake does not configure every selected machine")
+            SourceError::new("the flake does not configure every selected machine")
                 .at(format!("nixosConfigurations of {locked}"))
                 .at(missing.join(", "))
                 .hint("select fewer: --group=G, --machine=a,b"),
         );
     }
-    let mut pins = Pins::new();
+    let mut targets = Targets::new();
     let mut built = Vec::new();
     for (done, name) in selected.iter().enumerate() {
         let step = if flake.build_on_machine {
@@ -38,33 +44,32 @@ pub(super) async fn build(
         } else {
             "building"
         };
-        let line = format!("{name}  ▶ {step} ({} of {})", done + 1, selected.len());
-        if progress.is_drawn() {
-            progress.draw(&line);
-        } else {
-            progress.say(&line);
-        }
+        let of = selected.len();
+        say(Step::Passing(format!(
+            "{name}  ▶ {step} ({} of {of})",
+            done + 1
+        )));
         if flake.build_on_machine {
             nix.evaluate(&locked, name).await?;
-            let pin = PinnedFlake {
+            let target = Target::Flake {
                 reference: locked.clone(),
                 attribute: name.to_string(),
             };
-            pins.insert(name.clone(), Kind::Flake(pin));
+            targets.insert(name.clone(), target);
         } else {
             let path = nix.build(&locked, name).await?;
-            progress.say(&format!("{name}  ✔ built {path}"));
+            say(Step::Told(format!("{name}  ✔ built {path}")));
             built.push(path.clone());
-            pins.insert(name.clone(), Kind::Closure(path.into()));
+            targets.insert(name.clone(), Target::Closure(path));
         }
     }
     if let (Some(key), false) = (&flake.sign_key, built.is_empty()) {
-        progress.say("signing");
+        say(Step::Told("signing".to_owned()));
         nix.sign(key, &built).await?;
     }
     if let (Some(cache), false) = (&flake.push_to, built.is_empty()) {
-        progress.say(&format!("copying to {cache}"));
+        say(Step::Told(format!("copying to {cache}")));
         nix.copy(cache, &built).await?;
     }
-    Ok(pins)
+    Ok(targets)
 }

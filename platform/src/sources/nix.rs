@@ -1,4 +1,4 @@
-//! Nix on the operator's machine: locking, evaluating, building, signing, copying.
+//! Nix where targets are found out: locking, evaluating, building, signing, copying.
 //!
 //! Nix is run with argument vectors and answers in JSON or by exit status; its text for people is
 //! only ever shown. Works with Nix 2.8 and later.
@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::{NamedTempFile, TempDir};
 use tokio::process::Command;
 
-use crate::error::{Exit, LabError};
+use super::SourceError;
 
 /// A registry without entries, in the form that every version reads. Without it Nix asks for the
 /// global one over the network, and waits for it where there is none.
@@ -33,7 +33,7 @@ pub struct Nix {
 
 impl Nix {
     /// Prepares to run it; whether it is installed shows with the first command.
-    pub fn new() -> Result<Self, LabError> {
+    pub fn new() -> Result<Self, SourceError> {
         let made = || {
             let mut registry = NamedTempFile::new()?;
             registry.write_all(EMPTY_REGISTRY.as_bytes())?;
@@ -43,22 +43,22 @@ impl Nix {
             })
         };
         made().map_err(|error: io::Error| {
-            LabError::usage(format!("failed to write temporary files for Nix: {error}"))
+            SourceError::new(format!("failed to write temporary files for Nix: {error}"))
         })
     }
 
     /// The reference with its revision: what every later question is about, whatever is committed
     /// meanwhile.
-    pub async fn lock(&self, flake: &str) -> Result<String, LabError> {
+    pub async fn lock(&self, flake: &str) -> Result<String, SourceError> {
         let metadata = self.json(["flake", "metadata", "--json", flake]).await?;
         let locked = metadata.get("url").and_then(Value::as_str);
         locked.map(str::to_owned).ok_or_else(|| {
-            LabError::new(Exit::Bug, "`nix flake metadata` names no locked reference").at(flake)
+            SourceError::bug("`nix flake metadata` names no locked reference").at(flake)
         })
     }
 
     /// Names of the machines that the flake configures.
-    pub async fn machines(&self, locked: &str) -> Result<Vec<String>, LabError> {
+    pub async fn machines(&self, locked: &str) -> Result<Vec<String>, SourceError> {
         let attribute = format!("{locked}#nixosConfigurations");
         let names = [
             "eval",
@@ -68,18 +68,23 @@ impl Nix {
             "builtins.attrNames",
         ];
         let names = self.json(names).await?;
-        serde_json::from_value(names)
-            .map_err(|_| LabError::usage("nixosConfigurations is not a set of machines").at(locked))
+        serde_json::from_value(names).map_err(|_| {
+            SourceError::new("nixosConfigurations is not a set of machines").at(locked)
+        })
     }
 
     /// Evaluates a machine's system without building it.
-    pub async fn evaluate(&self, locked: &str, machine: &MachineName) -> Result<(), LabError> {
+    pub async fn evaluate(&self, locked: &str, machine: &MachineName) -> Result<(), SourceError> {
         let attribute = format!("{}.drvPath", toplevel(locked, machine));
         self.json(["eval", "--json", &attribute]).await.map(|_| ())
     }
 
     /// Builds a machine's system, and gives the closure it came to.
-    pub async fn build(&self, locked: &str, machine: &MachineName) -> Result<StorePath, LabError> {
+    pub async fn build(
+        &self,
+        locked: &str,
+        machine: &MachineName,
+    ) -> Result<StorePath, SourceError> {
         let link = self.results.path().join(machine.as_str());
         let attribute = toplevel(locked, machine);
         let built = self
@@ -92,13 +97,12 @@ impl Nix {
             ])
             .await?;
         let path = built.pointer("/0/outputs/out").and_then(Value::as_str);
-        path.and_then(|path| path.parse().ok()).ok_or_else(|| {
-            LabError::new(Exit::Bug, "`nix build` names no store path").at(attribute)
-        })
+        path.and_then(|path| path.parse().ok())
+            .ok_or_else(|| SourceError::bug("`nix build` names no store path").at(attribute))
     }
 
     /// Signs closures, with everything they need.
-    pub async fn sign(&self, key: &Path, closures: &[StorePath]) -> Result<(), LabError> {
+    pub async fn sign(&self, key: &Path, closures: &[StorePath]) -> Result<(), SourceError> {
         let mut words = ["store", "sign", "--recursive", "--key-file"]
             .map(OsString::from)
             .to_vec();
@@ -108,7 +112,7 @@ impl Nix {
     }
 
     /// Copies closures, with everything they need, to a binary cache.
-    pub async fn copy(&self, cache: &str, closures: &[StorePath]) -> Result<(), LabError> {
+    pub async fn copy(&self, cache: &str, closures: &[StorePath]) -> Result<(), SourceError> {
         let mut words = ["copy", "--to", cache].map(OsString::from).to_vec();
         words.extend(closures.iter().map(|path| path.as_str().into()));
         self.run(&words).await.map(|_| ())
@@ -117,19 +121,19 @@ impl Nix {
     async fn json<W: AsRef<OsStr>>(
         &self,
         words: impl IntoIterator<Item = W>,
-    ) -> Result<Value, LabError> {
+    ) -> Result<Value, SourceError> {
         let words: Vec<OsString> = words
             .into_iter()
             .map(|word| word.as_ref().to_owned())
             .collect();
         let output = self.run(&words).await?;
         serde_json::from_slice(&output).map_err(|error| {
-            LabError::new(Exit::Bug, format!("Nix did not answer in JSON: {error}"))
+            SourceError::bug(format!("Nix did not answer in JSON: {error}"))
                 .at(shown(OsStr::new("nix"), &words))
         })
     }
 
-    async fn run(&self, words: &[OsString]) -> Result<Vec<u8>, LabError> {
+    async fn run(&self, words: &[OsString]) -> Result<Vec<u8>, SourceError> {
         let mut command = Command::new("nix");
         command
             .args(["--extra-experimental-features", "nix-command flakes"])
@@ -141,11 +145,11 @@ impl Nix {
 }
 
 /// Evaluates a Nix file to JSON.
-pub async fn evaluate_file(file: &Path) -> Result<Value, LabError> {
+pub async fn evaluate_file(file: &Path) -> Result<Value, SourceError> {
     // A path that begins with a dash or holds no slash would be taken for something else.
     let absolute = file
         .canonicalize()
-        .map_err(|error| LabError::usage(format!("failed to read: {error}")).at(file.display()))?;
+        .map_err(|error| SourceError::new(format!("failed to read: {error}")).at(file.display()))?;
     let mut command = Command::new("nix-instantiate");
     command
         .args(["--eval", "--strict", "--json"])
@@ -156,7 +160,7 @@ pub async fn evaluate_file(file: &Path) -> Result<Value, LabError> {
     );
     let output = finish(command, &name).await?;
     serde_json::from_slice(&output).map_err(|error| {
-        LabError::usage(format!("Nix did not answer in JSON: {error}")).at(file.display())
+        SourceError::new(format!("Nix did not answer in JSON: {error}")).at(file.display())
     })
 }
 
@@ -165,18 +169,18 @@ pub fn toplevel(flake: &str, machine: &MachineName) -> String {
     format!("{flake}#nixosConfigurations.\"{machine}\".config.system.build.toplevel")
 }
 
-async fn finish(mut command: Command, name: &str) -> Result<Vec<u8>, LabError> {
+async fn finish(mut command: Command, name: &str) -> Result<Vec<u8>, SourceError> {
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = match command.output().await {
         Ok(output) => output,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(LabError::usage("Nix is not installed on this machine").at(name).hint(
+            return Err(SourceError::new("Nix is not installed on this machine").at(name).hint(
                 "run this where Nix is; or give JSON (nix-instantiate --eval --strict --json FILE) \
                  and store paths (--closure, --targets)",
             ));
         }
         Err(error) => {
-            return Err(LabError::usage(format!("failed to start Nix: {error}")).at(name));
+            return Err(SourceError::new(format!("failed to start Nix: {error}")).at(name));
         }
     };
     if output.status.success() {
@@ -184,7 +188,7 @@ async fn finish(mut command: Command, name: &str) -> Result<Vec<u8>, LabError> {
     }
     let words = String::from_utf8_lossy(&output.stderr);
     let words = tame(words.trim(), WORDS_MAX).replace('\n', "\n    ");
-    Err(LabError::usage(format!("Nix failed ({})\n    {words}", output.status)).at(name))
+    Err(SourceError::new(format!("Nix failed ({})\n    {words}", output.status)).at(name))
 }
 
 fn shown(program: &OsStr, words: &[OsString]) -> String {
@@ -251,7 +255,7 @@ mod tests {
             .await
             .expect_err("throws");
         assert!(error.what.contains("no such option"), "{error}");
-        assert_eq!(error.exit, Exit::Usage);
+        assert!(!error.bug);
     }
 
     #[tokio::test]
@@ -271,12 +275,7 @@ mod tests {
         std::fs::write(&file, "{ a = }").expect("written");
         let error = evaluate_file(&file).await.expect_err("a syntax error");
         assert!(error.what.contains("syntax error"), "{error}");
-        assert_eq!(
-            evaluate_file(Path::new("/none.nix"))
-                .await
-                .expect_err("none")
-                .exit,
-            Exit::Usage
-        );
+        let none = evaluate_file(Path::new("/none.nix")).await;
+        assert!(!none.expect_err("none").bug);
     }
 }

@@ -1,0 +1,184 @@
+//! Schedules: what operators ask of them, and what comes of the targets of a run.
+
+use common::{MachineName, OperatorName, ScheduleName, Target, Timestamp, time::span};
+
+use super::Draft;
+use crate::{
+    change::Change,
+    fleet::Fleet,
+    request::{Refusal, Reply, Selection, Wish},
+    rollout::RolloutState,
+    schedule::{ScheduleStep, Stage, author, shown},
+};
+
+impl Fleet {
+    /// Runs a schedule now. Its next planned run stays what it is.
+    pub(super) fn run_schedule(
+        &mut self,
+        now: Timestamp,
+        by: &OperatorName,
+        name: &ScheduleName,
+        draft: &mut Draft,
+    ) -> Result<Reply, Refusal> {
+        let schedule = self.schedule(name).ok_or_else(|| unknown(name))?;
+        if self.stop_over_any(&schedule.groups) {
+            let text = "an emergency stop holds: `lab resume --reason …` lifts it";
+            return Err(Refusal::Forbidden(text.to_owned()));
+        }
+        if let Some(run) = self.course(name).and_then(|course| course.run.as_ref()) {
+            let text = format!("run {} of it is not finished: {run}", run.number);
+            return Err(Refusal::NotNow(text));
+        }
+        self.begin_run(name, None, by.as_str(), now, draft);
+        let number = self.facts().schedule_runs;
+        Ok(Reply::Done(format!("{name} runs: run {number}")))
+    }
+
+    /// Leaves out the next planned run, and no other.
+    pub(super) fn skip_schedule(
+        &mut self,
+        now: Timestamp,
+        by: &OperatorName,
+        name: &ScheduleName,
+        reason: String,
+        draft: &mut Draft,
+    ) -> Result<Reply, Refusal> {
+        let course = self.course(name).ok_or_else(|| unknown(name))?;
+        if let Some(skip) = &course.skip {
+            let text = format!(
+                "the next run is to be left out already, as {} wished",
+                skip.by
+            );
+            return Err(Refusal::NotNow(text));
+        }
+        let Some(planned) = self.planned_of(name) else {
+            return Err(Refusal::NotNow(format!("{name} has no next run")));
+        };
+        let step = ScheduleStep::Skip {
+            by: by.to_string(),
+            reason,
+            at: now,
+        };
+        self.step(name, step, draft);
+        let text = format!(
+            "the run of {name} planned for {}, in {}, is left out",
+            shown(planned.at),
+            span(planned.due.since(now))
+        );
+        Ok(Reply::Done(text))
+    }
+
+    /// The targets of a run, or why there are none. Pinning and executing are one decision.
+    pub(super) fn schedule_resolved(
+        &mut self,
+        now: Timestamp,
+        name: &ScheduleName,
+        number: u64,
+        targets: Result<Vec<(MachineName, Target)>, String>,
+        draft: &mut Draft,
+    ) -> Reply {
+        let run = self.course(name).and_then(|course| course.run.clone());
+        let waits = |run: &crate::schedule::ScheduleRun| {
+            run.number == number && run.stage == Stage::Resolving
+        };
+        let Some(run) = run.filter(waits) else {
+            let text = format!("run {number} of {name} does not wait for targets");
+            return Reply::Refused(Refusal::Changed(text));
+        };
+        let result = match targets {
+            Ok(_) if self.stop_over_any(&run.groups) => Err("an emergency stop holds".to_owned()),
+            Ok(mut targets) => {
+                let mine = self.machines_of(&run.groups);
+                targets.retain(|(machine, _)| mine.contains(machine));
+                self.execute_targets(now, name, targets, draft)
+            }
+            Err(why) => Err(why),
+        };
+        match result {
+            Ok(None) => {}
+            Ok(Some(text)) => self.finish_run(name, true, text, now, draft),
+            Err(text) => self.finish_run(name, false, text, now, draft),
+        }
+        Reply::Done(String::new())
+    }
+
+    /// A rollout to these targets; a sentence where there is nothing to do, or why there is none.
+    fn execute_targets(
+        &mut self,
+        now: Timestamp,
+        name: &ScheduleName,
+        targets: Vec<(MachineName, Target)>,
+        draft: &mut Draft,
+    ) -> Result<Option<String>, String> {
+        if targets.is_empty() {
+            return Err("its source names none of its machines".to_owned());
+        }
+        let machines: Vec<MachineName> = targets.iter().map(|(name, _)| name.clone()).collect();
+        if let Some(taken) = machines.iter().find_map(|machine| self.taken(machine)) {
+            return Err(taken);
+        }
+        let reason = self.schedule(name).map(|schedule| schedule.reason.clone());
+        let by = author(name);
+        self.commit(
+            draft,
+            Change::Pinned {
+                targets,
+                by: by.clone(),
+                at: now,
+            },
+        );
+        let wish = Wish {
+            selection: Selection {
+                groups: Vec::new(),
+                machines: machines.clone(),
+            },
+            action: common::Action::Update,
+            parallel: None,
+            to_generation: None,
+            immediate: false,
+            retry_failed: false,
+            reason: reason.unwrap_or_default(),
+        };
+        draft.wake.extend(machines);
+        match self.execute(now, &by, &wish, None, draft) {
+            Ok(Reply::Executed {
+                rollout: Some(rollout),
+                ..
+            }) => {
+                self.step(name, ScheduleStep::Executed { rollout }, draft);
+                Ok(None)
+            }
+            Ok(_) => Ok(Some(
+                "nothing to do: every machine runs its target".to_owned(),
+            )),
+            Err(refusal) => Err(refusal.to_string()),
+        }
+    }
+
+    /// Why this machine is not to be had: unlike a person's, a schedule's rollout does not take over
+    /// machines from one that is paused, because somebody has to decide about that first.
+    fn taken(&self, machine: &MachineName) -> Option<String> {
+        if let Some(lease) = self.lease_of(machine) {
+            return Some(format!(
+                "{machine} is at work for rollout {}",
+                lease.rollout
+            ));
+        }
+        let (rollout, group, place) = self.at(*self.index().place_of.get(machine)?)?;
+        let paused = matches!(rollout.state, RolloutState::Paused(_));
+        let open = !place.state.is_final() && paused;
+        (open || group.finished_at.is_none()).then(|| {
+            format!(
+                "{machine} takes part in rollout {}, which is not finished",
+                rollout.id
+            )
+        })
+    }
+}
+
+fn unknown(name: &ScheduleName) -> Refusal {
+    Refusal::NotFound {
+        what: "schedule in the configuration",
+        name: name.to_string(),
+    }
+}

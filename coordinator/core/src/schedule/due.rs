@@ -1,0 +1,377 @@
+//! What time brings: runs that begin, are missed, skipped, or end.
+
+use std::time::Duration;
+
+use common::{GroupName, HealthState, MachineName, ScheduleName, Timestamp, time::span};
+
+use super::{
+    AHEAD_MAX, Course, How, Planned, RESOLVE_WITHIN, Schedule, ScheduleRun, ScheduleStep,
+    ScheduledAction, Stage,
+};
+use crate::{
+    change::Change,
+    decide::Draft,
+    fleet::{CheckWanted, Fleet},
+    request::Selection,
+    rollout::RolloutState,
+};
+
+/// How long machines have beyond their own time for a health check: they have to hear of it first.
+const TO_HEAR: Duration = Duration::from_secs(5 * 60);
+
+/// What is known of an unfinished run and need not outlive the process.
+#[derive(Clone, Debug)]
+pub struct UnderWay {
+    /// Number of the run.
+    run: u64,
+    /// When it is given up.
+    until: Timestamp,
+    /// Number of the question that its machines were asked.
+    request: u64,
+    /// Those machines.
+    machines: Vec<MachineName>,
+}
+
+impl Fleet {
+    /// Ends runs that are over and deals with every instant that has come.
+    pub(crate) fn advance_schedules(&mut self, now: Timestamp, draft: &mut Draft) {
+        let names: Vec<ScheduleName> = self.facts().courses.keys().cloned().collect();
+        for name in names {
+            self.end_run(&name, now, draft);
+            self.follow_the_clock_back(&name, now, draft);
+            // Each round deals with an instant, and the last of them with the newest that is due.
+            while let Some(planned) = self.planned_of(&name)
+                && planned.due <= now
+            {
+                self.deal_with(&name, planned, now, draft);
+            }
+        }
+    }
+
+    /// When time alone does something next.
+    pub(crate) fn schedule_deadline(&self) -> Option<Timestamp> {
+        let planned = self.hearsay.planned.values();
+        let planned = planned.filter_map(|(_, planned)| planned.map(|planned| planned.due));
+        let ends = self.hearsay.under_way.values().map(|run| run.until);
+        planned.chain(ends).min()
+    }
+
+    pub(crate) fn schedule(&self, name: &ScheduleName) -> Option<&Schedule> {
+        self.facts().config.as_ref()?.schedules.get(name)
+    }
+
+    pub(crate) fn course(&self, name: &ScheduleName) -> Option<&Course> {
+        self.facts().courses.get(name)
+    }
+
+    /// The next instant of a schedule. Looked up once for each that was dealt with.
+    pub(crate) fn planned_of(&mut self, name: &ScheduleName) -> Option<Planned> {
+        let after = self.course(name)?.dealt_with;
+        if let Some((of, planned)) = self.hearsay.planned.get(name)
+            && *of == after
+        {
+            return *planned;
+        }
+        let planned = self.schedule(name)?.when.next(name, after);
+        self.hearsay.planned.insert(name.clone(), (after, planned));
+        planned
+    }
+
+    /// An instant that lies far ahead of the clock was dealt with while the clock was wrong; the
+    /// schedule would stand still until time comes there. One that lies a little ahead has run.
+    fn follow_the_clock_back(&mut self, name: &ScheduleName, now: Timestamp, draft: &mut Draft) {
+        let ahead = self
+            .course(name)
+            .is_some_and(|course| now + AHEAD_MAX < course.dealt_with);
+        if ahead {
+            self.step(name, ScheduleStep::SetBack { to: now }, draft);
+        }
+    }
+
+    fn deal_with(
+        &mut self,
+        name: &ScheduleName,
+        first: Planned,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        let (Some(schedule), Some(course)) = (self.schedule(name), self.course(name)) else {
+            return;
+        };
+        let pass =
+            |how: How, from: Timestamp, planned: Timestamp, text: String| ScheduleStep::Passed {
+                how,
+                first: from,
+                planned,
+                text,
+                at: now,
+            };
+        if let Some(skip) = &course.skip {
+            let because = match skip.reason.as_str() {
+                "" => String::new(),
+                reason => format!(": {reason}"),
+            };
+            let text = format!("left out, as {} wished{because}", skip.by);
+            let step = pass(How::Skipped, first.at, first.at, text);
+            self.step(name, step, draft);
+            return;
+        }
+        let newest = schedule.when.newest(name, first, now);
+        let late = now.since(newest.due);
+        let too_late = schedule.catch_up < late;
+        // Of several that were missed the newest alone may run.
+        let missed = if too_late {
+            Some(newest.at)
+        } else if newest.at > first.at {
+            schedule.when.last_before(newest.at)
+        } else {
+            None
+        };
+        if let Some(last) = missed {
+            let text = if too_late {
+                format!(
+                    "nobody was there to begin it; {} late is more than catchUpWithin",
+                    span(late)
+                )
+            } else {
+                "nobody was there to begin it; a later one takes its place".to_owned()
+            };
+            let step = pass(How::Missed, first.at, last, text);
+            self.step(name, step, draft);
+            return;
+        }
+        let stands = match (self.stop_over_any(&schedule.groups), &course.run) {
+            (true, _) => Some("an emergency stop holds".to_owned()),
+            (false, Some(run)) => Some(format!("run {} is not finished: {run}", run.number)),
+            (false, None) => None,
+        };
+        #[cfg(feature = "seeded-bugs")]
+        let stands = stands.filter(|_| !self.has(crate::bug::Bug::ScheduleOverlaps));
+        match stands {
+            Some(text) => {
+                let step = pass(How::Skipped, newest.at, newest.at, text);
+                self.step(name, step, draft);
+            }
+            None => self.begin_run(name, Some(newest.at), "", now, draft),
+        }
+    }
+
+    pub(crate) fn step(&mut self, name: &ScheduleName, step: ScheduleStep, draft: &mut Draft) {
+        let schedule = name.clone();
+        self.commit(draft, Change::Schedule { schedule, step });
+    }
+
+    /// Begins a run: for a planned instant, or because somebody asks for it.
+    pub(crate) fn begin_run(
+        &mut self,
+        name: &ScheduleName,
+        planned: Option<Timestamp>,
+        by: &str,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        let Some(schedule) = self.schedule(name) else {
+            return;
+        };
+        let stage = match schedule.action {
+            ScheduledAction::Update { .. } => Stage::Resolving,
+            ScheduledAction::HealthCheck => Stage::Checking,
+        };
+        let run = ScheduleRun {
+            number: self.facts().schedule_runs + 1,
+            planned,
+            by: by.to_owned(),
+            began_at: now,
+            groups: schedule.groups.clone(),
+            stage,
+        };
+        self.step(name, ScheduleStep::Began { run }, draft);
+        self.end_run(name, now, draft);
+    }
+
+    /// Whether an emergency stop holds over any of these groups; of none: over anything.
+    pub(crate) fn stop_over_any(&self, groups: &[GroupName]) -> bool {
+        let stop = self.facts().stop.as_ref();
+        stop.is_some_and(|stop| groups.is_empty() || groups.iter().any(|group| stop.covers(group)))
+    }
+
+    /// Ends the run if it is over.
+    fn end_run(&mut self, name: &ScheduleName, now: Timestamp, draft: &mut Draft) {
+        let Some(run) = self.course(name).and_then(|course| course.run.clone()) else {
+            self.hearsay.under_way.remove(name);
+            return;
+        };
+        let ended = match &run.stage {
+            Stage::Resolving => {
+                let until = self.under_way(name, &run, now, draft).until;
+                let text = format!("no targets within {}", span(RESOLVE_WITHIN));
+                (until <= now).then_some((false, text))
+            }
+            Stage::Rollout(id) => match self.rollout(id).map(|rollout| &rollout.state) {
+                Some(RolloutState::Active | RolloutState::Paused(_)) => None,
+                Some(RolloutState::Finished) => Some((true, format!("rollout {id} finished"))),
+                Some(RolloutState::Failed) => Some((false, format!("rollout {id} failed"))),
+                Some(RolloutState::Aborted { by, .. }) => {
+                    Some((false, format!("rollout {id} was aborted by {by}")))
+                }
+                None => Some((false, format!("rollout {id} is not known any more"))),
+            },
+            Stage::Checking if self.stop_over_any(&run.groups) => {
+                Some((false, "an emergency stop holds".to_owned()))
+            }
+            Stage::Checking => self.checked(name, &run, now, draft),
+        };
+        if let Some((succeeded, text)) = ended {
+            self.finish_run(name, succeeded, text, now, draft);
+        } else if !matches!(run.stage, Stage::Resolving | Stage::Checking) {
+            self.hearsay.under_way.remove(name);
+        }
+    }
+
+    pub(crate) fn finish_run(
+        &mut self,
+        name: &ScheduleName,
+        succeeded: bool,
+        text: String,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        self.hearsay.under_way.remove(name);
+        let at = now;
+        let step = ScheduleStep::Ended {
+            succeeded,
+            text,
+            at,
+        };
+        self.step(name, step, draft);
+    }
+
+    /// What is known of this run; begun anew after a restart, with its whole time.
+    fn under_way(
+        &mut self,
+        name: &ScheduleName,
+        run: &ScheduleRun,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) -> UnderWay {
+        if let Some(known) = self.hearsay.under_way.get(name)
+            && known.run == run.number
+        {
+            return known.clone();
+        }
+        let begun = match run.stage {
+            Stage::Checking => self.ask_for_health(run, now, draft),
+            Stage::Resolving | Stage::Rollout(_) => UnderWay {
+                run: run.number,
+                until: now + RESOLVE_WITHIN,
+                request: 0,
+                machines: Vec::new(),
+            },
+        };
+        self.hearsay.under_way.insert(name.clone(), begun.clone());
+        begun
+    }
+
+    fn ask_for_health(&mut self, run: &ScheduleRun, now: Timestamp, draft: &mut Draft) -> UnderWay {
+        let machines = self.machines_of(&run.groups);
+        let request = self.next_check();
+        let mut longest = Duration::ZERO;
+        for machine in &machines {
+            let timeout = self.health_timeout(machine);
+            longest = longest.max(timeout);
+            let wanted = CheckWanted { request, timeout };
+            self.hearsay.checks.insert(machine.clone(), wanted);
+        }
+        draft.wake.extend(machines.iter().cloned());
+        UnderWay {
+            run: run.number,
+            until: now + longest + TO_HEAR,
+            request,
+            machines,
+        }
+    }
+
+    /// The machines of these groups, or all; groups that are no more have none.
+    pub(crate) fn machines_of(&self, groups: &[GroupName]) -> Vec<MachineName> {
+        let known = |group: &&GroupName| {
+            let config = self.facts().config.as_ref();
+            config.is_some_and(|config| config.groups.contains_key(*group))
+        };
+        let selection = Selection {
+            groups: groups.iter().filter(known).cloned().collect(),
+            machines: Vec::new(),
+        };
+        if selection.groups.is_empty() && !groups.is_empty() {
+            return Vec::new();
+        }
+        self.select(&selection).unwrap_or_default()
+    }
+
+    /// How the machines are, once all of them have answered or had their time.
+    fn checked(
+        &mut self,
+        name: &ScheduleName,
+        run: &ScheduleRun,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) -> Option<(bool, String)> {
+        let asked = self.under_way(name, run, now, draft);
+        let answered = |machine: &MachineName| {
+            let known = self.facts().machines.get(machine);
+            known.is_some_and(|known| known.heard.health_request >= asked.request)
+        };
+        if now < asked.until && !asked.machines.iter().all(answered) {
+            return None;
+        }
+        let of = |wanted: &dyn Fn(&MachineName) -> bool| {
+            let names = asked.machines.iter().filter(|machine| wanted(machine));
+            names
+                .map(MachineName::as_str)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let healthy = |machine: &MachineName| {
+            let known = self.facts().machines.get(machine);
+            known.is_some_and(|known| known.health() == HealthState::Healthy)
+        };
+        let silent = of(&|machine| !answered(machine));
+        let ill = of(&|machine| answered(machine) && !healthy(machine));
+        let mut found = Vec::new();
+        if !ill.is_empty() {
+            found.push(format!("not healthy: {ill}"));
+        }
+        if !silent.is_empty() {
+            found.push(format!("silent: {silent}"));
+        }
+        if found.is_empty() {
+            let count = asked.machines.len();
+            return Some((true, format!("{count} machines, all healthy")));
+        }
+        Some((false, found.join("; ")))
+    }
+
+    /// A machine has answered a question: whoever asked may be done.
+    pub(crate) fn has_answered(
+        &mut self,
+        machine: &MachineName,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        let runs = self.hearsay.under_way.iter();
+        let waiting = runs.filter(|(_, run)| run.machines.contains(machine));
+        let waiting: Vec<ScheduleName> = waiting.map(|(name, _)| name.clone()).collect();
+        for name in waiting {
+            self.end_run(&name, now, draft);
+        }
+    }
+}
+
+impl std::fmt::Display for ScheduleRun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.stage {
+            Stage::Resolving => f.write_str("its targets are being found out"),
+            Stage::Rollout(id) => write!(f, "rollout {id}"),
+            Stage::Checking => f.write_str("machines are asked for their health"),
+        }
+    }
+}
