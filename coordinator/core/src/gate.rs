@@ -104,8 +104,11 @@ impl Fleet {
         let machines = waves.iter().flat_map(|wave| &wave.machines);
         let needs = machines.map(|machine| self.needs(&machine.name, policy));
         let needs = needs.min().unwrap_or(policy.expected_duration);
-        let next = self.openings(policy, now).next(now, needs);
-        next.map(|(from, _)| from)
+        let openings = self.openings(policy, now);
+        match openings.next(now, needs) {
+            Some((from, _)) if from == now => Some(now),
+            Some(_) | None => openings.can_go(now, needs),
+        }
     }
 
     /// Finds out anew about the windows of which what is known holds no longer, and tells of those
@@ -303,10 +306,7 @@ impl Fleet {
                 needs,
                 left: until.since(now),
                 closes_at: *until,
-                opens_at: self
-                    .openings(&group.policy, now)
-                    .next(*until, needs)
-                    .map(|(from, _)| from),
+                opens_at: self.openings(&group.policy, now).can_go(*until, needs),
                 zone: zone(),
             }),
             State::Shut {

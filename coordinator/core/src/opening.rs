@@ -26,6 +26,10 @@ const STEPS: usize = 10_000;
 /// What is open for so long is not looked at further, unless more is needed.
 const LONG: Duration = Duration::from_secs(14 * 24 * 3600);
 
+/// What must be left of an opening beyond what is needed, or nobody would get a grant in time: who is told
+/// that it opens has yet to ask.
+const TO_BEGIN: Duration = Duration::from_secs(60);
+
 /// Whether something may begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
@@ -141,6 +145,12 @@ impl<'a> Openings<'a> {
         None
     }
 
+    /// When something that needs so long can really begin, from this instant on.
+    pub(crate) fn can_go(&self, from: Timestamp, needs: Duration) -> Option<Timestamp> {
+        let next = self.next(from, needs + TO_BEGIN);
+        next.map(|(from, _)| from)
+    }
+
     /// Of the times that were open in between, how many there were and when the last one shut. Those
     /// that are open still do not count.
     pub(crate) fn gone_by(&self, from: Timestamp, now: Timestamp) -> Option<(u32, Timestamp)> {
@@ -234,8 +244,8 @@ impl Seen {
         let (until, goes_at) = match &state {
             State::Open { until } => (*until, None),
             State::Shut { until, .. } => {
-                let next = openings.next(now, needs).map(|(from, _)| from);
-                (until.unwrap_or(Timestamp::MAX), next)
+                let goes_at = openings.can_go(now, needs);
+                (until.unwrap_or(Timestamp::MAX), goes_at)
             }
         };
         Self {

@@ -256,7 +256,7 @@ pub(crate) fn calendars(begin: jiff::Timestamp, rng: &mut Rng) -> Value {
     let hours = first..first + rng.between(1, 12);
     let hours = hours.map(|hour| {
         let hour = hour % 24;
-        format!("{hour:02}:10-{hour:02}:50")
+        format!("{hour:02}:20-{hour:02}:40")
     });
     let day = |days: u64| {
         let hours = i64::try_from(24 * days).unwrap_or(0);

@@ -187,7 +187,7 @@ fn openings(name: &GroupName, group: &GroupConfig, config: &FleetConfig, faults:
     let needs = policy.expected_duration;
     let opens = |policy: &Policy| {
         let openings = Openings::of(policy, &config.calendars);
-        openings.next(PROBE, needs).is_some()
+        openings.can_go(PROBE, needs).is_some()
     };
     let path = |key: &str| format!("updateGroups.{name}.{key}");
     let calendars = policy.avoid.join(", ");

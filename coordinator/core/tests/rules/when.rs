@@ -473,6 +473,13 @@ fn calendars_that_cannot_be_meant_are_refused() {
             "updateGroups.web.avoid".into(),
             "never leave",
         ),
+        // Exactly enough is too little: somebody has to ask first.
+        (
+            window("02:00-02:30"),
+            avoided(json!({ "hours": ["02:10-02:20"] })),
+            "updateGroups.web.avoid".into(),
+            "never leave",
+        ),
         // What is left of one of two windows is too little.
         (
             json!({ "maintenanceWindow": ["02:00-04:00", "06:00-06:30"] }),
