@@ -73,7 +73,7 @@ impl Fleet {
         if turn == Turn::Any {
             return Ok(());
         }
-        let behind = dependents(rollout, &group.name);
+        let behind = behind(rollout);
         let before = |other: &&RolloutGroup| {
             let open =
                 |wave: &crate::rollout::Wave| wave.turn < turn && wave.state != WaveState::Closed;
@@ -123,15 +123,24 @@ impl Fleet {
     }
 }
 
-/// The group, and those that wait for it: they come after it whatever runs on it.
-fn dependents<'a>(rollout: &'a Rollout, group: &'a GroupName) -> Vec<&'a GroupName> {
-    let mut found = vec![group];
+/// The groups that wait for one in which somebody runs a coordinator: they come after that one, and
+/// nobody who runs a coordinator waits for them, or each would wait for the other.
+fn behind(rollout: &Rollout) -> Vec<&GroupName> {
+    let last = |group: &&RolloutGroup| group.waves.iter().any(|wave| wave.turn != Turn::Any);
+    let mut before: Vec<&GroupName> = rollout
+        .groups
+        .iter()
+        .filter(last)
+        .map(|g| &g.name)
+        .collect();
+    let mut behind = Vec::new();
     // Groups come after those they depend on.
-    for other in &rollout.groups {
-        let mut on = other.policy.dependencies.iter();
-        if on.any(|on| found.contains(&on)) {
-            found.push(&other.name);
+    for group in &rollout.groups {
+        let mut on = group.policy.dependencies.iter();
+        if on.any(|on| before.contains(&on)) {
+            before.push(&group.name);
+            behind.push(&group.name);
         }
     }
-    found
+    behind
 }

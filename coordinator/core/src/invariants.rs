@@ -19,7 +19,7 @@ use common::MachineName;
 use crate::{
     fleet::{Fleet, Index, number_of},
     lease::Lease,
-    rollout::{PlaceState, Rollout, Turn, Wave, WaveState},
+    rollout::{PlaceState, Rollout, RolloutGroup, Turn, Wave, WaveState},
     wait::WaitReason,
 };
 
@@ -371,7 +371,7 @@ fn grants(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
         let spent_before = before
             .rollout(&lease.rollout)
             .and_then(|r| r.group(&lease.group));
-        if spent_before.is_some_and(crate::rollout::RolloutGroup::spent) {
+        if spent_before.is_some_and(RolloutGroup::spent) {
             violate(found, 3, say("granted after the budget was spent"));
         }
         let rollout_before = before.rollout(&lease.rollout);
@@ -405,21 +405,23 @@ fn coordinators(fleet: &Fleet, lease: &Lease, rollout: &Rollout, found: &mut Vec
     if away > 1 && 2 * away >= config.coordinators.len() {
         violate(found, 2, say("with it half of the coordinators are away"));
     }
-    // Those that depend on its group come after it.
-    let mut behind = vec![&lease.group];
-    let mut known = 0;
-    while known < behind.len() {
-        let on = behind[known];
-        known += 1;
-        let more = rollout
-            .groups
-            .iter()
-            .filter(|g| g.policy.dependencies.contains(on));
-        let more: Vec<_> = more
-            .map(|g| &g.name)
-            .filter(|n| !behind.contains(n))
-            .collect();
-        behind.extend(more);
+    // Those that depend on a group with such a machine come after it.
+    let runs_one = |group: &&RolloutGroup| group.waves.iter().any(|wave| wave.turn != Turn::Any);
+    let first: Vec<_> = rollout
+        .groups
+        .iter()
+        .filter(runs_one)
+        .map(|g| &g.name)
+        .collect();
+    let mut behind = Vec::new();
+    let mut on = first;
+    while let Some(name) = on.pop() {
+        for group in &rollout.groups {
+            if group.policy.dependencies.contains(name) && !behind.contains(&&group.name) {
+                behind.push(&group.name);
+                on.push(&group.name);
+            }
+        }
     }
     let was_last = rollout
         .groups

@@ -90,6 +90,23 @@ fn a_group_that_waits_for_the_coordinators_group_comes_after_it() {
     world.update("w1");
 }
 
+/// `c1` serves and goes after `c2`, and `web` waits for the group of `c1`: if `c2` waited for `web`, nobody
+/// would ever go.
+#[test]
+fn nobody_waits_for_one_that_waits_for_it() {
+    let mut after = group(json!(["w1"]));
+    after["dependencies"] = json!(["one"]);
+    let groups = json!({ "one": group(json!(["c1"])), "two": group(json!(["c2"])), "web": after });
+    let mut world = world(groups, json!(["c1", "c2"]));
+    world.fleet.runs_on(name("c1"));
+    world.execute();
+    world.waits_for("c1", "coordinator-last");
+    world.waits_for("w1", "dependency");
+    for machine in ["c2", "c1", "w1"] {
+        world.update(machine);
+    }
+}
+
 #[test]
 fn a_way_back_is_in_the_same_order() {
     let groups = json!({ "a": group(json!(["ctrl", "a1"])), "b": group(json!(["b1"])) });
