@@ -367,10 +367,12 @@ fn list<T: fmt::Display>(items: &[T]) -> String {
     text
 }
 
-/// `2026-11-22T04:00:00Z`.
+/// `Sun 2026-11-22 04:00 UTC`.
 fn instant(time: Timestamp) -> String {
-    jiff::Timestamp::from_millisecond(time.as_millis())
-        .map_or_else(|_| "the end of time".to_owned(), |time| time.to_string())
+    jiff::Timestamp::from_millisecond(time.as_millis()).map_or_else(
+        |_| "the end of time".to_owned(),
+        |time| time.strftime("%a %Y-%m-%d %H:%M UTC").to_string(),
+    )
 }
 
 impl fmt::Display for WaitReason {

@@ -328,7 +328,7 @@ impl Stage {
                 }
             }
             args::Command::EmergencyStop(stop) => {
-                self.run.world.reason = stop.reason;
+                self.gives(stop.reason);
                 Command::Stop {
                     groups: names(&stop.group),
                     mode: match stop.mode {
@@ -338,7 +338,7 @@ impl Stage {
                 }
             }
             args::Command::Resume(resume) => {
-                self.run.world.reason = resume.reason;
+                self.gives(resume.reason);
                 Command::Lift
             }
             args::Command::Update(Update::Execute(execute)) => Command::Execute {
@@ -359,21 +359,27 @@ impl Stage {
                 retry_failed: false,
                 to_generation: back.to_generation,
             },
-            args::Command::Update(Update::Approve(approve)) => answer(&approve, false),
-            args::Command::Update(Update::Reject(reject)) => answer(&reject, true),
+            args::Command::Update(Update::Approve(approve)) => self.answer(approve, false),
+            args::Command::Update(Update::Reject(reject)) => self.answer(reject, true),
             args::Command::Update(Update::Promote(promote)) => Command::Promote {
                 rollout: promote.rollout.as_ref().and_then(number_of),
                 full: promote.full,
             },
-            args::Command::Update(Update::Pause(which)) => Command::Pause {
-                rollout: number(&which),
-            },
-            args::Command::Update(Update::Resume(which)) => Command::ResumeRollout {
-                rollout: number(&which),
-            },
-            args::Command::Update(Update::Abort(which)) => Command::Abort {
-                rollout: number(&which),
-            },
+            args::Command::Update(Update::Pause(which)) => {
+                let rollout = number(&which);
+                self.gives(which.reason);
+                Command::Pause { rollout }
+            }
+            args::Command::Update(Update::Resume(which)) => {
+                let rollout = number(&which);
+                self.gives(which.reason);
+                Command::ResumeRollout { rollout }
+            }
+            args::Command::Update(Update::Abort(which)) => {
+                let rollout = number(&which);
+                self.gives(which.reason);
+                Command::Abort { rollout }
+            }
             _ => return Err("stories do not know this command".to_owned()),
         };
         Ok(match self.ask(command)? {
@@ -386,6 +392,17 @@ impl Stage {
             Reply::Refused(refusal) => format!("lab: {refusal}\n"),
             other => format!("{other:?}\n"),
         })
+    }
+
+    fn answer(&mut self, approve: args::update::Approve, reject: bool) -> Command {
+        let rollout = approve.rollout.as_ref().and_then(number_of);
+        self.gives(approve.comment);
+        Command::Approve { rollout, reject }
+    }
+
+    /// The reason that the operator gives.
+    fn gives(&mut self, reason: String) {
+        self.run.world.reason = reason;
     }
 
     fn machines(&self, select: &args::Select) -> Result<Vec<MachineIndex>, String> {
@@ -487,11 +504,6 @@ fn names(groups: &[common::GroupName]) -> Vec<String> {
 
 fn number(which: &args::update::Rollout) -> Option<u64> {
     which.rollout.as_ref().and_then(number_of)
-}
-
-fn answer(approve: &args::update::Approve, reject: bool) -> Command {
-    let rollout = approve.rollout.as_ref().and_then(number_of);
-    Command::Approve { rollout, reject }
 }
 
 /// Words as a shell makes them, as far as stories need it: `'…'` keeps spaces.
