@@ -326,6 +326,23 @@ impl Fleet {
                     },
                 );
             }
+            Approval::Asked(since)
+                if g.policy
+                    .approved_after
+                    .is_some_and(|after| since + after <= now) =>
+            {
+                let by = "its policy (autoApproveAfter)".to_owned();
+                self.commit(
+                    draft,
+                    Change::Approved {
+                        rollout,
+                        group: name,
+                        by,
+                        at: now,
+                    },
+                );
+                self.moved(number, group, now);
+            }
             Approval::Asked(since) if since + g.policy.approval_expiry <= now => {
                 let reason = PauseReason::ApprovalExpired { group: name };
                 self.commit(draft, Change::RolloutPaused { rollout, reason });

@@ -39,6 +39,8 @@ pub enum Bug {
     SilentGatePasses,
     /// A schedule begins a run while one of its own is not finished.
     ScheduleOverlaps,
+    /// Whoever began a rollout approves it, although somebody else was to.
+    OwnApproved,
     /// The machine's name is taken from the lease in the message.
     IdentityFromMessage,
 }

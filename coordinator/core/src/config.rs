@@ -74,6 +74,8 @@ pub struct FleetConfig {
     pub max_failures: Option<Share>,
     /// Machines that run a coordinator.
     pub coordinators: Vec<MachineName>,
+    /// Whether nobody may approve a rollout of their own.
+    pub four_eyes: bool,
     /// Of each machine, those that may not be away together with it.
     pub apart: BTreeMap<MachineName, BTreeSet<MachineName>>,
     /// Times in which nothing begins, by the names under which groups avoid them.

@@ -56,7 +56,9 @@ impl Fleet {
             if let (Some(WaitReason::Approval { .. }), Approval::Asked(since)) =
                 (&wait, &group.approval)
             {
-                deadline = deadline.min(*since + group.policy.approval_expiry);
+                let policy = &group.policy;
+                let answered = policy.approved_after.unwrap_or(policy.approval_expiry);
+                deadline = deadline.min(*since + answered.min(policy.approval_expiry));
             }
             if let Some(until) = group.soaks_until(now) {
                 deadline = deadline.min(until);

@@ -199,8 +199,16 @@ impl Fleet {
         match group.approval {
             Approval::NotNeeded | Approval::Given { .. } => {}
             Approval::Needed | Approval::Asked(_) => {
-                let (group, rollout) = (group.name.clone(), rollout.id.clone());
-                return Err(WaitReason::Approval { group, rollout });
+                let asked = match group.approval {
+                    Approval::Asked(since) => Some(since),
+                    Approval::NotNeeded | Approval::Needed | Approval::Given { .. } => None,
+                };
+                let after = group.policy.approved_after;
+                return Err(WaitReason::Approval {
+                    group: group.name.clone(),
+                    rollout: rollout.id.clone(),
+                    counts_at: asked.and_then(|since| Some(since + after?)),
+                });
             }
         }
         if rollout.immediate {

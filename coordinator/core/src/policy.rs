@@ -227,6 +227,9 @@ pub struct Policy {
     pub needs_approval: bool,
     /// How long an answer to that is waited for.
     pub approval_expiry: Duration,
+    /// After how long without an answer it counts as given; `None`: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_after: Option<Duration>,
     /// Groups that must be finished first.
     pub dependencies: Vec<GroupName>,
     /// How long a machine may take to become healthy.

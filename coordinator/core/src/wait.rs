@@ -80,6 +80,8 @@ pub enum WaitReason {
         group: GroupName,
         /// In which rollout.
         rollout: RolloutId,
+        /// When it counts as given if nobody has answered, where it ever does.
+        counts_at: Option<Timestamp>,
     },
     /// Somebody must say that the group is to go on after a wave.
     Held {
@@ -238,6 +240,7 @@ impl WaitReason {
     pub fn until(&self) -> Option<Timestamp> {
         match self {
             Self::Stagger { until, .. } | Self::Soaking { until } => Some(*until),
+            Self::Approval { counts_at, .. } => *counts_at,
             Self::Analysing { until, .. } => *until,
             Self::WindowClosed { opens_at, .. }
             | Self::WindowTooShort { opens_at, .. }
@@ -255,7 +258,6 @@ impl WaitReason {
             | Self::Staging
             | Self::StagingFailed { .. }
             | Self::Dependency { .. }
-            | Self::Approval { .. }
             | Self::Held { .. }
             | Self::WaveNotOpen { .. }
             | Self::GroupUnhealthy { .. }
@@ -319,7 +321,7 @@ impl WaitReason {
                 "`targets` in the machine's own configuration, then lab update prepare".to_owned(),
             ),
             Self::UnknownMachine => Some("lab update-config show".to_owned()),
-            Self::Approval { group, rollout } => {
+            Self::Approval { group, rollout, .. } => {
                 Some(format!("lab update approve {rollout} --group={group}"))
             }
             Self::Held { group, rollout, .. } => {

@@ -39,6 +39,7 @@ impl SeededBug {
             Bug::BudgetIgnoresSilence,
             Bug::ApartIgnored,
             Bug::PauseSkipped,
+            Bug::OwnApproved,
             Bug::FleetBudgetIgnored,
             Bug::CoordinatorNotLast,
             Bug::QuorumIgnored,

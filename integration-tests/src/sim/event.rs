@@ -262,6 +262,8 @@ pub(crate) enum Command {
     Approve {
         rollout: Option<u64>,
         reject: bool,
+        /// Who answers; everything else is done by one operator.
+        by: String,
     },
     Promote {
         rollout: Option<u64>,

@@ -13,6 +13,9 @@ use super::{
     world::World,
 };
 
+/// Who does everything.
+pub(crate) const OPERATOR: &str = "geir";
+
 impl World {
     /// An operator's command reaches the coordinator, if that listens.
     pub(crate) fn command(&mut self, command: &Command) {
@@ -25,10 +28,14 @@ impl World {
         }
         match self.request_of(command) {
             Ok(request) => {
+                let by = match command {
+                    Command::Approve { by, .. } => by,
+                    _ => OPERATOR,
+                };
                 let actor = Actor {
-                    name: "geir"
+                    name: by
                         .parse()
-                        .unwrap_or_else(|_| unreachable!("geir is a name")),
+                        .unwrap_or_else(|_| unreachable!("{by} is a name")),
                     role: Role::Admin,
                     serial: "01".to_owned(),
                 };
@@ -122,7 +129,9 @@ impl World {
                 },
                 if_plan: None,
             },
-            Command::Approve { rollout, reject } => OperatorRequest::Approve {
+            Command::Approve {
+                rollout, reject, ..
+            } => OperatorRequest::Approve {
                 rollout: rollout.map(rollout_id),
                 group: None,
                 reject: *reject,

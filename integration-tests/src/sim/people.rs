@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{
     chance::{Chance, Item},
     event::{Command, Event, Flaw, MachineIndex, Nature},
+    operator::OPERATOR,
     setup::{MINUTE, calendars, system, window},
     world::World,
 };
@@ -124,7 +125,20 @@ impl Chance {
             .any(|group| matches!(group.approval, Approval::Asked(_)));
         if waits && !self.rng.once_in(3) {
             let reject = self.rng.once_in(8);
-            self.order(now, Command::Approve { rollout, reject });
+            let by = if number.is_multiple_of(3) {
+                OPERATOR
+            } else {
+                ANOTHER
+            };
+            let by = by.to_owned();
+            self.order(
+                now,
+                Command::Approve {
+                    rollout,
+                    reject,
+                    by,
+                },
+            );
             return true;
         }
         if held(r) {
@@ -316,7 +330,15 @@ impl Chance {
                 .any(|group| matches!(group.approval, Approval::Asked(_) | Approval::Needed))
             {
                 let reject = false;
-                self.order(now, Command::Approve { rollout, reject });
+                let by = ANOTHER.to_owned();
+                self.order(
+                    now,
+                    Command::Approve {
+                        rollout,
+                        reject,
+                        by,
+                    },
+                );
             } else if held(r) {
                 let full = false;
                 self.order(now, Command::Promote { rollout, full });
@@ -324,6 +346,9 @@ impl Chance {
         }
     }
 }
+
+/// Who approves what is not their own.
+const ANOTHER: &str = "ada";
 
 /// Whether somebody is asked to let a group of it go on after a wave.
 fn held(rollout: &Rollout) -> bool {

@@ -2,7 +2,8 @@
 //!
 //! A story is a text. It begins with what it shows, in words, and the fleet's configuration as
 //! JSON. Each line after that which begins with `* ` happens, and each that begins with `$ lab` is
-//! typed; what `lab` prints follows it, indented by four columns.
+//! typed; what `lab` prints follows it, indented by four columns. Before an approval `LAB_IDENTITY=ada`
+//! says that somebody else gives it.
 //!
 //! ```text
 //! * system 2 is unhealthy on web-01     any flaw of the simulator; "everywhere" for all machines
@@ -44,6 +45,7 @@ use serde_json::Value;
 use super::{
     chance::Chance,
     event::{At, BootInto, Command, Event, Flaw, MachineIndex, Nature},
+    operator::OPERATOR,
     rng::Rng,
     run::Run,
     setup::{HOUR, MINUTE, Rates, Setup, system},
@@ -102,6 +104,8 @@ pub fn play(story: &str) -> Result<String, Nonsense> {
 
 struct Stage {
     run: Run,
+    /// Who approves and rejects.
+    operator: String,
 }
 
 impl Stage {
@@ -128,7 +132,8 @@ impl Stage {
         let chance = Chance::new(Rng::new(1), Rates::default(), setup.machines.len());
         let mut run = Run::new(setup, chance, None);
         run.begin();
-        let mut stage = Self { run };
+        let operator = OPERATOR.to_owned();
+        let mut stage = Self { run, operator };
         stage.passes(5 * MINUTE);
         stage
     }
@@ -309,6 +314,11 @@ impl Stage {
 
     /// What `lab` prints.
     fn typed(&mut self, line: &str) -> Result<String, String> {
+        let other = line
+            .strip_prefix("LAB_IDENTITY=")
+            .and_then(|line| line.split_once(' '));
+        let (operator, line) = other.unwrap_or((OPERATOR, line));
+        operator.clone_into(&mut self.operator);
         let lab = Lab::try_parse_from(shell_words(line)).map_err(|error| error.to_string())?;
         let command = match lab.command {
             args::Command::Why(why) => return self.why(why),
@@ -397,7 +407,12 @@ impl Stage {
     fn answer(&mut self, approve: args::update::Approve, reject: bool) -> Command {
         let rollout = approve.rollout.as_ref().and_then(number_of);
         self.gives(approve.comment);
-        Command::Approve { rollout, reject }
+        let by = self.operator.clone();
+        Command::Approve {
+            rollout,
+            reject,
+            by,
+        }
     }
 
     /// The reason that the operator gives.

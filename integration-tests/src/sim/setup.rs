@@ -214,6 +214,7 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
             "apart": apart,
             "coordinators": coordinators,
             "maxFailures": max_failures,
+            "fourEyes": machines.len() % 4 == 1,
             "healthCheckTimeout": rng.one([120, 300]),
             "rollbackOnFailure": !rng.once_in(6),
             "staggerDelay": rng.one([0, 600, 1800]),
@@ -356,6 +357,9 @@ fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
             pause = "canary";
         }
         group.insert("pauseAfter".to_owned(), json!(pause));
+        if preset == "manual-approval" && odd.is_multiple_of(2) {
+            group.insert("autoApproveAfter".to_owned(), json!("4h"));
+        }
         if odd.is_multiple_of(2) {
             group.insert("order".to_owned(), json!(["failed-last", "longest-first"]));
         }

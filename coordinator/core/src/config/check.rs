@@ -113,6 +113,20 @@ fn limits(name: &GroupName, group: &GroupConfig, faults: &mut Vec<Fault>) {
         let hint = "make it smaller, or 0 for none";
         push(faults, path("canary"), message, hint);
     }
+    if let Some(after) = policy.approved_after {
+        if !policy.needs_approval {
+            let message = "means nothing where no approval is asked for";
+            let hint = "set requireApproval to true as well, or remove it";
+            push(faults, path("autoApproveAfter"), message, hint);
+        } else if after >= policy.approval_expiry {
+            let message = format!(
+                "never comes: the question ends after {} s",
+                policy.approval_expiry.as_secs()
+            );
+            let hint = "make it shorter than approvalExpiry";
+            push(faults, path("autoApproveAfter"), message, hint);
+        }
+    }
     if policy.soft_reboot && !policy.allow_reboot {
         let message = "means nothing where allowReboot is false";
         let hint = "set allowReboot to true as well, or remove it";

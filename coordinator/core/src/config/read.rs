@@ -51,6 +51,7 @@ pub(super) struct Settings {
     times: Times,
     max_failures: Option<policy::Share>,
     coordinators: Vec<MachineName>,
+    four_eyes: bool,
     apart: BTreeMap<MachineName, BTreeSet<MachineName>>,
     pub(super) calendars: BTreeMap<String, Calendar>,
     pub(super) avoid: Vec<String>,
@@ -135,6 +136,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
         times: settings.times,
         max_failures: settings.max_failures,
         coordinators: settings.coordinators,
+        four_eyes: settings.four_eyes,
         apart: settings.apart,
         calendars: settings.calendars,
         timezone: settings.timezone,
@@ -189,6 +191,7 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
         times,
         max_failures: s.share("maxFailures", faults),
         coordinators: s.names("coordinators", faults).unwrap_or_default(),
+        four_eyes: s.bool("fourEyes", faults).unwrap_or(false),
         apart: apart(&mut s, faults),
         avoid: calendars::avoid(&mut s, &calendars, faults).unwrap_or_default(),
         calendars,
@@ -397,7 +400,10 @@ pub(super) fn policy(
         needs_approval: s
             .bool("requireApproval", faults)
             .unwrap_or(preset.needs_approval()),
-        approval_expiry: settings.approval_expiry,
+        approval_expiry: s
+            .duration_from("approvalExpiry", SOME, faults)
+            .unwrap_or(settings.approval_expiry),
+        approved_after: s.duration_from("autoApproveAfter", SOME, faults),
         dependencies: s.names("dependencies", faults).unwrap_or_default(),
         health_timeout: s
             .duration_from("healthCheckTimeout", SOME, faults)

@@ -24,8 +24,12 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
             at,
         } => {
             let (by, at) = (by.clone(), *at);
+            let own = before.rollout(rollout).is_some_and(|r| r.created_by == by);
+            let config = before.facts().config.as_ref();
+            let own = own && config.is_some_and(|config| config.four_eyes);
             let step = ApprovalStep::Given { by, at };
-            group_of(before, rollout, group).is_some_and(|g| g.approval.next(step).is_some())
+            let group = group_of(before, rollout, group);
+            !own && group.is_some_and(|g| g.approval.next(step).is_some())
         }
         Change::WaveOpened {
             rollout,

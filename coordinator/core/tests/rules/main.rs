@@ -5,6 +5,7 @@
 )]
 
 mod apart;
+mod approvals;
 mod budget;
 mod coordinators;
 mod fleet;

@@ -255,7 +255,7 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             shown.rollout = rollout.to_string();
             shown.reason.clone_from(reason);
         }
-        WaitReason::Approval { group, rollout } => {
+        WaitReason::Approval { group, rollout, .. } => {
             shown.group = group.to_string();
             shown.rollout = rollout.to_string();
         }
