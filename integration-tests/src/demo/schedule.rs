@@ -47,18 +47,36 @@ impl Schedule {
         // A weekly window lies within eight days.
         let from = now - Duration::from_secs(8 * 24 * 3600);
         let fast = speed.unwrap_or(SPEED_MAX);
-        let (first, last) = night(config, from, ATTEMPT_REAL.mul_f64(fast))?;
+        let (first, last) = whole_night(config, from, ATTEMPT_REAL.mul_f64(fast))?;
         let speed = speed.unwrap_or_else(|| {
             let wanted = last.since(first).as_secs_f64() / ROLLOUT_REAL.as_secs_f64();
             wanted.ceil().clamp(SPEED_MIN, SPEED_MAX)
         });
-        let (first, last) = night(config, from, ATTEMPT_REAL.mul_f64(speed))?;
+        let (first, last) = whole_night(config, from, ATTEMPT_REAL.mul_f64(speed))?;
         Ok(Self {
             start: first - LEAD_REAL.mul_f64(speed),
             speed,
             expected: LEAD_REAL + last.since(first).div_f64(speed),
         })
     }
+}
+
+/// The night that begins when the first window opens: one that began in the middle of it might not get
+/// done before the last one shuts.
+fn whole_night(
+    config: &FleetConfig,
+    from: Timestamp,
+    attempt: Duration,
+) -> Result<(Timestamp, Timestamp), DemoError> {
+    for hours in 0..24 {
+        let from = from + Duration::from_secs(hours * 3600);
+        let (first, last) = night(config, from, attempt)?;
+        if from < first {
+            return Ok((first, last));
+        }
+    }
+    // The first may go at any time.
+    night(config, from, attempt)
 }
 
 /// When the first group begins and the last one ends, when every attempt takes this long.
@@ -158,14 +176,20 @@ mod tests {
     #[test]
     fn the_documents_night_fits_into_a_minute() {
         let fleet = Fleet::load(None, &[]).expect("valid");
-        let now = at("2026-11-22T14:00:00Z");
-        let schedule = Schedule::plan(&fleet.config, now, None).expect("a night");
-        // From 02:00 to about 04:20, in one night.
-        let open = schedule.start + LEAD_REAL.mul_f64(schedule.speed);
-        assert_eq!(open, at("2026-11-15T02:00:00Z"));
-        assert!((200.0..250.0).contains(&schedule.speed), "{schedule:?}");
-        let seconds = schedule.expected.as_secs_f64();
-        assert!((35.0..50.0).contains(&seconds), "{schedule:?}");
+        // Whenever it is started, also while windows are open.
+        for (now, night) in [
+            ("2026-11-22T14:00:00Z", "2026-11-15T02:00:00Z"),
+            ("2026-11-22T02:10:00Z", "2026-11-15T02:00:00Z"),
+            ("2026-11-22T04:10:00Z", "2026-11-15T02:00:00Z"),
+        ] {
+            let schedule = Schedule::plan(&fleet.config, at(now), None).expect("a night");
+            // From 02:00 to about 04:20, in one night.
+            let open = schedule.start + LEAD_REAL.mul_f64(schedule.speed);
+            assert_eq!(open, at(night), "{now}");
+            assert!((200.0..250.0).contains(&schedule.speed), "{schedule:?}");
+            let seconds = schedule.expected.as_secs_f64();
+            assert!((35.0..50.0).contains(&seconds), "{schedule:?}");
+        }
     }
 
     #[test]
