@@ -28,10 +28,12 @@ impl World {
         }
         match self.request_of(command) {
             Ok(request) => {
-                let by = match command {
-                    Command::Approve { by, .. } => by,
-                    _ => OPERATOR,
+                let answers = if let Command::Approve { by, .. } = command {
+                    Some(by.as_str())
+                } else {
+                    None
                 };
+                let by = answers.unwrap_or(OPERATOR);
                 let actor = Actor {
                     name: by
                         .parse()
