@@ -55,5 +55,5 @@ fn replies_before_the_store_is_durable_are_found() {
 
 #[test]
 fn a_name_taken_from_a_message_is_found() {
-    is_found("coordinator: IdentityFromMessage", 6);
+    is_found("coordinator: IdentityFromMessage", 24);
 }
