@@ -1,7 +1,7 @@
 //! What follows by itself: leases that run out, waves that open, soak and close, rollouts that
 //! pause or end. One function, run to a fixed point, for time and for events alike.
 
-use common::{LeaseId, MachineName, Timestamp};
+use common::{LeaseId, MachineName, RolloutId, Timestamp};
 
 use crate::{
     change::Change,
@@ -59,14 +59,7 @@ impl Fleet {
             };
             let rollout = rollout.id.clone();
             let reason = "it has left the fleet configuration".to_owned();
-            self.commit(
-                draft,
-                Change::Skipped {
-                    rollout,
-                    machine,
-                    reason,
-                },
-            );
+            self.leave_out(rollout, machine, reason, draft);
         }
     }
 
@@ -449,15 +442,26 @@ impl Fleet {
         let late: Vec<MachineName> = late.map(|place| place.machine.clone()).collect();
         for machine in late {
             let reason = "not reached in time".to_owned();
-            self.commit(
-                draft,
-                Change::Skipped {
-                    rollout: rollout_id(number),
-                    machine,
-                    reason,
-                },
-            );
+            self.leave_out(rollout_id(number), machine, reason, draft);
         }
+    }
+
+    /// The machine does not begin its part of the rollout any more.
+    pub(crate) fn leave_out(
+        &mut self,
+        rollout: RolloutId,
+        machine: MachineName,
+        reason: String,
+        draft: &mut Draft,
+    ) {
+        self.commit(
+            draft,
+            Change::Skipped {
+                rollout,
+                machine,
+                reason,
+            },
+        );
     }
 
     /// Since when only late machines keep the rollout open, if so.

@@ -38,6 +38,12 @@ pub(crate) struct Asked {
     until: Timestamp,
 }
 
+/// Whether the gates have let this wave of the group close.
+fn has_passed(group: &RolloutGroup, wave: &Wave) -> bool {
+    let found = wave.analysis.as_ref();
+    found.is_some_and(|found| found.passed(&group.policy.gates))
+}
+
 impl Fleet {
     /// The group and its present wave, if that is one that gates hold: somebody of it has been updated,
     /// and nobody has accepted what they found. On the way back nothing is held up by a gate: it may
@@ -87,11 +93,8 @@ impl Fleet {
             at.is_some_and(|at| at.rollout == number)
         };
         (0..groups).any(|group| {
-            self.judged(number, group).is_some_and(|(g, wave)| {
-                let found = wave.analysis.as_ref();
-                let passed = found.is_some_and(|found| found.passed(&g.policy.gates));
-                !passed && wave.places.iter().any(here)
-            })
+            let judged = self.judged(number, group);
+            judged.is_some_and(|(g, wave)| !has_passed(g, wave) && wave.places.iter().any(here))
         })
     }
 
@@ -109,10 +112,8 @@ impl Fleet {
         }
         self.measure(number, group, now, draft);
         let Some((g, analysis, _)) = self.measured(number, group, now) else {
-            return self.judged(number, group).is_none_or(|(g, wave)| {
-                let found = wave.analysis.as_ref();
-                found.is_some_and(|found| found.passed(&g.policy.gates))
-            });
+            let judged = self.judged(number, group);
+            return judged.is_none_or(|(g, wave)| has_passed(g, wave));
         };
         let each = g.policy.gates.iter().zip(&analysis.tallies);
         let failed = each.into_iter().find_map(|(gate, tally)| {

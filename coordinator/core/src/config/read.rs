@@ -434,22 +434,10 @@ pub(super) fn preset(s: &mut Section<'_>, policies: &Policies<'_>, faults: &mut 
 
 /// One window, or a list of them; each a text, or `{ times, days }`.
 pub(super) fn windows(s: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Vec<Window> {
-    let Some(value) = s.get(key) else {
-        return Vec::new();
-    };
-    let path = s.path_of(key);
-    let one = std::slice::from_ref(value);
-    let items = value.as_array().map_or(one, Vec::as_slice);
-    let mut windows = Vec::with_capacity(items.len());
-    for (index, item) in items.iter().enumerate() {
-        let path = if value.is_array() {
-            format!("{path}[{index}]")
-        } else {
-            path.clone()
-        };
-        windows.extend(window(item, &path, faults));
-    }
-    windows
+    let items = s.one_or_more(key).into_iter();
+    items
+        .filter_map(|(path, item)| window(item, &path, faults))
+        .collect()
 }
 
 fn window(value: &Value, path: &str, faults: &mut Faults) -> Option<Window> {

@@ -75,6 +75,21 @@ impl<'a> Section<'a> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
+    /// The values of a key that has one or a list of them, each with its path.
+    pub(super) fn one_or_more(&mut self, key: &'static str) -> Vec<(String, &'a Value)> {
+        let path = self.path_of(key);
+        match self.get(key) {
+            None => Vec::new(),
+            Some(Value::Array(items)) => {
+                let items = items.iter().enumerate();
+                items
+                    .map(|(index, item)| (format!("{path}[{index}]"), item))
+                    .collect()
+            }
+            Some(one) => vec![(path, one)],
+        }
+    }
+
     /// Names every key that nobody asked for.
     pub(super) fn finish(self, faults: &mut Faults) {
         for key in self.map.keys() {
@@ -228,18 +243,12 @@ pub(super) enum Share {
 
 impl Share {
     fn of(self, percent: u32) -> u32 {
-        let share = |of: usize| {
-            u64::try_from(of)
-                .unwrap_or(u64::MAX)
-                .saturating_mul(percent.into())
-        };
+        let percent = policy::Share::Percent(percent);
         let share = match self {
-            Self::AtMost(of) => share(of) / 100,
-            Self::AtLeast(of) => share(of).div_ceil(100),
+            Self::AtMost(of) => percent.at_most(of),
+            Self::AtLeast(of) => u32::try_from(percent.at_least(of)).unwrap_or(PARALLEL_MAX),
         };
-        u32::try_from(share)
-            .unwrap_or(PARALLEL_MAX)
-            .min(PARALLEL_MAX)
+        share.min(PARALLEL_MAX)
     }
 }
 

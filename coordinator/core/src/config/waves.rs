@@ -83,20 +83,14 @@ pub(super) fn pause_after(s: &mut Section<'_>, faults: &mut Faults) -> Option<Pa
 /// `order = [ "failed-last" "longest-first" ]`: what counts before the order of the document; the first
 /// counts most.
 pub(super) fn order(s: &mut Section<'_>, faults: &mut Faults) -> Vec<Order> {
-    let Some(value) = s.get("order") else {
+    if s.map.get("order").is_some_and(|value| value == "given") {
+        s.get("order");
         return Vec::new();
-    };
-    let path = s.path_of("order");
+    }
     let words = Order::ALL.map(Order::word);
     let hint = format!("write \"given\", or one or more of: {}", words.join(", "));
-    let one = std::slice::from_ref(value);
-    let items = value.as_array().map_or(one, Vec::as_slice);
     let mut order = Vec::new();
-    for (index, item) in items.iter().enumerate() {
-        let path = match value.is_array() {
-            true => format!("{path}[{index}]"),
-            false => path.clone(),
-        };
+    for (path, item) in s.one_or_more("order") {
         let known = Order::ALL
             .into_iter()
             .find(|known| item.as_str() == Some(known.word()));
@@ -110,7 +104,6 @@ pub(super) fn order(s: &mut Section<'_>, faults: &mut Faults) -> Vec<Order> {
                 );
             }
             Some(known) => order.push(known),
-            None if item == "given" && !value.is_array() => {}
             None => fault(faults, &path, format!("{item} is no order"), &hint),
         }
     }

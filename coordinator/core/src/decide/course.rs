@@ -60,7 +60,10 @@ impl Fleet {
         }
         let config = self.facts().config.as_ref();
         let four_eyes = config.is_some_and(|config| config.four_eyes);
-        if !reject && four_eyes && found.created_by == by.as_str() && !self.may_approve_own() {
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): whoever asks also answers.
+        let four_eyes = four_eyes && !self.has(crate::bug::Bug::OwnApproved);
+        if !reject && four_eyes && found.created_by == by.as_str() {
             return Err(Refusal::Forbidden(format!(
                 "rollout {} is your own, and somebody else must approve it (updateSettings.fourEyes)",
                 found.id
@@ -95,19 +98,6 @@ impl Fleet {
             );
         }
         Ok(Reply::Done(text))
-    }
-
-    #[cfg_attr(
-        not(feature = "seeded-bugs"),
-        allow(clippy::unused_self, reason = "a known bug needs it")
-    )]
-    fn may_approve_own(&self) -> bool {
-        #[cfg(feature = "seeded-bugs")]
-        // BUG (seeded): whoever asks also answers.
-        if self.has(crate::bug::Bug::OwnApproved) {
-            return true;
-        }
-        false
     }
 
     /// Lets groups go on that soak, or that somebody is asked about, after a wave; with `full`

@@ -245,14 +245,7 @@ impl Fleet {
         }
         for (rollout, machine) in given_up {
             let reason = format!("taken over by rollout {id}");
-            self.commit(
-                draft,
-                Change::Skipped {
-                    rollout,
-                    machine,
-                    reason,
-                },
-            );
+            self.leave_out(rollout, machine, reason, draft);
         }
         Ok(())
     }

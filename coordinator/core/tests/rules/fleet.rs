@@ -7,7 +7,7 @@ use common::{
     Outcome, OutcomeKind, RolloutId, Staged, StopMode, StorePath, Target, Timestamp,
 };
 use coordinator_core::{
-    Decision, Fleet, FleetConfig, Reply, Request, WaitReason,
+    Change, Decision, Fleet, FleetConfig, Reply, Request, WaitReason,
     analysis::Measurement,
     fleet::Facts,
     identity::{Actor, Role},
@@ -40,7 +40,7 @@ pub(crate) struct World {
     pub(crate) reports: BTreeMap<MachineName, MachineReport>,
     /// What the journal goes on from.
     began: Fleet,
-    journal: Vec<coordinator_core::Change>,
+    journal: Vec<Change>,
 }
 
 impl World {
@@ -319,12 +319,13 @@ impl World {
     }
 
     /// Time passes, and the machines keep polling every five minutes as they do.
-    pub(crate) fn pass(&mut self, duration: Duration) {
-        self.pass_without(duration, &[]);
+    pub(crate) fn pass(&mut self, duration: Duration) -> Vec<Change> {
+        self.pass_without(duration, &[])
     }
 
-    /// Time passes; these machines are silent.
-    pub(crate) fn pass_without(&mut self, duration: Duration, silent: &[&str]) {
+    /// Time passes; these machines are silent. What the clock and the others' signs of life led to.
+    pub(crate) fn pass_without(&mut self, duration: Duration, silent: &[&str]) -> Vec<Change> {
+        let mut changes = Vec::new();
         let end = self.now + duration;
         while self.now < end {
             let due = self
@@ -332,7 +333,7 @@ impl World {
                 .next_deadline()
                 .max(self.now + Duration::from_secs(1));
             self.now = (self.now + minutes(5)).min(end).min(due);
-            let _ticked = self.handle(Request::Tick);
+            changes.extend(self.handle(Request::Tick).changes);
             for machine in self.reports.keys().cloned().collect::<Vec<_>>() {
                 if silent.contains(&machine.as_str()) || self.fleet.lease_of(&machine).is_some() {
                     continue;
@@ -344,12 +345,13 @@ impl World {
                     attempt: None,
                     silence: Duration::ZERO,
                 };
-                let _heard = self.agent(machine.as_str(), sign);
+                changes.extend(self.agent(machine.as_str(), sign).changes);
                 if self.fleet.permission(&machine, self.now).is_err() {
                     self.poll(machine.as_str());
                 }
             }
         }
+        changes
     }
 
     pub(crate) fn health(&mut self, machine: &str, state: HealthState) {

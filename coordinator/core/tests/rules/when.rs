@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use common::{Epoch, LeaseId, OutcomeKind, RolloutId, Timestamp};
+use common::{OutcomeKind, RolloutId, Timestamp};
 use coordinator_core::{
-    Change, FleetConfig, Request, WaitReason,
-    config::Faults,
-    request::{AgentRequest, OperatorRequest},
+    Change, FleetConfig, Request, WaitReason, config::Faults, request::OperatorRequest,
 };
 use serde_json::{Value, json};
 
@@ -31,32 +29,7 @@ fn world(group: &Value, settings: &Value) -> World {
 
 /// Lets time pass; what was recorded in it.
 fn until(world: &mut World, end: Timestamp) -> Vec<Change> {
-    let mut changes = Vec::new();
-    while world.now < end {
-        let due = world
-            .fleet
-            .next_deadline()
-            .max(world.now + Duration::from_secs(1));
-        world.now = (world.now + minutes(5)).min(end).min(due);
-        changes.extend(world.handle(Request::Tick).changes);
-        for machine in ["a", "b", "c"] {
-            if world.fleet.lease_of(&name(machine)).is_some() {
-                continue;
-            }
-            // A poll would be a grant: only a sign of life, which asks for nothing.
-            let sign = AgentRequest::Renew {
-                lease: LeaseId::default(),
-                epoch: Epoch::FIRST,
-                attempt: None,
-                silence: Duration::ZERO,
-            };
-            changes.extend(world.agent(machine, sign).changes);
-            if world.fleet.permission(&name(machine), world.now).is_err() {
-                world.poll(machine);
-            }
-        }
-    }
-    changes
+    world.pass(end.since(world.now))
 }
 
 fn missed(changes: &[Change]) -> Vec<(u32, Timestamp, u32, Option<Timestamp>)> {
