@@ -4,7 +4,7 @@
 //! grown file are cut as well; then a new drive begins. Every other drive has a volatile cache.
 
 use std::{
-    io::{self, BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader, Read as _},
     path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -23,7 +23,7 @@ use super::{
 use crate::sim::Rng;
 
 /// Size of a drive in bytes: the file systems, their journals, and a store that grows for a while.
-const DRIVE: u64 = 192 * 1024 * 1024;
+const DRIVE: u64 = 512 * 1024 * 1024;
 
 /// Cuts on one store.
 const SERIES: u64 = 8;
@@ -273,8 +273,7 @@ impl Working {
             .args(["--run", &run.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            // It ends with complaints about its drive, as it should.
-            .stderr(Stdio::null());
+            .stderr(Stdio::piped());
         if options.without_sync {
             command.arg("--without-sync");
         }
@@ -292,11 +291,21 @@ impl Working {
         })
     }
 
-    /// How it ended, if it did.
+    /// How it ended, if it did, with what it said about it. Heard only then: once its power is cut
+    /// it complains about its drive, as it should.
     fn ended(&mut self) -> Result<Option<String>, CutError> {
         let ended = self.child.try_wait();
         let ended = ended.map_err(CutError::process("look after the work"))?;
-        Ok(ended.map(|status| status.to_string()))
+        let Some(status) = ended else {
+            return Ok(None);
+        };
+        let mut said = String::new();
+        if let Some(complaint) = &mut self.child.stderr {
+            complaint
+                .read_to_string(&mut said)
+                .map_err(CutError::process("read why the work ended"))?;
+        }
+        Ok(Some(format!("{status}: {}", said.trim())))
     }
 
     /// How many promises were heard so far.
