@@ -111,6 +111,10 @@ fn machine_row(machine: &PlannedMachine) -> Vec<String> {
     if machine.needs_reboot {
         remarks.push("reboots");
     }
+    let window = format!("window {}", machine.window);
+    if !machine.window.is_empty() {
+        remarks.push(&window);
+    }
     vec![
         machine.name.clone(),
         transition(&machine.running, &machine.target, &machine.name),
@@ -135,6 +139,10 @@ mod tests {
             target: path('1', "26.05.2"),
             staged: true,
             needs_reboot: name == "monitor-01",
+            window: match name {
+                "log-server" => "22:00-23:00 Europe/Berlin".to_owned(),
+                _ => String::new(),
+            },
         }
     }
 

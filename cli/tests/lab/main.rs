@@ -89,6 +89,7 @@ fn plan() -> PlanReply {
         target: NEW.into(),
         staged: true,
         needs_reboot: false,
+        window: String::new(),
     };
     let wave = PlannedWave {
         machines: vec![machine],

@@ -19,6 +19,8 @@ pub enum Bug {
     WindowIgnoresClockChange,
     /// What a group avoids is not looked at.
     CalendarsIgnored,
+    /// A machine's own rules are not looked at.
+    OwnRulesIgnored,
     /// What a machine's attempts have taken is not looked at.
     TimeTakenIgnored,
     /// An older report replaces a newer one.

@@ -6,6 +6,7 @@
 mod analysis;
 mod calendars;
 mod check;
+mod machines;
 mod policies;
 mod read;
 mod schedules;
@@ -59,6 +60,8 @@ pub struct FleetConfig {
     pub document: Value,
     /// The groups, by name.
     pub groups: BTreeMap<GroupName, GroupConfig>,
+    /// The rules of machines that have keys of their own: their group's, with those in their place.
+    pub own: BTreeMap<MachineName, Policy>,
     /// Most machines of the fleet that may be away together; at least 1.
     pub max_parallel: u32,
     /// Times of the whole fleet.
@@ -117,6 +120,12 @@ impl FleetConfig {
     /// The machine's group and its rules.
     pub fn home_of(&self, machine: &MachineName) -> Option<(&GroupName, &GroupConfig)> {
         self.groups.get_key_value(self.group_of.get(machine)?)
+    }
+
+    /// The rules that the machine's attempts obey: its own, or those of its group.
+    pub fn policy_of(&self, machine: &MachineName) -> Option<&Policy> {
+        let of_its_group = || Some(&self.home_of(machine)?.1.policy);
+        self.own.get(machine).or_else(of_its_group)
     }
 
     /// How long time must pass after a group before its dependents begin.

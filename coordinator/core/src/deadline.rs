@@ -6,7 +6,7 @@ use common::Timestamp;
 
 use crate::{
     fleet::Fleet,
-    rollout::{Approval, PlaceState, RolloutState, WaveState},
+    rollout::{Approval, PlaceState, RolloutState, Rules, WaveState},
     wait::WaitReason,
 };
 
@@ -74,10 +74,11 @@ impl Fleet {
     /// told, or opens.
     fn windows_end(&self, number: u64, now: Timestamp) -> Timestamp {
         let rollout = &self.facts().rollouts[&number];
-        let groups = rollout.groups.iter().enumerate();
-        let unfinished = groups.filter(|(_, group)| group.finished_at.is_none());
-        let ends = unfinished.filter_map(|(group, _)| self.hearsay.windows.get(&(number, group)));
-        let end = ends.map(|seen| seen.until).min();
+        let known = self.hearsay.windows.range((number, 0, Rules::Group)..);
+        let known = known.take_while(|((of, _, _), _)| *of == number);
+        let unfinished =
+            known.filter(|((_, group, _), _)| rollout.groups[*group].finished_at.is_none());
+        let end = unfinished.map(|(_, seen)| seen.until).min();
         end.map_or(Timestamp::MAX, |end| end.max(now + SHORTEST))
     }
 

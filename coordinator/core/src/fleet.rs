@@ -24,7 +24,7 @@ use crate::{
     machine::Machine,
     opening,
     patience::Patience,
-    rollout::Rollout,
+    rollout::{Rollout, Rules},
     schedule::{Course, Planned, UnderWay},
     wake::Woken,
 };
@@ -121,7 +121,7 @@ pub struct Hearsay {
     /// Of each group of an unfinished rollout, by their numbers: how long it has stood still.
     pub patience: BTreeMap<(u64, usize), Patience>,
     /// Of the same groups: what their windows and calendars were last found to be.
-    pub(crate) windows: BTreeMap<(u64, usize), opening::Seen>,
+    pub(crate) windows: BTreeMap<(u64, usize, Rules), opening::Seen>,
     /// The next instant at which the clock alone changes something.
     pub deadline: Timestamp,
     /// Health checks that machines are still to be asked for.

@@ -380,10 +380,12 @@ fn grants(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
         }
         coordinators(after, lease, rollout, found);
         // Of the machine's own numbers, and not of what the grant took them for.
-        let expected = group.policy.expected_duration;
+        let place = group.places().find(|place| place.machine == lease.machine);
+        let policy = place.map_or(&group.policy, |place| group.rules(place.rules));
+        let expected = policy.expected_duration;
         let known = after.facts().machines.get(&lease.machine);
         let needs = known.map_or(expected, |known| known.needs(expected));
-        if let Err(reason) = after.gate(rollout, group, needs, lease.granted_at) {
+        if let Err(reason) = after.gate(rollout, group, (policy, needs), lease.granted_at) {
             violate(found, 3, say(&format!("granted although {reason}")));
         }
     }

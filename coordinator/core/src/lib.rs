@@ -34,6 +34,7 @@ mod restore;
 pub mod returns;
 pub mod rollout;
 pub mod schedule;
+mod timetable;
 mod transition;
 pub mod view;
 pub mod wait;

@@ -18,7 +18,7 @@ impl Fleet {
     ) -> Result<Location, WaitReason> {
         let at = self.turn(machine)?;
         let (rollout, group, place) = self.at(at).ok_or(WaitReason::NoRollout)?;
-        self.gate_of(at.rollout, at.group, now)?;
+        self.gate_at(at, now)?;
         if let Err(reason) = self.wave_gate(rollout, group, at.wave, now) {
             return Err(self.held_by_gates(at, reason, now));
         }

@@ -5,7 +5,11 @@ use std::{collections::BTreeSet, time::Duration};
 use common::{Action, GroupName, MachineName, StorePath, Target};
 use serde::Serialize;
 
-use crate::{policy::Policy, rollout::Turn, wait::WaitReason};
+use crate::{
+    policy::Policy,
+    rollout::{Rules, Turn},
+    wait::WaitReason,
+};
 
 /// What a rollout would do: its digest is what `execute --if-plan` checks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -29,6 +33,9 @@ pub struct PlannedGroup {
     pub name: GroupName,
     /// Its rules as they will be frozen.
     pub policy: Policy,
+    /// The rules of its machines that have keys of their own, each once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<Policy>,
     /// The groups that must be finished first, and the time that must then pass: the stagger of
     /// the group that is waited for, not its own.
     pub after: Vec<(GroupName, Duration)>,
@@ -62,6 +69,19 @@ pub struct PlannedMachine {
     pub target: Target,
     /// Whether that is staged already, and if so whether it takes a reboot.
     pub staged: Option<bool>,
+    /// Which of its group's rules it obeys.
+    #[serde(skip_serializing_if = "Rules::is_of_the_group")]
+    pub rules: Rules,
+}
+
+impl PlannedGroup {
+    /// The rules that a machine of it obeys.
+    pub fn policy_of(&self, machine: &PlannedMachine) -> &Policy {
+        match machine.rules {
+            Rules::Group => &self.policy,
+            Rules::Own(index) => self.own.get(index).unwrap_or(&self.policy),
+        }
+    }
 }
 
 impl Plan {

@@ -170,6 +170,14 @@ impl Order {
 }
 
 impl Policy {
+    /// Whether both let the same begin at the same times.
+    pub fn same_times(&self, other: &Self) -> bool {
+        self.windows == other.windows
+            && self.timezone == other.timezone
+            && self.avoid == other.avoid
+            && self.expected_duration == other.expected_duration
+    }
+
     /// Whether somebody is asked after a wave like this before the next one opens.
     pub fn pauses_after(&self, canary: bool) -> bool {
         match self.pause_after {

@@ -232,6 +232,9 @@ pub struct RolloutGroup {
     pub name: GroupName,
     /// Its rules, frozen.
     pub policy: Policy,
+    /// The rules of its machines that have keys of their own, each once; frozen as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<Policy>,
     /// Its waves, in order; never empty.
     pub waves: Vec<Wave>,
     /// Index of the wave that is open, soaking, or next to open; the number of waves at the end.
@@ -349,6 +352,29 @@ pub struct Place {
     /// How often it had its turn and gave it back.
     #[serde(default)]
     pub returned: u32,
+    /// Which of its group's rules it obeys.
+    #[serde(default, skip_serializing_if = "Rules::is_of_the_group")]
+    pub rules: Rules,
+}
+
+/// Whose rules hold for a machine: everybody's, or these of those that machines have to themselves.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rules {
+    /// Those of its group.
+    #[default]
+    Group,
+    /// Those with this index in [`RolloutGroup::own`].
+    Own(usize),
+}
+
+impl Rules {
+    /// Whether they are those of everybody.
+    pub fn is_of_the_group(&self) -> bool {
+        *self == Self::Group
+    }
 }
 
 /// Turns that a machine may give back before it counts as refusing: stops, lost grants and a switch
@@ -529,6 +555,20 @@ impl Rollout {
 }
 
 impl RolloutGroup {
+    /// What stands behind these rules.
+    pub fn rules(&self, rules: Rules) -> &Policy {
+        match rules {
+            Rules::Group => &self.policy,
+            Rules::Own(index) => self.own.get(index).unwrap_or(&self.policy),
+        }
+    }
+
+    /// All rules that somebody of the group obeys, or may.
+    pub(crate) fn all_rules(&self) -> impl Iterator<Item = Rules> + use<> {
+        let own = (0..self.own.len()).map(Rules::Own);
+        std::iter::once(Rules::Group).chain(own)
+    }
+
     /// Every place in it.
     pub fn places(&self) -> impl Iterator<Item = &Place> {
         self.waves.iter().flat_map(|wave| &wave.places)

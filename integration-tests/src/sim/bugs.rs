@@ -34,6 +34,7 @@ impl SeededBug {
             Bug::StopNotCheckedInGrant,
             Bug::WindowIgnoresClockChange,
             Bug::CalendarsIgnored,
+            Bug::OwnRulesIgnored,
             Bug::TimeTakenIgnored,
             Bug::StaleReportWins,
             Bug::BudgetIgnoresSilence,

@@ -227,12 +227,27 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
             "timezone": rng.one(ZONES),
         }
     });
+    document["updateMachines"] = of_their_own(machines);
     avoid(&mut document, begin, rng);
     document["updateSettings"]["source"] = json!({ "targets": "/targets.json" });
     if rng.once_in(2) {
         document["schedules"] = schedules(rng);
     }
     document
+}
+
+/// Keys of their own for some machines, by what was drawn before, so that this moves no other draw.
+fn of_their_own(machines: &[String]) -> Value {
+    let keys = [
+        json!({ "maintenanceWindow": "01:30-05:30", "timezone": "Europe/Berlin" }),
+        json!({ "maintenanceWindow": ["20:00-23:00", "02:00-04:00"], "healthCheckTimeout": 240 }),
+        json!({ "allowReboot": false, "avoid": [], "expectedDuration": "20m" }),
+    ];
+    let own = machines.iter().enumerate().filter_map(|(index, machine)| {
+        let odd = index + 2 * machines.len();
+        Some((machine.clone(), keys.get(odd % 7)?.clone()))
+    });
+    Value::Object(own.collect())
 }
 
 /// Calendars, and groups that avoid them: of every hour of some of the day the middle, which leaves time

@@ -29,7 +29,17 @@ pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
         dependencies(name, group, config, faults);
         limits(name, group, faults);
         waves(name, group, faults);
-        openings(name, group, config, faults);
+        let path = format!("updateGroups.{name}");
+        times(&path, &group.policy, config, faults);
+    }
+    for (name, policy) in &config.own {
+        let path = format!("updateMachines.{name}");
+        let group = config.home_of(name).map(|(_, group)| &group.policy);
+        // What is wrong with its group's is said of the group.
+        if group.is_none_or(|group| !group.same_times(policy)) {
+            times(&path, policy, config, faults);
+        }
+        soft_reboot(&path, policy, faults);
     }
     cycles(config, faults);
     apart(config, faults);
@@ -127,20 +137,14 @@ fn limits(name: &GroupName, group: &GroupConfig, faults: &mut Vec<Fault>) {
             push(faults, path("autoApproveAfter"), message, hint);
         }
     }
+    soft_reboot(&format!("updateGroups.{name}"), policy, faults);
+}
+
+fn soft_reboot(path: &str, policy: &Policy, faults: &mut Vec<Fault>) {
     if policy.soft_reboot && !policy.allow_reboot {
         let message = "means nothing where allowReboot is false";
         let hint = "set allowReboot to true as well, or remove it";
-        push(faults, path("softReboot"), message, hint);
-    }
-    for window in &policy.windows {
-        if window.nominal_length() < policy.expected_duration {
-            let message = format!(
-                "the window {window} is shorter than the {} s an update is expected to take",
-                policy.expected_duration.as_secs()
-            );
-            let hint = "make it longer, or lower expectedDuration";
-            push(faults, path("maintenanceWindow"), message, hint);
-        }
+        push(faults, format!("{path}.softReboot"), message, hint);
     }
 }
 
@@ -192,18 +196,30 @@ fn waves(name: &GroupName, group: &GroupConfig, faults: &mut Vec<Fault>) {
 /// 1 January 2070. Until then what ends by itself has ended, and what comes again and again is left.
 const PROBE: Timestamp = Timestamp(3_155_760_000_000);
 
-/// A group must be able to begin sometimes, and each of its windows must be good for something.
-fn openings(name: &GroupName, group: &GroupConfig, config: &FleetConfig, faults: &mut Vec<Fault>) {
-    let policy = &group.policy;
-    if policy.avoid.is_empty() {
-        return;
+/// Whoever obeys these rules must be able to begin sometimes, and each window must be good for something.
+fn times(path: &str, policy: &Policy, config: &FleetConfig, faults: &mut Vec<Fault>) {
+    for window in &policy.windows {
+        if window.nominal_length() < policy.expected_duration {
+            let message = format!(
+                "the window {window} is shorter than the {} s an update is expected to take",
+                policy.expected_duration.as_secs()
+            );
+            let hint = "make it longer, or lower expectedDuration";
+            push(faults, format!("{path}.maintenanceWindow"), message, hint);
+        }
     }
     let needs = policy.expected_duration;
+    let windows = policy.windows.iter();
+    let long = windows.filter(|window| window.nominal_length() >= needs);
+    // Where none is long enough that is said already.
+    if policy.avoid.is_empty() || (!policy.windows.is_empty() && long.count() == 0) {
+        return;
+    }
     let opens = |policy: &Policy| {
         let openings = Openings::of(policy, &config.calendars);
         openings.can_go(PROBE, needs).is_some()
     };
-    let path = |key: &str| format!("updateGroups.{name}.{key}");
+    let path = |key: &str| format!("{path}.{key}");
     let calendars = policy.avoid.join(", ");
     if !opens(policy) {
         let message = format!(

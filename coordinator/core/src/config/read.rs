@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use super::{
     FleetConfig, GroupConfig,
     analysis::{self, Analyses},
-    calendars,
+    calendars, machines,
     policies::{Policies, with_policy},
     schedules,
     section::{Faults, Section, Share, fault, nearest},
@@ -92,6 +92,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
             "is missing",
             "name at least one group with its machines",
         );
+        top.get("updateMachines");
         top.get("schedules");
         top.finish(faults);
         return None;
@@ -115,6 +116,10 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
             }
         }
     }
+    let machines = top.get("updateMachines");
+    let own = machines
+        .map(|value| machines::read(value, &groups, &settings, faults))
+        .unwrap_or_default();
     let schedules = top.get("schedules");
     let schedules = schedules
         .map(|value| schedules::schedules(value, &settings.timezone, faults))
@@ -132,6 +137,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
     Some(FleetConfig {
         document: document.clone(),
         groups,
+        own,
         max_parallel: settings.max_parallel,
         times: settings.times,
         max_failures: settings.max_failures,
@@ -253,7 +259,7 @@ fn apart(
     apart
 }
 
-fn timezone(section: &mut Section<'_>, faults: &mut Faults) -> Option<String> {
+pub(super) fn timezone(section: &mut Section<'_>, faults: &mut Faults) -> Option<String> {
     let name = section.text("timezone", faults)?;
     if let Err(error) = window::zone(&name) {
         let hint = "write an IANA name such as \"Europe/Berlin\" or \"UTC\"";

@@ -92,11 +92,18 @@ impl<'a> Section<'a> {
 
     /// Names every key that nobody asked for.
     pub(super) fn finish(self, faults: &mut Faults) {
+        self.finish_with(&[], faults);
+    }
+
+    /// The same; these keys were asked for only to be refused, and are no suggestions.
+    pub(super) fn finish_with(self, refused: &[&str], faults: &mut Faults) {
         for key in self.map.keys() {
             if self.asked.contains(&key.as_str()) {
                 continue;
             }
-            let hint = nearest(key, self.asked.iter().copied(), "known keys");
+            let known = self.asked.iter().copied();
+            let known = known.filter(|key| !refused.contains(key));
+            let hint = nearest(key, known, "known keys");
             let message = "is not a key of the configuration";
             fault(faults, &self.path_of(key), message, hint);
         }

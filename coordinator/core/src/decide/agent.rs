@@ -219,7 +219,7 @@ impl Fleet {
             let (rollout, _, place) = self.at(at)?;
             let same = place.state.lease() == Some(lease.id);
             let active = rollout.state == RolloutState::Active;
-            let open = || self.gate_of(at.rollout, at.group, now).is_ok();
+            let open = || self.gate_at(at, now).is_ok();
             (same && active && open()).then_some(())
         });
         if may.is_some() && lease.epoch == self.facts().epoch && self.revive(now, lease.id, draft) {
@@ -351,6 +351,7 @@ impl Fleet {
         }
         let at = self.index().place_of.get(&lease.machine).copied()?;
         let (rollout, group, place) = self.at(at)?;
+        let policy = group.rules(place.rules);
         Some(Grant {
             rollout: rollout.id.clone(),
             lease: id,
@@ -358,10 +359,10 @@ impl Fleet {
             valid_for: self.hearsay.lease_until.get(&id)?.since(now),
             action: lease.action,
             target: place.target.clone(),
-            allow_reboot: group.policy.allow_reboot || lease.action == Action::Reboot,
-            allow_soft_reboot: group.policy.soft_reboot,
-            rollback_on_failure: group.policy.rollback_on_failure,
-            health_timeout: group.policy.health_timeout,
+            allow_reboot: policy.allow_reboot || lease.action == Action::Reboot,
+            allow_soft_reboot: policy.soft_reboot,
+            rollback_on_failure: policy.rollback_on_failure,
+            health_timeout: policy.health_timeout,
             force: rollout.force(),
         })
     }

@@ -232,10 +232,8 @@ impl Fleet {
     /// How long a machine may take for its health checks.
     pub(crate) fn health_timeout(&self, machine: &MachineName) -> Duration {
         let config = self.facts().config.as_ref();
-        let home = config.and_then(|config| config.home_of(machine));
-        home.map_or(Duration::from_secs(300), |(_, group)| {
-            group.policy.health_timeout
-        })
+        let policy = config.and_then(|config| config.policy_of(machine));
+        policy.map_or(Duration::from_secs(300), |policy| policy.health_timeout)
     }
 
     fn set_config(

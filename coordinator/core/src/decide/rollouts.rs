@@ -12,7 +12,9 @@ use crate::{
     plan::{Plan, PlannedGroup, PlannedMachine, in_dependency_order},
     policy::{Order, PauseAfter, Policy},
     request::{Refusal, Reply, Wish},
-    rollout::{Approval, Place, PlaceState, Rollout, RolloutGroup, RolloutState, Wave, WaveState},
+    rollout::{
+        Approval, Place, PlaceState, Rollout, RolloutGroup, RolloutState, Rules, Wave, WaveState,
+    },
     wait::WaitReason,
 };
 
@@ -32,16 +34,23 @@ impl Fleet {
                 continue;
             };
             let mut machines = Vec::new();
-            let order = |machine: &&MachineName| self.place_in_order(&group.policy, machine);
+            let order = |machine: &&MachineName| {
+                let own = config.own.get(*machine).unwrap_or(&group.policy);
+                self.place_in_order(&group.policy, own.expected_duration, machine)
+            };
             let mut members: Vec<&MachineName> = group
                 .machines
                 .iter()
                 .filter(|machine| chosen.contains(machine))
                 .collect();
             members.sort_by_cached_key(order);
+            let mut own: Vec<Policy> = Vec::new();
             for machine in members {
                 match self.planned(machine, wish) {
-                    Ok(planned) => machines.push(planned),
+                    Ok(planned) => machines.push(PlannedMachine {
+                        rules: rules_of(config.own.get(machine), &mut own),
+                        ..planned
+                    }),
                     Err(reason) => excluded.push((machine.clone(), reason)),
                 }
             }
@@ -72,16 +81,18 @@ impl Fleet {
                 (before.clone(), stagger)
             });
             let now = self.hearsay().now;
-            groups.push(PlannedGroup {
-                goes_at: match wish.immediate {
-                    true => Some(now),
-                    false => self.goes_at(&policy, &waves, now),
-                },
+            let mut planned = PlannedGroup {
+                goes_at: Some(now),
                 name: name.clone(),
                 after: after.collect(),
                 policy,
+                own,
                 waves,
-            });
+            };
+            if !wish.immediate {
+                planned.goes_at = self.goes_at(&planned, now);
+            }
+            groups.push(planned);
         }
         let max_away = config.max_parallel;
         let machines = groups.iter().flat_map(|group| &group.waves);
@@ -97,9 +108,13 @@ impl Fleet {
     }
 
     /// Where a machine comes by what counts before the order of the document: the smaller, the earlier.
-    fn place_in_order(&self, policy: &Policy, machine: &MachineName) -> Vec<u64> {
+    fn place_in_order(
+        &self,
+        policy: &Policy,
+        expected: Duration,
+        machine: &MachineName,
+    ) -> Vec<u64> {
         let known = self.facts().machines.get(machine);
-        let expected = policy.expected_duration;
         let place = |order: &Order| match order {
             Order::FailedLast => u64::from(known.is_some_and(|machine| machine.failed_last)),
             Order::LongestFirst => {
@@ -151,6 +166,7 @@ impl Fleet {
             running: machine.running().cloned(),
             target,
             staged,
+            rules: Rules::Group,
         })
     }
 
@@ -251,6 +267,18 @@ impl Fleet {
     }
 }
 
+/// The rules of a machine, which are kept among those of its group's others if it has some of its own.
+fn rules_of(policy: Option<&Policy>, own: &mut Vec<Policy>) -> Rules {
+    let Some(policy) = policy else {
+        return Rules::Group;
+    };
+    let known = own.iter().position(|known| known == policy);
+    Rules::Own(known.unwrap_or_else(|| {
+        own.push(policy.clone());
+        own.len() - 1
+    }))
+}
+
 /// The configuration's groups, each after those it depends on.
 fn order(config: &FleetConfig) -> Vec<&GroupName> {
     let groups: Vec<(&GroupName, &[GroupName])> = config
@@ -271,10 +299,12 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &str, now: Timestamp) -> 
         verdict: None,
         closure: None,
         returned: 0,
+        rules: machine.rules,
     };
     let groups = plan.groups.iter().map(|group| RolloutGroup {
         name: group.name.clone(),
         policy: group.policy.clone(),
+        own: group.own.clone(),
         waves: group
             .waves
             .iter()

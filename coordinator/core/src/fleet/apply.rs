@@ -388,9 +388,10 @@ impl Fleet {
         let before = place.state;
         change(place);
         let after = place.state;
+        let rules = place.rules;
         group.failed += u32::from(after.is_failure());
         group.failed -= u32::from(before.is_failure());
-        self.index.moved(at, before, after);
+        self.index.moved(at, rules, before, after);
     }
 
     /// The place's state after a lease came to this end, wherever the rollout stands meanwhile: a
@@ -574,7 +575,7 @@ impl Fleet {
             self.index.leave(&self.facts, number);
             self.forget_patience(number);
             self.forget_measurements(number);
-            self.hearsay.windows.retain(|(of, _), _| *of != number);
+            self.hearsay.windows.retain(|(of, _, _), _| *of != number);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::{GroupName, HealthState, LeaseId, MachineName};
 
 use super::Facts;
-use crate::rollout::PlaceState;
+use crate::rollout::{PlaceState, Rules};
 
 /// Where a machine's part in an unfinished rollout is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Location {
 pub struct WaveCount {
     /// Places that have not begun, by index.
     pub pending: BTreeSet<usize>,
+    /// How many of those obey rules that are not their group's, by the rules.
+    pub pending_by_own: BTreeMap<Rules, usize>,
     /// Places that hold a lease, live or overdue.
     pub live: u32,
     /// Places that ended as they should.
@@ -98,7 +100,7 @@ impl Index {
             for (wave, w) in g.waves.iter().enumerate() {
                 let count = self.waves.entry((number, group, wave)).or_default();
                 for (place, p) in w.places.iter().enumerate() {
-                    count.add(place, p.state);
+                    count.add(place, p.rules, p.state);
                     open += usize::from(!p.state.is_final());
                     let location = Location {
                         rollout: number,
@@ -138,13 +140,13 @@ impl Index {
     }
 
     /// Takes a change of a place's state into account.
-    pub(super) fn moved(&mut self, at: Location, from: PlaceState, to: PlaceState) {
+    pub(super) fn moved(&mut self, at: Location, rules: Rules, from: PlaceState, to: PlaceState) {
         let count = self
             .waves
             .entry((at.rollout, at.group, at.wave))
             .or_default();
-        count.remove(at.place, from);
-        count.add(at.place, to);
+        count.remove(at.place, rules, from);
+        count.add(at.place, rules, to);
         let open = self.open_places.entry(at.rollout).or_default();
         *open += usize::from(!to.is_final());
         *open -= usize::from(!from.is_final());
@@ -232,10 +234,19 @@ fn place_in(
 }
 
 impl WaveCount {
-    fn add(&mut self, place: usize, state: PlaceState) {
+    /// Whose rules those obey that have not begun.
+    pub(crate) fn pending_rules(&self) -> impl Iterator<Item = Rules> {
+        let own: usize = self.pending_by_own.values().sum();
+        let group = (own < self.pending.len()).then_some(Rules::Group);
+        group.into_iter().chain(self.pending_by_own.keys().copied())
+    }
+
+    fn add(&mut self, place: usize, rules: Rules, state: PlaceState) {
         match state {
             PlaceState::Pending => {
-                self.pending.insert(place);
+                if self.pending.insert(place) && !rules.is_of_the_group() {
+                    *self.pending_by_own.entry(rules).or_default() += 1;
+                }
             }
             PlaceState::Leased(_) | PlaceState::Overdue(_) => self.live += 1,
             PlaceState::Updated | PlaceState::RebootRequired => self.updated += 1,
@@ -246,10 +257,15 @@ impl WaveCount {
         }
     }
 
-    fn remove(&mut self, place: usize, state: PlaceState) {
+    fn remove(&mut self, place: usize, rules: Rules, state: PlaceState) {
         match state {
             PlaceState::Pending => {
-                self.pending.remove(&place);
+                if self.pending.remove(&place)
+                    && let Some(count) = self.pending_by_own.get_mut(&rules)
+                {
+                    *count -= 1;
+                    self.pending_by_own.retain(|_, count| *count > 0);
+                }
             }
             PlaceState::Leased(_) | PlaceState::Overdue(_) => self.live -= 1,
             PlaceState::Updated | PlaceState::RebootRequired => self.updated -= 1,

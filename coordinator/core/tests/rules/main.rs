@@ -12,6 +12,7 @@ mod fleet;
 mod gates;
 mod identities;
 mod leases;
+mod machines;
 mod members;
 mod order;
 mod reach;

@@ -5,7 +5,7 @@ use coordinator_core::{
     plan::{PlannedMachine, waves},
     policy::{Policy, Share},
     request::{OperatorRequest, Promotion},
-    rollout::RolloutState,
+    rollout::{RolloutState, Rules},
 };
 use proptest::prelude::{Strategy as _, any, prop, prop_assert, prop_assert_eq, proptest};
 use serde_json::{Value, json};
@@ -150,6 +150,7 @@ fn machine(number: usize) -> PlannedMachine {
         running: None,
         target: Target::Closure(target),
         staged: None,
+        rules: Rules::Group,
     }
 }
 

@@ -477,7 +477,11 @@ fn planned_group(group: &PlannedGroup, now: Timestamp) -> wire::PlannedGroup {
             .iter()
             .enumerate()
             .map(|(number, wave)| wire::PlannedWave {
-                machines: wave.machines.iter().map(planned_machine).collect(),
+                machines: wave
+                    .machines
+                    .iter()
+                    .map(|machine| planned_machine(machine, group))
+                    .collect(),
                 canary: wave.canary,
                 soak_s: match (number + 1 == waves, wave.canary) {
                     (true, _) => 0,
@@ -514,13 +518,24 @@ fn planned_group(group: &PlannedGroup, now: Timestamp) -> wire::PlannedGroup {
     }
 }
 
-fn planned_machine(machine: &PlannedMachine) -> wire::PlannedMachine {
+fn planned_machine(machine: &PlannedMachine, group: &PlannedGroup) -> wire::PlannedMachine {
+    let policy = group.policy_of(machine);
+    let window = match policy.same_times(&group.policy) {
+        true => String::new(),
+        false if policy.avoid.is_empty() => windows_in_words(policy),
+        false => format!(
+            "{}, not in {}",
+            windows_in_words(policy),
+            policy.avoid.join(", ")
+        ),
+    };
     wire::PlannedMachine {
         name: machine.name.to_string(),
         running: path(machine.running.as_ref()),
         target: machine.target.to_string(),
         staged: machine.staged.is_some(),
         needs_reboot: machine.staged.unwrap_or(false),
+        window,
     }
 }
 

@@ -130,11 +130,15 @@ impl World {
                 let config = mirror.facts().config.as_ref();
                 let nothing = serde_json::Value::Null;
                 let document = config.map_or(&nothing, |config| &config.document);
-                if let Some(group) = group
+                let policy = group.map(|group| {
+                    let place = group.places().find(|place| place.machine == lease.machine);
+                    place.map_or(&group.policy, |place| group.rules(place.rules))
+                });
+                if let Some(policy) = policy
                     && let Some(why) = oracle::outside(
-                        &group.policy,
+                        policy,
                         document,
-                        needs(mirror, &lease.machine, &group.policy),
+                        needs(mirror, &lease.machine, policy),
                         fleet.hearsay().now,
                     )
                 {

@@ -1,0 +1,229 @@
+//! Machines with keys of their own (`updateMachines`): each takes the place of its group's key for that
+//! machine alone. Rules about a group as a whole have no meaning for one machine and are refused.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use common::{GroupName, MachineName};
+use serde_json::Value;
+
+use super::{
+    GroupConfig, calendars,
+    read::{self, Settings},
+    section::{Faults, Section, fault, nearest},
+};
+use crate::policy::Policy;
+
+/// Anything but nothing.
+const SOME: Duration = Duration::from_secs(1);
+
+/// Keys of groups that say something about several machines.
+const OF_GROUPS: [&str; 16] = [
+    "updatePolicy",
+    "machines",
+    "maxParallel",
+    "maxFailures",
+    "canary",
+    "canarySoak",
+    "waves",
+    "pauseAfter",
+    "order",
+    "soak",
+    "staggerDelay",
+    "requireApproval",
+    "approvalExpiry",
+    "autoApproveAfter",
+    "dependencies",
+    "gates",
+];
+
+/// Reads them: each machine's rules, its group's where it has no keys of its own. Machines whose rules come
+/// to those of their group are left out.
+pub(super) fn read(
+    value: &Value,
+    groups: &BTreeMap<GroupName, GroupConfig>,
+    settings: &Settings,
+    faults: &mut Faults,
+) -> BTreeMap<MachineName, Policy> {
+    let mut own = BTreeMap::new();
+    let Some(section) = Section::new(value, "updateMachines", faults) else {
+        return own;
+    };
+    for (name, value) in section.map {
+        let path = section.path_of(name);
+        let home = groups.values().find_map(|group| {
+            let machine = group.machines.iter().find(|m| m.as_str() == name)?;
+            Some((machine, &group.policy))
+        });
+        let Some((machine, policy)) = home else {
+            let names = groups.values().flat_map(|group| &group.machines);
+            let hint = nearest(name, names.map(MachineName::as_str), "machines");
+            fault(faults, &path, format!("{name} is in no group"), hint);
+            continue;
+        };
+        if let Some(keys) = Section::new(value, &path, faults) {
+            let policy_of_its_own = keys_of(keys, policy, settings, faults);
+            if policy_of_its_own != *policy {
+                own.insert(machine.clone(), policy_of_its_own);
+            }
+        }
+    }
+    own
+}
+
+/// The group's rules with the machine's keys in their place.
+fn keys_of(mut s: Section<'_>, group: &Policy, settings: &Settings, faults: &mut Faults) -> Policy {
+    let mut policy = group.clone();
+    if s.map.contains_key("maintenanceWindow") {
+        policy.windows = read::windows(&mut s, "maintenanceWindow", faults);
+    }
+    let take = |taken: &mut bool, given: Option<bool>| {
+        if let Some(given) = given {
+            *taken = given;
+        }
+    };
+    take(&mut policy.allow_reboot, s.bool("allowReboot", faults));
+    // Its group's soft-reboots are of no use to a machine that may not reboot at all.
+    policy.soft_reboot &= policy.allow_reboot;
+    take(&mut policy.soft_reboot, s.bool("softReboot", faults));
+    let rollback = s.bool("rollbackOnFailure", faults);
+    take(&mut policy.rollback_on_failure, rollback);
+    if let Some(zone) = read::timezone(&mut s, faults) {
+        policy.timezone = zone;
+    }
+    if let Some(avoid) = calendars::avoid(&mut s, &settings.calendars, faults) {
+        policy.avoid = avoid;
+    }
+    if let Some(timeout) = s.duration_from("healthCheckTimeout", SOME, faults) {
+        policy.health_timeout = timeout;
+    }
+    if let Some(expected) = s.duration("expectedDuration", faults) {
+        policy.expected_duration = expected;
+    }
+    for key in OF_GROUPS {
+        if s.get(key).is_some() {
+            let message = "is a rule for several machines, and this is one";
+            let hint = "set it for its group, or give the machine a group of its own";
+            fault(faults, &s.path_of(key), message, hint);
+        }
+    }
+    s.finish_with(&OF_GROUPS, faults);
+    policy
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::FleetConfig;
+
+    fn document(machines: &Value) -> Value {
+        json!({
+            "updateGroups": {
+                "web": {
+                    "machines": ["a", "b"], "maintenanceWindow": "02:00-06:00",
+                    "allowReboot": true, "softReboot": true, "avoid": ["days"],
+                },
+                "db": { "machines": ["c"] },
+            },
+            "updateSettings": { "calendars": { "days": { "dates": ["2026-12-24"] } } },
+            "updateMachines": machines,
+        })
+    }
+
+    fn policy(machines: &Value, of: &str) -> Policy {
+        let config = FleetConfig::parse(&document(machines)).expect("a good document");
+        let machine = of.parse().expect("a name");
+        config.policy_of(&machine).expect("of a group").clone()
+    }
+
+    #[test]
+    fn a_machine_has_the_keys_of_its_group_unless_it_has_them_itself() {
+        let keys = json!({ "a": {
+            "maintenanceWindow": ["20:00-21:00", { "times": "04:00-05:00", "days": ["sun"] }],
+            "timezone": "Europe/Berlin", "avoid": [], "healthCheckTimeout": "7m",
+            "expectedDuration": "30m", "rollbackOnFailure": false,
+        }});
+        let (own, group) = (policy(&keys, "a"), policy(&keys, "b"));
+        let windows: Vec<String> = own.windows.iter().map(ToString::to_string).collect();
+        assert_eq!(windows, ["20:00-21:00", "Sun 04:00-05:00"]);
+        let expected = Policy {
+            windows: own.windows.clone(),
+            timezone: "Europe/Berlin".to_owned(),
+            avoid: Vec::new(),
+            health_timeout: Duration::from_secs(420),
+            expected_duration: Duration::from_secs(1800),
+            rollback_on_failure: false,
+            ..group.clone()
+        };
+        assert_eq!(own, expected, "and nothing else");
+        assert_eq!(group.windows[0].to_string(), "02:00-06:00");
+        // Always, where its group has a window.
+        assert!(
+            policy(&json!({ "a": { "maintenanceWindow": [] } }), "a")
+                .windows
+                .is_empty()
+        );
+        // A machine that must not reboot does not reboot softly either.
+        let stays = policy(&json!({ "a": { "allowReboot": false } }), "a");
+        assert!(!stays.allow_reboot && !stays.soft_reboot);
+    }
+
+    #[test]
+    fn keys_that_come_to_those_of_the_group_are_no_rules_of_its_own() {
+        let keys = json!({ "a": { "maintenanceWindow": "02:00-06:00" }, "b": {} });
+        let config = FleetConfig::parse(&document(&keys)).expect("a good document");
+        assert!(config.own.is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_of_the_machine() {
+        for (machines, at, says) in [
+            (json!([]), "updateMachines", "an object"),
+            (
+                json!({ "aa": {} }),
+                "updateMachines.aa",
+                "in no group (did you mean \"a\"?)",
+            ),
+            (json!({ "a": [] }), "updateMachines.a", "an object"),
+            (
+                json!({ "a": { "maxParallel": 1 } }),
+                "updateMachines.a.maxParallel",
+                "a rule for several machines",
+            ),
+            (
+                json!({ "a": { "allowReboots": true } }),
+                "updateMachines.a.allowReboots",
+                "did you mean \"allowReboot\"?",
+            ),
+            (
+                json!({ "a": { "maintenanceWindow": "02:00-02:05" } }),
+                "updateMachines.a.maintenanceWindow",
+                "shorter than the 600 s",
+            ),
+            (
+                json!({ "a": { "expectedDuration": "5h" } }),
+                "updateMachines.a.maintenanceWindow",
+                "shorter than the 18000 s",
+            ),
+            (
+                json!({ "c": { "softReboot": true } }),
+                "updateMachines.c.softReboot",
+                "allowReboot is false",
+            ),
+            (
+                json!({ "c": { "avoid": ["nights"] } }),
+                "updateMachines.c.avoid[0]",
+                "nights",
+            ),
+        ] {
+            let read = FleetConfig::parse(&document(&machines));
+            let faults = read.expect_err(at).0;
+            let [fault] = &faults[..] else {
+                panic!("{at}: {faults:?}");
+            };
+            assert_eq!(fault.path, at);
+            assert!(fault.to_string().contains(says), "{at}: {fault}");
+        }
+    }
+}
