@@ -77,9 +77,9 @@ impl Telling {
             "rollout-failed" | "rollout-paused" | "lost" | "stop" | "schedule-failed" => {
                 Level::Error
             }
-            "overdue" | "approval-asked" | "promotion-asked" | "return-asked"
-            | "rollout-aborted" | "restored" | "window-missed" | "schedule-skipped"
-            | "schedule-missed" => Level::Warning,
+            "emergency-update" | "overdue" | "approval-asked" | "promotion-asked"
+            | "return-asked" | "rollout-aborted" | "restored" | "window-missed"
+            | "schedule-skipped" | "schedule-missed" => Level::Warning,
             "rollout-finished" | "resume" => Level::Info,
             _ => return None,
         };
@@ -222,8 +222,10 @@ mod tests {
             told.body.text,
             "overdue: rollout r7, machine web-01: no [2J word"
         );
-        let asked = Telling::of(&entry("return-asked"), None).expect("worth it");
-        assert_eq!(asked.level, Level::Warning);
+        for warns in ["return-asked", "emergency-update"] {
+            let told = Telling::of(&entry(warns), None).expect("worth it");
+            assert_eq!(told.level, Level::Warning, "{warns}");
+        }
         for everyday in ["attempt", "rollout-created", "config"] {
             assert_eq!(Telling::of(&entry(everyday), None), None, "{everyday}");
         }

@@ -17,6 +17,7 @@ use lab_proto::{
     },
 };
 use tokio_stream::StreamExt as _;
+use tonic::Code;
 
 async fn asked(
     agent: &mut lab_proto::agent::agent_client::AgentClient<tonic::transport::Channel>,
@@ -292,6 +293,40 @@ async fn status_is_streamed_when_it_changes() {
     bed.admin.emergency_stop(stop).await.expect("stopped");
     let next = statuses.next().await.expect("a status").expect("good");
     assert!(next.stopped && next.epoch == 2);
+}
+
+#[tokio::test]
+async fn an_emergency_is_begun_by_its_own_call_and_remembered_as_one() {
+    let mut bed = Bed::start().await;
+    bed.configure().await;
+    let mut agent = bed.agent("dev-01").await;
+    asked(&mut agent, poll(report(1, OLD))).await;
+    bed.pin("dev-01", NEW).await;
+    asked(&mut agent, poll(staged(2, OLD, NEW))).await;
+    let wish = |reason: &str| ExecuteRequest {
+        immediate: true,
+        reason: reason.to_owned(),
+        ..ExecuteRequest::default()
+    };
+    let ordinary = bed.admin.execute(wish("CVE")).await.expect_err("refused");
+    assert_eq!(ordinary.code(), Code::InvalidArgument, "{ordinary}");
+    let silent = bed.admin.execute_emergency(wish("")).await;
+    assert_eq!(silent.expect_err("refused").code(), Code::InvalidArgument);
+    let begun = bed.admin.execute_emergency(wish("CVE")).await;
+    let rollout = begun.expect("begun").into_inner().rollout;
+
+    let status = bed.admin.get_status(StatusRequest::default()).await;
+    let shown = status.expect("a status").into_inner().rollouts.remove(0);
+    assert_eq!((shown.id, shown.immediate), (rollout.clone(), true));
+    assert_eq!(shown.reason, "CVE");
+    let history = bed.admin.get_history(HistoryRequest::default()).await;
+    let mut entries = history.expect("a history").into_inner().entries;
+    entries.retain(|entry| entry.rollout == rollout);
+    let said: Vec<(&str, &str)> = entries
+        .iter()
+        .map(|entry| (entry.kind.as_str(), entry.text.as_str()))
+        .collect();
+    assert_eq!(said, [("emergency-update", "1 machines: CVE")]);
 }
 
 #[tokio::test]

@@ -200,6 +200,10 @@ pub struct Execute {
     /// Also try targets that failed on a machine before.
     #[arg(long)]
     pub retry_failed: bool,
+    /// An emergency: do not wait for windows, soak or stagger. Limits, budget, approvals and health still
+    /// hold. Takes the role admin and a reason, which everybody is told.
+    #[arg(long, requires = "reason")]
+    pub emergency: bool,
     /// How to wait for the end.
     #[command(flatten)]
     pub waiting: Waiting,

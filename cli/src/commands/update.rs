@@ -52,6 +52,7 @@ pub async fn execute(context: &Context, args: &Execute) -> Result<Exit, LabError
         if_plan: args.if_plan.clone().unwrap_or_default(),
         reason: args.reason.clone(),
         retry_failed: args.retry_failed,
+        immediate: args.emergency,
         ..ExecuteRequest::default()
     };
     let mut client = context.open().await?;
@@ -65,7 +66,11 @@ pub async fn execute(context: &Context, args: &Execute) -> Result<Exit, LabError
         }
         let look = context.output.look();
         context.output.note(&view::plan::plan(&plan, look));
-        context.output.confirm("Begin?")?;
+        let question = match args.emergency {
+            true => "Begin now, past windows, soak and stagger?",
+            false => "Begin?",
+        };
+        context.output.confirm(question)?;
         request.if_plan = plan.id;
     }
     begin(context, &mut client, request, args.waiting).await
@@ -78,7 +83,11 @@ pub async fn begin(
     request: ExecuteRequest,
     waiting: Waiting,
 ) -> Result<Exit, LabError> {
-    let reply = ask(client.execute(request)).await?;
+    let emergency = request.immediate && request.kind == "update";
+    let reply = match emergency {
+        true => ask(client.execute_emergency(request)).await?,
+        false => ask(client.execute(request)).await?,
+    };
     if reply.rollout.is_empty() {
         return nothing_to_do(context, &reply.plan.unwrap_or_default());
     }

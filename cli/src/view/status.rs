@@ -66,6 +66,13 @@ pub fn one_rollout(rollout: &Rollout, look: &Look) -> String {
         rollout.created_by,
         look.ago(&rollout.created_at),
     );
+    if rollout.immediate && rollout.kind == "update" {
+        let text_of = format!(
+            "⚠ an emergency, past windows, soak and stagger: {}",
+            rollout.reason
+        );
+        text.push_str(&look.columns(2, [vec![text_of]]));
+    }
     if let Some(pause) = &rollout.pause {
         text.push_str(&look.columns(2, [vec![format!("⚠ {}: {}", pause.kind, pause.text)]]));
         if !pause.way_out.is_empty() {

@@ -232,6 +232,13 @@ impl Operator for Scripted {
         self.answer("execute", request)
     }
 
+    async fn execute_emergency(
+        &self,
+        request: Request<pb::ExecuteRequest>,
+    ) -> Answer<pb::ExecuteReply> {
+        self.answer("execute_emergency", request)
+    }
+
     async fn pin_targets(
         &self,
         request: Request<pb::PinTargetsRequest>,

@@ -146,6 +146,30 @@ async fn a_rollback_shows_the_way_back_and_needs_no_terminal() {
 }
 
 #[tokio::test]
+async fn an_emergency_is_a_call_of_its_own_and_needs_a_reason() {
+    let begun = json!({ "rollout": "r-7", "plan": null });
+    let coordinator = Coordinator::start(Script::default().says("execute_emergency", begun)).await;
+    let (code, _, err) = run(&coordinator, &["update", "execute", "--emergency"]).await;
+    assert_eq!(code, 2);
+    assert!(err.contains("--reason"), "{err}");
+    let line = [
+        "update",
+        "execute",
+        "--emergency",
+        "--reason=CVE",
+        "--detach",
+    ];
+    let (code, _, err) = run(&coordinator, &line).await;
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(coordinator.calls(), ["execute_emergency"]);
+    let said = coordinator.said("execute_emergency");
+    assert_eq!(
+        (&said["kind"], &said["reason"]),
+        (&json!("update"), &json!("CVE"))
+    );
+}
+
+#[tokio::test]
 async fn what_cannot_be_taken_back_needs_a_yes() {
     let coordinator = Coordinator::start(begun().says("plan", plan())).await;
     for line in [

@@ -29,6 +29,8 @@ pub enum Bug {
     BudgetIgnoresSilence,
     /// Machines that must not be away together are.
     ApartIgnored,
+    /// What is immediate passes over limits, too.
+    ImmediateWithoutLimits,
     /// A wave opens although somebody was to be asked before.
     PauseSkipped,
     /// Failures of several groups are not added up.

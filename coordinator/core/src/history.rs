@@ -65,7 +65,10 @@ impl crate::Fleet {
                 rollout: Some(rollout.id.clone()),
                 by: rollout.created_by.clone(),
                 text: format!("{} machines: {}", rollout.places().count(), rollout.reason),
-                ..entry("rollout-created")
+                ..entry(match rollout.is_emergency() {
+                    true => "emergency-update",
+                    false => "rollout-created",
+                })
             },
             Change::ApprovalAsked { rollout, group, .. } => Entry {
                 rollout: Some(rollout.clone()),

@@ -164,7 +164,7 @@ pub struct Wish {
     pub parallel: Option<u32>,
     /// For a rollback: the generation to go to; otherwise what each machine ran before.
     pub to_generation: Option<u64>,
-    /// Past windows, soak and stagger.
+    /// Past windows, soak and stagger: an emergency update, or a rollback that cannot wait.
     pub immediate: bool,
     /// Also to targets that failed on a machine before; otherwise such a machine refuses.
     pub retry_failed: bool,

@@ -27,7 +27,8 @@ pub struct Rollout {
     pub created_by: String,
     /// Why, as the operator said; may be empty.
     pub reason: String,
-    /// Past windows, soak and stagger; never past limits, budget or health.
+    /// Past windows, soak and stagger; never past limits, budget or health. An update of this kind is an
+    /// emergency.
     pub immediate: bool,
     /// Also to targets that failed on a machine before.
     #[serde(default)]
@@ -468,6 +469,11 @@ impl Rollout {
     /// said so, and on the way back, which leads to what ran before.
     pub fn force(&self) -> bool {
         self.retry_failed || self.action == Action::Rollback
+    }
+
+    /// Whether it is an update past windows, soak and stagger.
+    pub fn is_emergency(&self) -> bool {
+        self.immediate && self.action == Action::Update
     }
 
     /// Whether it has ended.

@@ -106,7 +106,11 @@ impl Log {
             Change::RolloutCreated { rollout, .. } => of_rollout(
                 &rollout.id,
                 format!(
-                    "rollout of {} machines, begun by {}",
+                    "{} of {} machines, begun by {}",
+                    match rollout.is_emergency() {
+                        true => "emergency update",
+                        false => "rollout",
+                    },
                     rollout.places().count(),
                     rollout.created_by
                 ),

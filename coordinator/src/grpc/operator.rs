@@ -129,16 +129,17 @@ impl wire::operator_server::Operator for OperatorService {
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<wire::ExecuteReply>, Status> {
         let actor = auth::operator(&request)?;
-        let (wish, if_plan) = from::wish(request.into_inner())?;
-        let question = OperatorRequest::Execute { wish, if_plan };
-        let reply = self.ask(actor, question).await?;
-        let Reply::Executed { rollout, plan } = reply else {
-            return Err(convert::other(&reply));
-        };
-        Ok(Response::new(wire::ExecuteReply {
-            rollout: rollout.map_or_else(String::new, |id| id.to_string()),
-            plan: Some(show::plan(&plan, self.clock.now())),
-        }))
+        let wish = from::ordinary_wish(request.into_inner())?;
+        self.begin(actor, wish).await
+    }
+
+    async fn execute_emergency(
+        &self,
+        request: Request<wire::ExecuteRequest>,
+    ) -> Result<Response<wire::ExecuteReply>, Status> {
+        let actor = auth::operator(&request)?;
+        let wish = from::emergency_wish(request.into_inner())?;
+        self.begin(actor, wish).await
     }
 
     async fn pin_targets(

@@ -211,6 +211,9 @@ impl Chance {
         if let Some(all) = document["updateSettings"]["coordinators"].as_array_mut() {
             all.retain(|machine| known.contains(machine));
         }
+        if let Some(own) = document["updateMachines"].as_object_mut() {
+            own.retain(|machine, _| known.iter().any(|known| known == machine.as_str()));
+        }
         self.order(now, Command::Configure { document });
     }
 

@@ -351,15 +351,19 @@ impl Stage {
                 self.gives(resume.reason);
                 Command::Lift
             }
-            args::Command::Update(Update::Execute(execute)) => Command::Execute {
-                groups: names(&execute.select.group),
-                machines: self.machines(&execute.select)?,
-                action: Action::Update,
-                parallel: execute.parallel.parallel,
-                immediate: false,
-                retry_failed: execute.retry_failed,
-                to_generation: None,
-            },
+            args::Command::Update(Update::Execute(execute)) => {
+                let machines = self.machines(&execute.select)?;
+                self.gives(execute.reason);
+                Command::Execute {
+                    groups: names(&execute.select.group),
+                    machines,
+                    action: Action::Update,
+                    parallel: execute.parallel.parallel,
+                    immediate: execute.emergency,
+                    retry_failed: execute.retry_failed,
+                    to_generation: None,
+                }
+            }
             args::Command::Update(Update::Rollback(back)) => Command::Execute {
                 groups: names(&back.select.group),
                 machines: self.machines(&back.select)?,

@@ -74,13 +74,48 @@ pub(crate) fn wish(message: wire::ExecuteRequest) -> Result<(Wish, Option<String
         reason: text(&message.reason),
         retry_failed: message.retry_failed,
     };
-    if wish.action != Action::Rollback && (wish.immediate || wish.to_generation.is_some()) {
-        return Err(Malformed::new(
-            "kind",
-            "only a rollback is immediate or goes to a generation",
-        ));
+    let rolls_back = wish.action == Action::Rollback;
+    if !rolls_back && wish.to_generation.is_some() {
+        let text = "only a rollback goes to a generation";
+        return Err(Malformed::new("kind", text));
+    }
+    if wish.action == Action::Reboot && wish.immediate {
+        let text = "only a rollback or an emergency update is immediate";
+        return Err(Malformed::new("kind", text));
     }
     let if_plan = (!message.if_plan.is_empty()).then_some(message.if_plan);
+    Ok((wish, if_plan))
+}
+
+/// A wish that anybody may have who may begin rollouts.
+pub(crate) fn ordinary_wish(
+    message: wire::ExecuteRequest,
+) -> Result<(Wish, Option<String>), Malformed> {
+    let (wish, if_plan) = wish(message)?;
+    if wish.action == Action::Update && wish.immediate {
+        let text =
+            "an update that is immediate is an emergency update, which has a call of its own";
+        return Err(Malformed::new("immediate", text));
+    }
+    Ok((wish, if_plan))
+}
+
+/// The wish of an emergency update.
+pub(crate) fn emergency_wish(
+    message: wire::ExecuteRequest,
+) -> Result<(Wish, Option<String>), Malformed> {
+    let (wish, if_plan) = wish(wire::ExecuteRequest {
+        immediate: true,
+        ..message
+    })?;
+    if wish.action != Action::Update {
+        let text = "only updates have emergencies; a rollback is immediate by itself";
+        return Err(Malformed::new("kind", text));
+    }
+    if wish.reason.trim().is_empty() {
+        let text = "everybody is told why, so that must be said";
+        return Err(Malformed::new("reason", text));
+    }
     Ok((wish, if_plan))
 }
 

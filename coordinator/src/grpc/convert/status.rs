@@ -105,6 +105,8 @@ fn of_rollout(view: RolloutView, now: Timestamp) -> wire::Rollout {
         pause: pause(&rollout),
         failed: rollout.groups.iter().map(|group| group.failed).sum(),
         max_failures: rollout.max_failures,
+        reason: rollout.reason.clone(),
+        immediate: rollout.immediate,
         groups,
         only_late_left,
     }

@@ -293,12 +293,20 @@ fn wishes_that_make_no_sense_are_refused() {
     let wish = |change: fn(&mut operator::ExecuteRequest)| {
         let mut message = operator::ExecuteRequest::default();
         change(&mut message);
-        from::wish(message).map_err(|malformed| malformed.field)
+        from::ordinary_wish(message).map_err(|malformed| malformed.field)
     };
     assert!(wish(|_| {}).is_ok());
     assert!(wish(|m| m.kind = "rollback".into()).is_ok());
     assert_eq!(wish(|m| m.kind = "explode".into()).err(), Some("kind"));
-    assert_eq!(wish(|m| m.immediate = true).err(), Some("kind"));
+    assert_eq!(wish(|m| m.immediate = true).err(), Some("immediate"));
+    let back = |m: &mut operator::ExecuteRequest| {
+        (m.kind, m.immediate) = ("rollback".into(), true);
+    };
+    assert!(wish(back).is_ok());
+    let again = |m: &mut operator::ExecuteRequest| {
+        (m.kind, m.immediate) = ("reboot".into(), true);
+    };
+    assert_eq!(wish(again).err(), Some("kind"));
     assert_eq!(wish(|m| m.to_generation = 3).err(), Some("kind"));
     let odd = |m: &mut operator::ExecuteRequest| {
         m.selection = Some(operator::Selection {
@@ -307,6 +315,23 @@ fn wishes_that_make_no_sense_are_refused() {
         });
     };
     assert_eq!(wish(odd).err(), Some("selection.machines"));
+}
+
+#[test]
+fn an_emergency_is_an_update_with_a_reason() {
+    let wish = |kind: &str, reason: &str| {
+        let message = operator::ExecuteRequest {
+            kind: kind.into(),
+            reason: reason.into(),
+            ..operator::ExecuteRequest::default()
+        };
+        from::emergency_wish(message).map_err(|malformed| malformed.field)
+    };
+    let (urgent, _) = wish("", "CVE").expect("a wish");
+    assert!(urgent.immediate);
+    assert_eq!(wish("update", " ").err(), Some("reason"));
+    assert_eq!(wish("rollback", "CVE").err(), Some("kind"));
+    assert_eq!(wish("reboot", "CVE").err(), Some("kind"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use coordinator_core::{
     Reply, Request as Question,
     history::Entry,
     identity::Actor,
-    request::{OperatorRequest, Selection},
+    request::{OperatorRequest, Selection, Wish},
     view::{Query, View},
 };
 use lab_proto::operator as wire;
@@ -16,7 +16,7 @@ use tonic::{Response, Status};
 
 use crate::{
     driver::{Handle, Seen},
-    grpc::convert,
+    grpc::convert::{self, status as show},
     issue::Issuance,
     store::{Archive, HistoryQuery, Page, StoreError},
 };
@@ -64,6 +64,23 @@ impl OperatorService {
         let question = Question::Operator { actor, request };
         let answer = self.handle.ask(question).await.map_err(convert::stopped)?;
         Ok(answer.reply)
+    }
+
+    /// Begins a rollout, unless its plan does not hold any more.
+    pub(super) async fn begin(
+        &self,
+        actor: Actor,
+        (wish, if_plan): (Wish, Option<String>),
+    ) -> Result<Response<wire::ExecuteReply>, Status> {
+        let question = OperatorRequest::Execute { wish, if_plan };
+        let reply = self.ask(actor, question).await?;
+        let Reply::Executed { rollout, plan } = reply else {
+            return Err(convert::other(&reply));
+        };
+        Ok(Response::new(wire::ExecuteReply {
+            rollout: rollout.map_or_else(String::new, |id| id.to_string()),
+            plan: Some(show::plan(&plan, self.clock.now())),
+        }))
     }
 
     /// Asks for something that is answered with a sentence.
