@@ -25,7 +25,7 @@ use coordinator_core::{
     FleetConfig, Reply, Request,
     fleet::Facts,
     identity::{Actor, Role},
-    request::{AgentRequest, Directive, OperatorRequest, Selection, Wish},
+    request::{AgentRequest, Back, Directive, OperatorRequest, Selection, Wish},
     view::{Query, View},
 };
 use platform::clock::Clock;
@@ -142,7 +142,7 @@ impl Rig {
             selection: Selection::default(),
             action: common::Action::Update,
             parallel: None,
-            to_generation: None,
+            back: Back::Previous,
             immediate: false,
             reason: String::new(),
             retry_failed: false,

@@ -235,6 +235,9 @@ pub struct Rollback {
     /// Go to this generation; otherwise to what each machine ran before.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub to_generation: Option<u64>,
+    /// Take this rollout back, on every machine that still runs what it brought.
+    #[arg(long, value_name = "ROLLOUT", conflicts_with = "to_generation")]
+    pub rollout: Option<RolloutId>,
     /// Do not wait for windows, soak or stagger. Limits, budget and health still hold.
     #[arg(long)]
     pub immediate: bool,

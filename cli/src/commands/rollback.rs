@@ -21,6 +21,7 @@ pub async fn run(context: &Context, args: &Rollback) -> Result<Exit, LabError> {
         kind: "rollback".into(),
         parallel: args.parallel.parallel.unwrap_or(0),
         to_generation: args.to_generation.unwrap_or(0),
+        before: args.rollout.clone().map(String::from).unwrap_or_default(),
         immediate: args.immediate,
         reason: args.reason.clone(),
         ..ExecuteRequest::default()

@@ -129,6 +129,7 @@ async fn reboots() {
             "selection": { "groups": groups, "machines": machines },
             "kind": "reboot", "parallel": parallel, "if_plan": "", "to_generation": 0,
             "immediate": false, "reason": reason, "retry_failed": false,
+            "before": "",
         })
     };
     let reboot = |line, asks: Value, text, json| Row {

@@ -273,6 +273,7 @@ fn says_nothing(reason: &WaitReason) -> bool {
         WaitReason::NoRollout
         | WaitReason::NoTarget
         | WaitReason::UpToDate
+        | WaitReason::MovedOn { .. }
         | WaitReason::Final { .. } => true,
         WaitReason::UnknownMachine
         | WaitReason::Stopped { .. }

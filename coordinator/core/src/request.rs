@@ -153,6 +153,18 @@ pub struct Selection {
     pub machines: Vec<MachineName>,
 }
 
+/// Where a rollback takes machines.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Back {
+    /// To what each of them ran before.
+    #[default]
+    Previous,
+    /// To this generation of each.
+    Generation(u64),
+    /// To what each ran before this rollout, if it runs what that brought: the rollout as a whole.
+    Before(RolloutId),
+}
+
 /// What a rollout is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
@@ -162,8 +174,8 @@ pub struct Wish {
     pub action: Action,
     /// At most this many away at once in each group.
     pub parallel: Option<u32>,
-    /// For a rollback: the generation to go to; otherwise what each machine ran before.
-    pub to_generation: Option<u64>,
+    /// For a rollback: where to.
+    pub back: Back,
     /// Past windows, soak and stagger: an emergency update, or a rollback that cannot wait.
     pub immediate: bool,
     /// Also to targets that failed on a machine before; otherwise such a machine refuses.

@@ -31,6 +31,11 @@ pub enum WaitReason {
     NoRollout,
     /// The machine runs its target.
     UpToDate,
+    /// What the machine runs is not what that rollout brought, so nothing of it can be taken back there.
+    MovedOn {
+        /// The rollout that was to be taken back.
+        rollout: RolloutId,
+    },
     /// Nobody said what the machine is to run.
     NoTarget,
     /// The machine is in no group of the configuration.
@@ -208,6 +213,7 @@ impl WaitReason {
             Self::Paused { .. } => "paused",
             Self::NoRollout => "no-rollout",
             Self::UpToDate => "up-to-date",
+            Self::MovedOn { .. } => "moved-on",
             Self::NoTarget => "no-target",
             Self::UnknownMachine => "unknown-machine",
             Self::BadTarget { .. } => "bad-target",
@@ -249,6 +255,7 @@ impl WaitReason {
             | Self::Paused { .. }
             | Self::NoRollout
             | Self::UpToDate
+            | Self::MovedOn { .. }
             | Self::NoTarget
             | Self::UnknownMachine
             | Self::BadTarget { .. }
@@ -289,6 +296,7 @@ impl WaitReason {
             | Self::Frozen { opens_at, .. } => opens_at.is_some(),
             Self::NoRollout
             | Self::UpToDate
+            | Self::MovedOn { .. }
             | Self::NoTarget
             | Self::UnknownMachine
             | Self::BadTarget { .. }
@@ -337,6 +345,7 @@ impl WaitReason {
                 .map(|machine| format!("lab machines show {machine}")),
             Self::NoRollout => Some("lab update execute".to_owned()),
             Self::UpToDate
+            | Self::MovedOn { .. }
             | Self::Final { .. }
             | Self::Offline { .. }
             | Self::Staging
@@ -384,6 +393,9 @@ impl fmt::Display for WaitReason {
             Self::Paused { rollout, reason } => write!(f, "rollout {rollout} is paused: {reason}"),
             Self::NoRollout => f.write_str("no rollout has work for this machine"),
             Self::UpToDate => f.write_str("already runs its target"),
+            Self::MovedOn { rollout } => {
+                write!(f, "runs something else than what rollout {rollout} brought")
+            }
             Self::NoTarget => f.write_str("nobody has said yet what this machine is to run"),
             Self::UnknownMachine => f.write_str("in no group of the fleet configuration"),
             Self::BadTarget { reason } => write!(f, "this target failed here before: {reason}"),

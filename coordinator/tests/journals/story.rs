@@ -11,7 +11,9 @@ use coordinator_core::{
     Change, Fleet, FleetConfig, Reply, Request,
     analysis::{Finding, Measurement},
     identity::{Actor, Role},
-    request::{AgentRequest, AskToReturn, Directive, Grant, OperatorRequest, Selection, Wish},
+    request::{
+        AgentRequest, AskToReturn, Back, Directive, Grant, OperatorRequest, Selection, Wish,
+    },
 };
 use serde_json::Value;
 
@@ -244,7 +246,7 @@ impl Story {
             },
             action: Action::Update,
             parallel: None,
-            to_generation: None,
+            back: Back::Previous,
             immediate: false,
             reason: "new".into(),
             retry_failed: false,

@@ -10,7 +10,7 @@ use common::{
 use coordinator_core::{
     Fleet, FleetConfig, Reply, Request,
     identity::{Actor, Role},
-    request::{AgentRequest, Directive, Grant, OperatorRequest, Selection, Wish},
+    request::{AgentRequest, Back, Directive, Grant, OperatorRequest, Selection, Wish},
 };
 use serde_json::{Map, Value, json};
 
@@ -137,7 +137,7 @@ impl Core {
             selection: Selection::default(),
             action: Action::Update,
             parallel: None,
-            to_generation: None,
+            back: Back::Previous,
             immediate: false,
             retry_failed: false,
             reason: String::new(),

@@ -23,7 +23,7 @@ use coordinator::{
 use coordinator_core::{
     FleetConfig, Reply, Request,
     identity::{Actor, Role},
-    request::{AgentRequest, Directive, Grant, OperatorRequest, Selection, Wish},
+    request::{AgentRequest, Back, Directive, Grant, OperatorRequest, Selection, Wish},
 };
 use platform::clock::Clock;
 use serde_json::json;
@@ -253,7 +253,7 @@ impl Askers {
                     },
                     action: Action::Update,
                     parallel: None,
-                    to_generation: None,
+                    back: Back::Previous,
                     immediate: true,
                     retry_failed: false,
                     reason: String::new(),

@@ -258,6 +258,9 @@ pub(crate) enum Command {
         /// Of a rollback.
         #[serde(default)]
         to_generation: Option<u64>,
+        /// Of a rollback, the number of the rollout that is taken back.
+        #[serde(default)]
+        before: Option<u64>,
     },
     Approve {
         rollout: Option<u64>,

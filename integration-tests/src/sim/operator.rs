@@ -5,7 +5,7 @@ use coordinator_core::{
     FleetConfig, Request,
     fleet::rollout_id,
     identity::{Actor, Role},
-    request::{OperatorRequest, Promotion, Selection, Wish},
+    request::{Back, OperatorRequest, Promotion, Selection, Wish},
 };
 
 use super::{
@@ -116,6 +116,7 @@ impl World {
                 immediate,
                 retry_failed,
                 to_generation,
+                before,
             } => OperatorRequest::Execute {
                 wish: Wish {
                     selection: Selection {
@@ -124,7 +125,11 @@ impl World {
                     },
                     action: *action,
                     parallel: *parallel,
-                    to_generation: *to_generation,
+                    back: match (to_generation, before) {
+                        (Some(number), _) => Back::Generation(*number),
+                        (None, Some(number)) => Back::Before(rollout_id(*number)),
+                        (None, None) => Back::Previous,
+                    },
                     immediate: *immediate,
                     retry_failed: *retry_failed,
                     reason,

@@ -255,6 +255,10 @@ impl Chance {
         let retry_failed = self.rng.once_in(4);
         let by_number = action == Action::Rollback && self.rng.once_in(3);
         let to_generation = by_number.then(|| self.rng.between(1, 4));
+        let ended = fleet.facts().rollouts.keys().copied();
+        let before = ended
+            .last()
+            .filter(|_| action == Action::Rollback && self.rng.once_in(3));
         self.order(
             now,
             Command::Execute {
@@ -265,6 +269,7 @@ impl Chance {
                 immediate,
                 retry_failed,
                 to_generation,
+                before,
             },
         );
     }

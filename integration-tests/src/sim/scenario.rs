@@ -36,7 +36,7 @@ use coordinator::grpc::{shown, shown_schedules};
 use coordinator_core::{
     Reply,
     fleet::number_of,
-    request::{Selection, Wish},
+    request::{Back, Selection, Wish},
     view::{Query, View},
 };
 use jiff::tz::TimeZone;
@@ -362,6 +362,7 @@ impl Stage {
                     immediate: execute.emergency,
                     retry_failed: execute.retry_failed,
                     to_generation: None,
+                    before: None,
                 }
             }
             args::Command::Update(Update::Rollback(back)) => Command::Execute {
@@ -372,6 +373,7 @@ impl Stage {
                 immediate: back.immediate,
                 retry_failed: false,
                 to_generation: back.to_generation,
+                before: back.rollout.as_ref().and_then(number_of),
             },
             args::Command::Update(Update::Approve(approve)) => self.answer(approve, false),
             args::Command::Update(Update::Reject(reject)) => self.answer(reject, true),
@@ -463,7 +465,7 @@ impl Stage {
                 args::update::Kind::Reboot => Action::Reboot,
             },
             parallel: plan.parallel.parallel,
-            to_generation: None,
+            back: Back::Previous,
             immediate: false,
             retry_failed: false,
             reason: String::new(),

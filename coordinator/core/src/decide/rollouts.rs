@@ -1,8 +1,11 @@
 //! Rollouts: what a wish comes to, and how it becomes one.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use common::{Action, GroupName, MachineName, RolloutId, Target, Timestamp};
+use common::{Action, GroupName, MachineName, RolloutId, StorePath, Target, Timestamp};
 
 use super::Draft;
 use crate::{
@@ -11,7 +14,7 @@ use crate::{
     fleet::{Fleet, rollout_id},
     plan::{Plan, PlannedGroup, PlannedMachine, in_dependency_order},
     policy::{Order, PauseAfter, Policy},
-    request::{Refusal, Reply, Wish},
+    request::{Back, Refusal, Reply, Wish},
     rollout::{
         Approval, Place, PlaceState, Rollout, RolloutGroup, RolloutState, Rules, Wave, WaveState,
     },
@@ -21,7 +24,11 @@ use crate::{
 impl Fleet {
     /// What a wish comes to. Changes nothing.
     pub fn plan(&self, wish: &Wish) -> Result<Plan, Refusal> {
-        let chosen: BTreeSet<MachineName> = self.select(&wish.selection)?.into_iter().collect();
+        let mut chosen: BTreeSet<MachineName> = self.select(&wish.selection)?.into_iter().collect();
+        if let Back::Before(id) = &wish.back {
+            let brought = self.brought(id)?;
+            chosen.retain(|machine| brought.contains_key(machine));
+        }
         let Some(config) = self.facts().config.as_deref() else {
             return Err(Refusal::NotNow(
                 "there is no fleet configuration yet".to_owned(),
@@ -127,6 +134,22 @@ impl Fleet {
         policy.order.iter().map(place).collect()
     }
 
+    /// The systems that a rollout has brought to machines, if it is remembered still.
+    fn brought(&self, id: &RolloutId) -> Result<BTreeMap<&MachineName, &StorePath>, Refusal> {
+        let rollout = self.rollout(id).ok_or_else(|| Refusal::NotFound {
+            what: "rollout",
+            name: id.to_string(),
+        })?;
+        let updated = rollout
+            .places()
+            .filter(|place| place.state == PlaceState::Updated);
+        let brought = updated.filter_map(|place| {
+            let closure = place.closure.as_ref().or_else(|| place.target.closure());
+            Some((&place.machine, closure?))
+        });
+        Ok(brought.collect())
+    }
+
     /// One machine of a plan, or why it is left out.
     fn planned(&self, name: &MachineName, wish: &Wish) -> Result<PlannedMachine, WaitReason> {
         let Some(machine) = self.facts().machines.get(name) else {
@@ -134,14 +157,26 @@ impl Fleet {
         };
         let target = match wish.action {
             Action::Update => machine.pin.as_ref().map(|pin| pin.target.clone()),
-            Action::Rollback => match wish.to_generation {
-                None => machine.previous.clone().map(Target::Closure),
-                Some(number) => machine
+            Action::Rollback => match &wish.back {
+                Back::Previous => machine.previous.clone().map(Target::Closure),
+                Back::Generation(number) => machine
                     .report
                     .iter()
                     .flat_map(|report| &report.generations)
-                    .find(|generation| generation.number == number)
+                    .find(|generation| generation.number == *number)
                     .map(|generation| Target::Closure(generation.path.clone())),
+                Back::Before(id) => {
+                    let brought = self.brought(id).unwrap_or_default();
+                    let runs = brought
+                        .get(name)
+                        .map(|closure| Some(*closure) == machine.running());
+                    if runs != Some(true) {
+                        return Err(WaitReason::MovedOn {
+                            rollout: id.clone(),
+                        });
+                    }
+                    machine.previous.clone().map(Target::Closure)
+                }
             },
             Action::Reboot => {
                 let report = machine.report.as_ref();

@@ -6,7 +6,7 @@ use super::Draft;
 use crate::{
     change::Change,
     fleet::Fleet,
-    request::{Refusal, Reply, Selection, Wish},
+    request::{Back, Refusal, Reply, Selection, Wish},
     rollout::RolloutState,
     schedule::{ScheduleStep, Stage, author, shown},
 };
@@ -134,7 +134,7 @@ impl Fleet {
             },
             action: common::Action::Update,
             parallel: None,
-            to_generation: None,
+            back: Back::Previous,
             immediate: false,
             retry_failed: false,
             reason: reason.unwrap_or_default(),

@@ -12,7 +12,9 @@ use coordinator_core::{
     fleet::Facts,
     identity::{Actor, Role},
     invariants,
-    request::{AgentRequest, Directive, Grant, OperatorRequest, Refusal, Renewal, Selection, Wish},
+    request::{
+        AgentRequest, Back, Directive, Grant, OperatorRequest, Refusal, Renewal, Selection, Wish,
+    },
     rollout::RolloutState,
 };
 use serde_json::{Value, json};
@@ -411,7 +413,7 @@ pub(crate) fn wish(groups: &[&str]) -> Wish {
         },
         action: Action::Update,
         parallel: None,
-        to_generation: None,
+        back: Back::Previous,
         immediate: false,
         retry_failed: false,
         reason: "test".to_owned(),

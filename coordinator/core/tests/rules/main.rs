@@ -23,6 +23,7 @@ mod schedules;
 mod sequence;
 mod staging;
 mod stop;
+mod undo;
 mod waves;
 mod when;
 mod why;

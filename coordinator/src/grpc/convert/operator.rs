@@ -11,7 +11,7 @@ use coordinator_core::{
     config::{Fault, Faults},
     history::Entry,
     identity::{Certificate, Holder, Registry, Role, Token, TokenState},
-    request::{OperatorRequest, Promotion, Selection, Which, Wish},
+    request::{Back, OperatorRequest, Promotion, Selection, Which, Wish},
     returns::Return,
 };
 use lab_proto::operator as wire;
@@ -69,14 +69,14 @@ pub(crate) fn wish(message: wire::ExecuteRequest) -> Result<(Wish, Option<String
         selection: selection(message.selection)?,
         action,
         parallel: (message.parallel > 0).then_some(message.parallel),
-        to_generation: (message.to_generation > 0).then_some(message.to_generation),
+        back: way_back(message.to_generation, &message.before)?,
         immediate: message.immediate,
         reason: text(&message.reason),
         retry_failed: message.retry_failed,
     };
     let rolls_back = wish.action == Action::Rollback;
-    if !rolls_back && wish.to_generation.is_some() {
-        let text = "only a rollback goes to a generation";
+    if !rolls_back && wish.back != Back::Previous {
+        let text = "only a rollback goes to a generation, or takes a rollout back";
         return Err(Malformed::new("kind", text));
     }
     if wish.action == Action::Reboot && wish.immediate {
@@ -85,6 +85,19 @@ pub(crate) fn wish(message: wire::ExecuteRequest) -> Result<(Wish, Option<String
     }
     let if_plan = (!message.if_plan.is_empty()).then_some(message.if_plan);
     Ok((wish, if_plan))
+}
+
+/// Where a rollback leads.
+fn way_back(generation: u64, before: &str) -> Result<Back, Malformed> {
+    match (generation, before) {
+        (0, "") => Ok(Back::Previous),
+        (generation, "") => Ok(Back::Generation(generation)),
+        (0, rollout) => Ok(Back::Before(name("before", rollout)?)),
+        (_, _) => {
+            let text = "machines go to a generation, or to what they ran before a rollout";
+            Err(Malformed::new("before", text))
+        }
+    }
 }
 
 /// A wish that anybody may have who may begin rollouts.

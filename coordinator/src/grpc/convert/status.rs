@@ -333,6 +333,7 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
         WaitReason::Offline { since } => {
             shown.reason = since.map_or_else(String::new, |since| format!("since {}", time(since)));
         }
+        WaitReason::MovedOn { rollout } => shown.rollout = rollout.to_string(),
         WaitReason::UpToDate
         | WaitReason::NoTarget
         | WaitReason::NoRollout

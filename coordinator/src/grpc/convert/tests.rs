@@ -308,6 +308,15 @@ fn wishes_that_make_no_sense_are_refused() {
     };
     assert_eq!(wish(again).err(), Some("kind"));
     assert_eq!(wish(|m| m.to_generation = 3).err(), Some("kind"));
+    assert_eq!(wish(|m| m.before = "r7".into()).err(), Some("kind"));
+    let before = |m: &mut operator::ExecuteRequest| {
+        (m.kind, m.before) = ("rollback".into(), "r7".into());
+    };
+    assert!(wish(before).is_ok());
+    let both = |m: &mut operator::ExecuteRequest| {
+        (m.kind, m.before, m.to_generation) = ("rollback".into(), "r7".into(), 3);
+    };
+    assert_eq!(wish(both).err(), Some("before"));
     let odd = |m: &mut operator::ExecuteRequest| {
         m.selection = Some(operator::Selection {
             machines: vec!["*".into()],

@@ -1,0 +1,150 @@
+//! A whole rollout is taken back.
+
+use common::{Action, MachineName, OutcomeKind, RolloutId, Target};
+use coordinator_core::{
+    Reply,
+    plan::Plan,
+    request::{Back, OperatorRequest, Refusal, Wish},
+};
+use serde_json::json;
+
+use crate::fleet::{World, name, path, wish};
+
+fn back(to: Back) -> Wish {
+    Wish {
+        action: Action::Rollback,
+        back: to,
+        ..wish(&[])
+    }
+}
+
+fn world() -> World {
+    let machines =
+        json!({ "machines": ["a", "b", "c"], "updatePolicy": "aggressive", "maxParallel": 3 });
+    World::new(json!({ "web": machines }), json!({ "maxParallel": 3 }))
+}
+
+fn update(world: &mut World, machines: &[&str], version: &str) -> RolloutId {
+    for machine in machines {
+        world.pin(machine, version);
+        world.poll(machine);
+    }
+    let rollout = world.begin(of(machines));
+    for machine in machines {
+        world.update(machine);
+    }
+    rollout
+}
+
+/// An update of these machines.
+fn of(machines: &[&str]) -> Wish {
+    let mut wish = wish(&[]);
+    wish.selection.machines = machines.iter().map(|machine| name(machine)).collect();
+    wish
+}
+
+fn goes_to(plan: &Plan) -> Vec<(MachineName, Target)> {
+    let waves = plan.groups.iter().flat_map(|group| &group.waves);
+    let machines = waves.flat_map(|wave| &wave.machines);
+    machines
+        .map(|m| (m.name.clone(), m.target.clone()))
+        .collect()
+}
+
+#[test]
+fn machines_go_back_to_what_they_ran_before_that_rollout() {
+    let mut world = world();
+    let first = update(&mut world, &["a", "b"], "2");
+    let second = update(&mut world, &["b", "c"], "3");
+    // b has moved on since the first, and is the second's.
+    let plan = world
+        .fleet
+        .plan(&back(Back::Before(first.clone())))
+        .expect("a plan");
+    let to = |version: &str| Target::Closure(path(version));
+    assert_eq!(goes_to(&plan), [(name("a"), to("1"))]);
+    let [(machine, reason)] = &plan.excluded[..] else {
+        panic!("{:?}", plan.excluded);
+    };
+    assert_eq!((machine, reason.kind()), (&name("b"), "moved-on"));
+    let plan = world
+        .fleet
+        .plan(&back(Back::Before(second)))
+        .expect("a plan");
+    assert_eq!(goes_to(&plan), [(name("b"), to("2")), (name("c"), to("1"))]);
+    // Only what was chosen of it.
+    let mut only = back(Back::Before(first));
+    only.selection.machines = vec![name("c")];
+    assert!(world.fleet.plan(&only).expect("a plan").is_empty());
+}
+
+#[test]
+fn whoever_did_not_get_it_is_left_alone() {
+    let mut world = world();
+    for machine in ["a", "b"] {
+        world.poll(machine);
+    }
+    let rollout = world.begin(of(&["a", "b"]));
+    world.update("a");
+    let grant = world.go("b");
+    world.end("b", &grant, OutcomeKind::RolledBack);
+    let plan = world
+        .fleet
+        .plan(&back(Back::Before(rollout)))
+        .expect("a plan");
+    assert_eq!(goes_to(&plan), [(name("a"), Target::Closure(path("1")))]);
+    assert!(plan.excluded.is_empty());
+}
+
+#[test]
+fn taking_back_twice_does_nothing_more() {
+    let mut world = world();
+    let rollout = update(&mut world, &["a"], "2");
+    let again = back(Back::Before(rollout));
+    world.begin(again.clone());
+    world.poll("a");
+    world.update("a");
+    assert_eq!(world.report("a").running, Some(path("1")));
+    let plan = world.fleet.plan(&again).expect("a plan");
+    assert!(plan.is_empty(), "{plan:?}");
+}
+
+#[test]
+fn a_rollout_that_nobody_remembers_is_not_found() {
+    let world = world();
+    let unknown: RolloutId = "r9".parse().expect("a name");
+    let refused = world.fleet.plan(&back(Back::Before(unknown)));
+    assert!(
+        matches!(
+            refused,
+            Err(Refusal::NotFound {
+                what: "rollout",
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+}
+
+impl World {
+    fn pin(&mut self, machine: &str, version: &str) {
+        self.done(OperatorRequest::PinTargets {
+            targets: vec![(name(machine), Target::Closure(path(version)))],
+            reason: String::new(),
+        });
+    }
+
+    fn begin(&mut self, wish: Wish) -> RolloutId {
+        let asked = OperatorRequest::Execute {
+            wish,
+            if_plan: None,
+        };
+        match self.ask(asked) {
+            Reply::Executed {
+                rollout: Some(rollout),
+                ..
+            } => rollout,
+            other => panic!("not begun: {other:?}"),
+        }
+    }
+}
