@@ -470,9 +470,12 @@ mod tests {
         one("depend on each other: critical, dev, infrastructure", |d| {
             d["updateGroups"]["dev"]["dependencies"] = json!(["infrastructure"]);
         });
-        one("has no machines", |d| {
-            d["updateGroups"]["dev"]["machines"] = json!([])
-        });
+        one(
+            "no machines, and others depend on it: infrastructure",
+            |d| {
+                d["updateGroups"]["dev"]["machines"] = json!([]);
+            },
+        );
         one("is shorter than", |d| {
             d["updateGroups"]["dev"]["maintenanceWindow"] = json!("02:00-02:05");
         });

@@ -287,6 +287,7 @@ fn said(outcome: &Outcome) -> String {
 struct Total {
     seeds: u64,
     rollouts: u64,
+    attempts: u64,
     events: u64,
     hours: f64,
     machine_hours: f64,
@@ -299,6 +300,7 @@ impl Total {
     fn add(&mut self, outcome: &Outcome) {
         self.seeds += 1;
         self.rollouts += outcome.rollouts;
+        self.attempts += outcome.attempts;
         self.events += outcome.events;
         self.hours += outcome.hours;
         let machines = u32::try_from(outcome.machines).unwrap_or(u32::MAX);
@@ -314,6 +316,7 @@ impl Total {
         json!({
             "seeds": self.seeds,
             "rollouts": self.rollouts,
+            "attempts": self.attempts,
             "events": self.events,
             "simulated_hours": self.hours.round(),
             "machine_hours": self.machine_hours.round(),
@@ -326,8 +329,8 @@ impl Total {
 
     fn print(&self, wall: f64) {
         println!(
-            "{} seeds, {} rollouts, {} events, {:.0} simulated hours, {:.0} machine-hours, {wall:.1} s",
-            self.seeds, self.rollouts, self.events, self.hours, self.machine_hours
+            "{} seeds, {} rollouts, {} attempts, {} events, {:.0} simulated hours, {:.0} machine-hours, {wall:.1} s",
+            self.seeds, self.rollouts, self.attempts, self.events, self.hours, self.machine_hours
         );
         println!("{} faults:", self.faults.values().sum::<u64>());
         for (kind, count) in &self.faults {

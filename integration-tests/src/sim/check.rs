@@ -24,6 +24,8 @@ pub(crate) struct Truth {
     newest: BTreeMap<MachineIndex, (u32, u64)>,
     /// Most machines that were really away at once.
     pub(crate) most_away: usize,
+    /// Attempts that machines carried out and judged.
+    pub(crate) attempts: u64,
     /// Whether somebody may have gone or lost a slot since slots were last looked at.
     pub(crate) slots_moved: bool,
     /// Decisions with changes since what is recorded was last held against itself.

@@ -60,6 +60,8 @@ pub struct Outcome {
     pub events: u64,
     /// Rollouts created.
     pub rollouts: u64,
+    /// Attempts that machines carried out and judged.
+    pub attempts: u64,
     /// Simulated time, in hours.
     pub hours: f64,
     /// Machines in the fleet.
@@ -256,6 +258,7 @@ impl Run {
             unfinished,
             events: self.world.events,
             rollouts: fleet.facts().next_rollout - 1,
+            attempts: self.world.truth.attempts,
             hours,
             machines: self.world.machines.len(),
             faults,

@@ -25,7 +25,7 @@ pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
     }
     let mut seen: BTreeMap<&MachineName, &GroupName> = BTreeMap::new();
     for (name, group) in &config.groups {
-        machines(name, group, &mut seen, faults);
+        machines(name, group, config, &mut seen, faults);
         dependencies(name, group, config, faults);
         limits(name, group, faults);
         waves(name, group, faults);
@@ -66,16 +66,29 @@ fn push(faults: &mut Vec<Fault>, path: String, message: impl Into<String>, hint:
 fn machines<'a>(
     name: &'a GroupName,
     group: &'a GroupConfig,
+    config: &FleetConfig,
     seen: &mut BTreeMap<&'a MachineName, &'a GroupName>,
     faults: &mut Vec<Fault>,
 ) {
     let path = format!("updateGroups.{name}.machines");
     if group.machines.is_empty() && !faults.iter().any(|f| f.path.starts_with(&path)) {
+        let on_it = config
+            .groups
+            .iter()
+            .filter(|(_, other)| other.policy.dependencies.contains(name));
+        let on_it: Vec<&str> = on_it.map(|(other, _)| other.as_str()).collect();
+        let message = match on_it[..] {
+            [] => "the group has no machines".to_owned(),
+            _ => format!(
+                "the group has no machines, and others depend on it: {}",
+                on_it.join(", ")
+            ),
+        };
         push(
             faults,
             path.clone(),
-            "the group has no machines",
-            "leave the group out instead",
+            message,
+            "leave the group out, also of `dependencies`",
         );
     }
     for (index, machine) in group.machines.iter().enumerate() {

@@ -54,6 +54,16 @@ fn needs(mirror: &Fleet, machine: &common::MachineName, policy: &Policy) -> Dura
     }
 }
 
+/// Whether somebody has changed something and judged it.
+fn is_attempt(change: &Change) -> bool {
+    let judged = [
+        OutcomeKind::Confirmed,
+        OutcomeKind::RolledBack,
+        OutcomeKind::Stuck,
+    ];
+    matches!(change, Change::LeaseEnded { outcome, .. } if judged.contains(outcome))
+}
+
 impl World {
     /// Everything about one decision, before its changes reach the mirror.
     pub(crate) fn check_decision(&mut self, fleet: &Fleet, ask: &Ask, decision: &Decision) {
@@ -70,6 +80,7 @@ impl World {
                 self.violate(wrong.to_string());
             }
             self.check_change(fleet, ask, change);
+            self.truth.attempts += u64::from(is_attempt(change));
             self.coordinator.mirror.apply(change);
         }
         self.truth.slots_moved = true;
