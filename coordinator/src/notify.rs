@@ -79,8 +79,8 @@ impl Telling {
             }
             "emergency-update" | "overdue" | "approval-asked" | "promotion-asked"
             | "return-asked" | "rollout-aborted" | "restored" | "window-missed"
-            | "schedule-skipped" | "schedule-missed" => Level::Warning,
-            "rollout-finished" | "resume" => Level::Info,
+            | "schedule-skipped" | "schedule-missed" | "quarantined" => Level::Warning,
+            "rollout-finished" | "resume" | "released" => Level::Info,
             _ => return None,
         };
         let named = [
@@ -222,10 +222,12 @@ mod tests {
             told.body.text,
             "overdue: rollout r7, machine web-01: no [2J word"
         );
-        for warns in ["return-asked", "emergency-update"] {
+        for warns in ["return-asked", "emergency-update", "quarantined"] {
             let told = Telling::of(&entry(warns), None).expect("worth it");
             assert_eq!(told.level, Level::Warning, "{warns}");
         }
+        let released = Telling::of(&entry("released"), None).expect("worth it");
+        assert_eq!(released.level, Level::Info);
         for everyday in ["attempt", "rollout-created", "config"] {
             assert_eq!(Telling::of(&entry(everyday), None), None, "{everyday}");
         }

@@ -5,8 +5,8 @@ mod bed;
 
 use bed::{Bed, NEW, poll, report};
 use lab_proto::operator::{
-    ExecuteRequest, HistoryRequest, PlannedWait, RevokeTokenRequest, Selection, SetConfigRequest,
-    WhyRequest,
+    ExecuteRequest, HistoryRequest, ListMachinesRequest, PlannedWait, QuarantineMachinesRequest,
+    ReleaseMachinesRequest, RevokeTokenRequest, Selection, SetConfigRequest, WhyRequest,
 };
 use tonic::{Code, Status};
 
@@ -93,6 +93,57 @@ async fn a_machine_that_has_left_keeps_its_history() {
     assert_eq!(reply.into_inner().faults, []);
     let past = bed.admin.get_history(history(&[], &["dev-02"])).await;
     assert!(!past.expect("a history").into_inner().entries.is_empty());
+}
+
+#[tokio::test]
+async fn a_machine_in_quarantine_is_shown_with_who_and_why_and_everybody_finds_it_in_the_history() {
+    let mut bed = Bed::start().await;
+    bed.configure().await;
+    let aside = QuarantineMachinesRequest {
+        machines: vec!["dev-02".into()],
+        reason: "its disk".into(),
+    };
+    let done = bed.admin.quarantine_machines(aside).await;
+    let done = done.expect("an answer").into_inner();
+    assert_eq!(done.text, "in quarantine: dev-02");
+    let listed = bed
+        .admin
+        .list_machines(ListMachinesRequest::default())
+        .await;
+    let listed = listed.expect("an answer").into_inner().machines;
+    let aside = listed
+        .iter()
+        .filter_map(|m| Some((m, m.quarantine.as_ref()?)));
+    let aside: Vec<_> = aside.collect();
+    let [(machine, quarantine)] = aside.as_slice() else {
+        panic!("{listed:?}");
+    };
+    assert_eq!(machine.name, "dev-02");
+    assert_eq!(quarantine.reason, "its disk");
+    assert!(!quarantine.by.is_empty() && !quarantine.since.is_empty());
+    let why = bed.admin.why(WhyRequest {
+        machine: "dev-02".into(),
+    });
+    let why = why.await.expect("an answer").into_inner().wait_reason;
+    let why = why.expect("it waits");
+    assert_eq!(
+        (why.kind.as_str(), &why.since),
+        ("quarantined", &quarantine.since)
+    );
+    assert_eq!(why.hint, "lab machines release dev-02");
+    let released = ReleaseMachinesRequest {
+        machines: vec!["dev-02".into()],
+        reason: "mended".into(),
+    };
+    let again = bed.admin.release_machines(released.clone()).await;
+    again.expect("released");
+    let refused = bed.admin.release_machines(released).await;
+    let refused = refused.expect_err("it is free");
+    assert_eq!(refused.message(), "dev-02 is not in quarantine");
+    let past = bed.admin.get_history(history(&[], &["dev-02"])).await;
+    let past = past.expect("a history").into_inner().entries;
+    let kinds: Vec<&str> = past.iter().map(|entry| entry.kind.as_str()).collect();
+    assert_eq!(kinds, ["released", "quarantined"]);
 }
 
 #[tokio::test]

@@ -28,6 +28,13 @@ pub enum Verb {
     Show(Show),
     /// Free what a machine holds and forget its failure.
     Forget(Forget),
+    /// Let machines take part in no rollout until they are released. Those that are away finish.
+    #[command(
+        after_help = "Example:\n  lab machines quarantine web-03 --reason='its disk is failing'"
+    )]
+    Quarantine(Quarantine),
+    /// Let machines take part in rollouts again, from the next one on.
+    Release(Release),
     /// Boot machines again, in waves, under the same rules as an update.
     #[command(after_help = "Example:\n  lab machines reboot --group=critical")]
     Reboot(Reboot),
@@ -55,6 +62,28 @@ pub struct Forget {
     pub machine: MachineName,
     /// Why; kept in the history.
     #[arg(long)]
+    pub reason: String,
+}
+
+/// `lab machines quarantine`
+#[derive(Args, Debug)]
+pub struct Quarantine {
+    /// The machines.
+    #[arg(required = true)]
+    pub machines: Vec<MachineName>,
+    /// Why; everybody is told.
+    #[arg(long)]
+    pub reason: String,
+}
+
+/// `lab machines release`
+#[derive(Args, Debug)]
+pub struct Release {
+    /// The machines.
+    #[arg(required = true)]
+    pub machines: Vec<MachineName>,
+    /// Why; kept in the audit log.
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub reason: String,
 }
 

@@ -1,12 +1,15 @@
 //! `lab machines …`
 
-use lab_proto::operator::{ForgetMachineRequest, ListMachinesRequest, Selection};
+use lab_proto::operator::{
+    ForgetMachineRequest, ListMachinesRequest, QuarantineMachinesRequest, ReleaseMachinesRequest,
+    Selection,
+};
 
 use super::{Context, rollback};
 use crate::{
     args::{
         Select,
-        machines::{Forget, Machines, Show, Verb},
+        machines::{Forget, Machines, Quarantine, Release, Show, Verb},
     },
     client::ask,
     error::{Exit, LabError},
@@ -30,6 +33,8 @@ pub async fn run(context: &Context, args: Machines) -> Result<Exit, LabError> {
         .hint("lab machines reboot --group=G")),
         Some(Verb::Show(args)) => show(context, &args).await,
         Some(Verb::Forget(args)) => forget(context, args).await,
+        Some(Verb::Quarantine(args)) => quarantine(context, args).await,
+        Some(Verb::Release(args)) => release(context, args).await,
         Some(Verb::Reboot(args)) => rollback::reboot(context, &args).await,
     }
 }
@@ -76,5 +81,25 @@ async fn forget(context: &Context, args: Forget) -> Result<Exit, LabError> {
         reason: args.reason,
     };
     let done = ask(client.forget_machine(request)).await?;
+    context.output.done(&done)
+}
+
+async fn quarantine(context: &Context, args: Quarantine) -> Result<Exit, LabError> {
+    let mut client = context.open().await?;
+    let request = QuarantineMachinesRequest {
+        machines: args.machines.iter().map(ToString::to_string).collect(),
+        reason: args.reason,
+    };
+    let done = ask(client.quarantine_machines(request)).await?;
+    context.output.done(&done)
+}
+
+async fn release(context: &Context, args: Release) -> Result<Exit, LabError> {
+    let mut client = context.open().await?;
+    let request = ReleaseMachinesRequest {
+        machines: args.machines.iter().map(ToString::to_string).collect(),
+        reason: args.reason,
+    };
+    let done = ask(client.release_machines(request)).await?;
     context.output.done(&done)
 }

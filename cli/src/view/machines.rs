@@ -18,6 +18,9 @@ fn row(machine: &Machine, look: &Look) -> Vec<String> {
     if !machine.enrolled {
         remarks.push("not enrolled".to_owned());
     }
+    if let Some(quarantine) = &machine.quarantine {
+        remarks.push(format!("in quarantine: {}", quarantine.reason));
+    }
     if !machine.away.is_empty() {
         remarks.push(format!("away: {}", machine.away));
     }
@@ -85,6 +88,11 @@ pub fn show(machine: &Machine, look: &Look) -> String {
             ""
         };
         rows.push(("target", format!("{} ({staged}{reboot})", machine.target)));
+    }
+    if let Some(quarantine) = &machine.quarantine {
+        let (since, by) = (look.when(&quarantine.since), &quarantine.by);
+        let text = format!("since {since}, by {by}: {}", quarantine.reason);
+        rows.push(("quarantine", text));
     }
     if !machine.away.is_empty() {
         rows.push(("away", machine.away.clone()));
@@ -193,7 +201,7 @@ pub fn failed_checks(machine: &MachineHealth) -> String {
 mod tests {
     use super::*;
     use crate::view::tests::look;
-    use lab_proto::operator::{Lease, MachineGeneration};
+    use lab_proto::operator::{Lease, MachineGeneration, Quarantine};
 
     fn path(version: char) -> String {
         let hash = version.to_string().repeat(32);
@@ -262,6 +270,11 @@ mod tests {
             name: "web-02".into(),
             group: "critical".into(),
             state: "never-seen".into(),
+            quarantine: Some(Quarantine {
+                by: "ada".into(),
+                reason: "its disk is failing".into(),
+                since: "2026-11-21T12:00:00Z".into(),
+            }),
             ..Machine::default()
         };
         let machines = vec![web(), offline, never];

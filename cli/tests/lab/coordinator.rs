@@ -292,6 +292,20 @@ impl Operator for Scripted {
         self.answer("forget_machine", request)
     }
 
+    async fn quarantine_machines(
+        &self,
+        request: Request<pb::QuarantineMachinesRequest>,
+    ) -> Answer<pb::Done> {
+        self.answer("quarantine_machines", request)
+    }
+
+    async fn release_machines(
+        &self,
+        request: Request<pb::ReleaseMachinesRequest>,
+    ) -> Answer<pb::Done> {
+        self.answer("release_machines", request)
+    }
+
     async fn get_config(&self, request: Request<pb::GetConfigRequest>) -> Answer<pb::ConfigReply> {
         self.answer("get_config", request)
     }

@@ -188,6 +188,29 @@ async fn what_cannot_be_taken_back_needs_a_yes() {
 }
 
 #[tokio::test]
+async fn machines_are_put_aside_and_released_by_name() {
+    let coordinator = Coordinator::start(begun()).await;
+    let line = ["machines", "quarantine", "web-01", "--reason=its disk"];
+    assert_eq!(run(&coordinator, &line).await.0, 0);
+    let said = coordinator.said("quarantine_machines");
+    assert_eq!(
+        said,
+        json!({ "machines": ["web-01"], "reason": "its disk" })
+    );
+    let line = ["machines", "release", "web-01", "web-02"];
+    assert_eq!(run(&coordinator, &line).await.0, 0);
+    let said = coordinator.said("release_machines");
+    assert_eq!(said["machines"], json!(["web-01", "web-02"]));
+    for line in [
+        ["machines", "quarantine", "--reason=why"].as_slice(),
+        &["machines", "quarantine", "web-01"],
+        &["machines", "release"],
+    ] {
+        assert_eq!(run(&coordinator, line).await.0, 2, "{line:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_emergency_stop_is_not_held_up() {
     let progress = StopProgress {
         machine: "web-01".into(),

@@ -45,6 +45,8 @@ pub enum Bug {
     ScheduleOverlaps,
     /// Whoever began a rollout approves it, although somebody else was to.
     OwnApproved,
+    /// Machines in quarantine go.
+    QuarantineIgnored,
     /// The machine's name is taken from the lease in the message.
     IdentityFromMessage,
 }

@@ -404,6 +404,26 @@ pub enum Change {
         /// What happened to it.
         step: ScheduleStep,
     },
+    /// A machine takes part in no rollout until it is released.
+    Quarantined {
+        /// Which.
+        machine: MachineName,
+        /// Who put it aside.
+        by: String,
+        /// Why.
+        reason: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// A machine takes part in rollouts again.
+    Released {
+        /// Which.
+        machine: MachineName,
+        /// Who said so.
+        by: String,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 impl Change {

@@ -75,6 +75,8 @@ pub struct FleetConfig {
     /// Machines of all groups of a rollout together that may fail before it pauses itself; `None`:
     /// only each group counts.
     pub max_failures: Option<Share>,
+    /// Failed attempts in a row after which a machine is put aside; `None`: never.
+    pub quarantine_after: Option<u32>,
     /// Machines that run a coordinator.
     pub coordinators: Vec<MachineName>,
     /// Whether nobody may approve a rollout of their own.

@@ -24,6 +24,7 @@ use crate::{
     machine::Machine,
     opening,
     patience::Patience,
+    quarantine::Quarantine,
     rollout::{Rollout, Rules},
     schedule::{Course, Planned, UnderWay},
     wake::Woken,
@@ -63,6 +64,9 @@ pub struct Facts {
     /// Runs of schedules that were begun; never goes back.
     #[serde(default)]
     pub schedule_runs: u64,
+    /// Machines that take part in no rollout until somebody releases them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub quarantined: BTreeMap<MachineName, Quarantine>,
 }
 
 impl Default for Facts {
@@ -81,6 +85,7 @@ impl Default for Facts {
             registry: Registry::default(),
             courses: BTreeMap::new(),
             schedule_runs: 0,
+            quarantined: BTreeMap::new(),
         }
     }
 }

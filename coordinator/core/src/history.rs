@@ -235,6 +235,24 @@ impl crate::Fleet {
                 text: reason.clone(),
                 ..entry("forgotten")
             },
+            Change::Quarantined {
+                machine,
+                by,
+                reason,
+                ..
+            } => Entry {
+                machine: Some(machine.clone()),
+                group: self.group_of(machine).cloned(),
+                by: by.clone(),
+                text: format!("{reason}: `lab machines release {machine}`"),
+                ..entry("quarantined")
+            },
+            Change::Released { machine, by, .. } => Entry {
+                machine: Some(machine.clone()),
+                group: self.group_of(machine).cloned(),
+                by: by.clone(),
+                ..entry("released")
+            },
             Change::ReturnAsked {
                 machine, key, from, ..
             } => Entry {

@@ -343,6 +343,8 @@ impl Registry {
             | Change::StopLifted { .. }
             | Change::Restored { .. }
             | Change::Forgotten { .. }
+            | Change::Quarantined { .. }
+            | Change::Released { .. }
             | Change::WindowMissed { .. }
             | Change::AnalysisBegan { .. }
             | Change::Measured { .. }

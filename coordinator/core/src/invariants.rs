@@ -54,6 +54,7 @@ pub fn rules(fleet: &Fleet) -> Vec<Violation> {
     slots(fleet, &mut found);
     waves_in_order(fleet, &mut found);
     reasons(fleet, &mut found);
+    steps::aside(fleet, &mut found);
     found
 }
 
@@ -276,6 +277,7 @@ fn says_nothing(reason: &WaitReason) -> bool {
         | WaitReason::MovedOn { .. }
         | WaitReason::Final { .. } => true,
         WaitReason::UnknownMachine
+        | WaitReason::Quarantined { .. }
         | WaitReason::Stopped { .. }
         | WaitReason::Paused { .. }
         | WaitReason::Dependency { .. }

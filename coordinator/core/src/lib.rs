@@ -29,6 +29,7 @@ mod patience;
 mod permission;
 pub mod plan;
 pub mod policy;
+pub mod quarantine;
 pub mod request;
 mod restore;
 pub mod returns;

@@ -41,6 +41,9 @@ pub struct Machine {
     /// Whether its last attempt did not end as it should.
     #[serde(default)]
     pub failed_last: bool,
+    /// Attempts on end that did not end as they should, since somebody last put it aside or released it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures_in_a_row: u32,
     /// What its last attempts took that were carried out, in seconds, newest last.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     pub took_s: VecDeque<u64>,
@@ -97,6 +100,14 @@ pub struct Heard {
     pub epoch: Epoch,
     /// What it does not stage for now.
     pub declined: Option<Declined>,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Heartbeats are not facts: two states are the same fleet whatever was heard meanwhile.

@@ -46,6 +46,7 @@ impl Fleet {
             return Err(WaitReason::UnknownMachine);
         };
         self.stop_over(group)?;
+        self.released(machine)?;
         let Some(at) = self.index().place_of.get(machine).copied() else {
             return Err(self.idle(machine));
         };

@@ -281,6 +281,20 @@ pub enum OperatorRequest {
         /// Why.
         reason: String,
     },
+    /// Let machines take part in no rollout until they are released.
+    Quarantine {
+        /// Which.
+        machines: Vec<MachineName>,
+        /// Why; not empty.
+        reason: String,
+    },
+    /// Let machines take part in rollouts again.
+    Release {
+        /// Which.
+        machines: Vec<MachineName>,
+        /// Why.
+        reason: String,
+    },
     /// Replace the fleet configuration.
     SetConfig {
         /// The validated configuration.

@@ -9,6 +9,7 @@ use common::{
 
 use crate::{
     fleet::{Fleet, Stop},
+    quarantine::Quarantine,
     request::{Refusal, Selection},
     rollout::{PlaceState, Rollout},
     schedule::ScheduleView,
@@ -149,6 +150,8 @@ pub struct MachineView {
     pub generations: Vec<Generation>,
     /// Whether it holds a good certificate.
     pub enrolled: bool,
+    /// Why it takes part in no rollout.
+    pub quarantine: Option<Quarantine>,
 }
 
 /// How a machine is.
@@ -334,6 +337,7 @@ impl Fleet {
                     .map(|report| report.generations.clone())
                     .unwrap_or_default(),
                 enrolled: enrolled.contains(name.as_str()),
+                quarantine: self.quarantine_of(&name).cloned(),
                 name,
             }
         });

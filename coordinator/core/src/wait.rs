@@ -40,6 +40,17 @@ pub enum WaitReason {
     NoTarget,
     /// The machine is in no group of the configuration.
     UnknownMachine,
+    /// The machine takes part in no rollout until it is released.
+    Quarantined {
+        /// Which.
+        machine: MachineName,
+        /// Who put it aside.
+        by: String,
+        /// Why.
+        reason: String,
+        /// Since when.
+        at: Timestamp,
+    },
     /// The target failed on this machine before and was not asked for again.
     BadTarget {
         /// What went wrong then.
@@ -216,6 +227,7 @@ impl WaitReason {
             Self::MovedOn { .. } => "moved-on",
             Self::NoTarget => "no-target",
             Self::UnknownMachine => "unknown-machine",
+            Self::Quarantined { .. } => "quarantined",
             Self::BadTarget { .. } => "bad-target",
             Self::TargetNotAllowed { .. } => "target-not-allowed",
             Self::Final { .. } => "final",
@@ -258,6 +270,7 @@ impl WaitReason {
             | Self::MovedOn { .. }
             | Self::NoTarget
             | Self::UnknownMachine
+            | Self::Quarantined { .. }
             | Self::BadTarget { .. }
             | Self::TargetNotAllowed { .. }
             | Self::Final { .. }
@@ -299,6 +312,7 @@ impl WaitReason {
             | Self::MovedOn { .. }
             | Self::NoTarget
             | Self::UnknownMachine
+            | Self::Quarantined { .. }
             | Self::BadTarget { .. }
             | Self::TargetNotAllowed { .. }
             | Self::Final { .. }
@@ -329,6 +343,7 @@ impl WaitReason {
                 "`targets` in the machine's own configuration, then lab update prepare".to_owned(),
             ),
             Self::UnknownMachine => Some("lab update-config show".to_owned()),
+            Self::Quarantined { machine, .. } => Some(format!("lab machines release {machine}")),
             Self::Approval { group, rollout, .. } => {
                 Some(format!("lab update approve {rollout} --group={group}"))
             }
@@ -398,6 +413,9 @@ impl fmt::Display for WaitReason {
             }
             Self::NoTarget => f.write_str("nobody has said yet what this machine is to run"),
             Self::UnknownMachine => f.write_str("in no group of the fleet configuration"),
+            Self::Quarantined { by, reason, at, .. } => {
+                write!(f, "in quarantine since {}, by {by}: {reason}", instant(*at))
+            }
             Self::BadTarget { reason } => write!(f, "this target failed here before: {reason}"),
             Self::TargetNotAllowed { reason } => write!(f, "its target is not allowed: {reason}"),
             Self::Final { state } => write!(f, "has ended its part of the rollout: {state}"),

@@ -243,6 +243,19 @@ impl Log {
                 machine: Some(machine),
                 ..plain(format!("freed by {by}: {reason}"))
             },
+            Change::Quarantined {
+                machine,
+                by,
+                reason,
+                ..
+            } => Line {
+                machine: Some(machine),
+                ..warning(plain(format!("in quarantine, by {by}: {reason}")))
+            },
+            Change::Released { machine, by, .. } => Line {
+                machine: Some(machine),
+                ..plain(format!("released by {by}"))
+            },
             Change::AnalysisBegan {
                 rollout,
                 group,

@@ -268,6 +268,22 @@ impl wire::operator_server::Operator for OperatorService {
         self.done(actor, from::forget(request.get_ref())?).await
     }
 
+    async fn quarantine_machines(
+        &self,
+        request: Request<wire::QuarantineMachinesRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        self.done(actor, from::quarantine(request.get_ref())?).await
+    }
+
+    async fn release_machines(
+        &self,
+        request: Request<wire::ReleaseMachinesRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        self.done(actor, from::release(request.get_ref())?).await
+    }
+
     async fn get_config(
         &self,
         request: Request<wire::GetConfigRequest>,

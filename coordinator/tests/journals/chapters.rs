@@ -23,6 +23,7 @@ pub(super) fn life_of_a_fleet() -> String {
     returns(&mut story);
     gates(&mut story);
     waves(&mut story);
+    aside(&mut story);
     windows(&mut story);
     schedules(&mut story);
     let (epoch, next_lease) = (Epoch(1002), LeaseId(1_000_000));
@@ -251,6 +252,17 @@ fn waves(story: &mut Story) {
     story.result("app-02", &grant, OutcomeKind::RolledBack, OLD);
     let rollout = story.fleet.rollout(&rollout).expect("kept");
     assert_eq!(rollout.state, RolloutState::Finished);
+}
+
+/// Somebody puts a machine aside and lets it take part again.
+fn aside(story: &mut Story) {
+    let machines = vec![machine("app-02")];
+    story.operator(OperatorRequest::Quarantine {
+        machines: machines.clone(),
+        reason: "its disk is failing".into(),
+    });
+    let reason = "it has another one".to_owned();
+    story.operator(OperatorRequest::Release { machines, reason });
 }
 
 /// Nobody of a group goes in its window.

@@ -18,7 +18,7 @@ use serde_json::Value;
 use self::chapters::life_of_a_fleet;
 
 /// Every kind of fact that the journals together must have.
-const FACTS: [&str; 42] = [
+const FACTS: [&str; 44] = [
     "config-set",
     "reported",
     "pinned",
@@ -61,6 +61,8 @@ const FACTS: [&str; 42] = [
     "promoted",
     "window-missed",
     "schedule",
+    "quarantined",
+    "released",
 ];
 
 fn directory() -> PathBuf {

@@ -47,6 +47,7 @@ impl SeededBug {
             Bug::QuorumIgnored,
             Bug::SilentGatePasses,
             Bug::ScheduleOverlaps,
+            Bug::QuarantineIgnored,
             Bug::IdentityFromMessage,
         ];
         let driver = [DriverBug::ReplyBeforeDurable, DriverBug::StaleSnapshot];

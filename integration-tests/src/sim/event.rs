@@ -292,6 +292,12 @@ pub(crate) enum Command {
     Forget {
         machine: MachineIndex,
     },
+    Quarantine {
+        machines: Vec<MachineIndex>,
+    },
+    Release {
+        machines: Vec<MachineIndex>,
+    },
     RunSchedule {
         schedule: String,
     },

@@ -188,6 +188,14 @@ impl World {
                 schedule: schedule.parse().map_err(|_| schedule.clone())?,
                 reason,
             },
+            Command::Quarantine { machines } => OperatorRequest::Quarantine {
+                machines: machines.iter().map(name).collect(),
+                reason,
+            },
+            Command::Release { machines } => OperatorRequest::Release {
+                machines: machines.iter().map(name).collect(),
+                reason,
+            },
             Command::Forget { machine } => OperatorRequest::ForgetMachine {
                 machine: name(machine),
                 reason,

@@ -85,6 +85,7 @@ impl Chance {
             30..=33 if self.schedule(fleet, now) => {}
             19..=24 => self.execute(world, fleet, Action::Rollback, now),
             25..=29 => self.execute(world, fleet, Action::Reboot, now),
+            34..=37 => self.aside(world, fleet, now),
             _ if unfinished.is_empty() || self.rng.once_in(4) => self.release(world, fleet, now),
             _ => {}
         }
@@ -105,6 +106,19 @@ impl Chance {
         };
         self.order(now, command);
         true
+    }
+
+    /// Somebody puts a machine aside, or lets those take part again that are.
+    fn aside(&mut self, world: &World, fleet: &Fleet, now: u64) {
+        let aside = fleet.facts().quarantined.keys();
+        let aside: Vec<MachineIndex> = aside
+            .filter_map(|name| world.index_of.get(name).copied())
+            .collect();
+        if !aside.is_empty() && !self.rng.once_in(3) {
+            return self.order(now, Command::Release { machines: aside });
+        }
+        let machines = vec![self.rng.index(world.machines.len())];
+        self.order(now, Command::Quarantine { machines });
     }
 
     /// What a rollout waits for from people, they mostly give.

@@ -28,7 +28,11 @@
 
 use clap::Parser as _;
 use cli::{
-    args::{self, Lab, update::Update},
+    args::{
+        self, Lab,
+        machines::{Machines, Verb},
+        update::Update,
+    },
     view::{self, Look},
 };
 use common::{Action, StopMode};
@@ -396,6 +400,22 @@ impl Stage {
                 self.gives(which.reason);
                 Command::Abort { rollout }
             }
+            args::Command::Machines(Machines {
+                verb: Some(Verb::Quarantine(which)),
+                ..
+            }) => {
+                let machines = self.named(&which.machines)?;
+                self.gives(which.reason);
+                Command::Quarantine { machines }
+            }
+            args::Command::Machines(Machines {
+                verb: Some(Verb::Release(which)),
+                ..
+            }) => {
+                let machines = self.named(&which.machines)?;
+                self.gives(which.reason);
+                Command::Release { machines }
+            }
             _ => return Err("stories do not know this command".to_owned()),
         };
         Ok(match self.ask(command)? {
@@ -427,7 +447,11 @@ impl Stage {
     }
 
     fn machines(&self, select: &args::Select) -> Result<Vec<MachineIndex>, String> {
-        let names = select.machine.iter();
+        self.named(&select.machine)
+    }
+
+    fn named(&self, machines: &[common::MachineName]) -> Result<Vec<MachineIndex>, String> {
+        let names = machines.iter();
         names.map(|name| self.machine(name.as_str())).collect()
     }
 

@@ -203,6 +203,8 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
     // Drawn by what was drawn before, so that this moves no other draw.
     let max_failures = [json!(null), json!("20%"), json!(2)];
     let max_failures = &max_failures[machines.len() % 3];
+    let quarantine = [json!(null), json!(2), json!(0)];
+    let quarantine = &quarantine[machines.len() / 3 % 3];
     let gates = gates(&mut groups, rng);
     // Silence must be longer than a held poll, or everybody who waits counts as offline.
     let offline = 2 * poll_hold_s + 300;
@@ -214,6 +216,7 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
             "apart": apart,
             "coordinators": coordinators,
             "maxFailures": max_failures,
+            "quarantineAfter": quarantine,
             "fourEyes": machines.len() % 4 == 1,
             "healthCheckTimeout": rng.one([120, 300]),
             "rollbackOnFailure": !rng.once_in(6),

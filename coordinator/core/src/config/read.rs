@@ -25,6 +25,7 @@ use super::{
 use crate::{
     calendar::Calendar,
     policy::{self, Policy, Preset, Times},
+    quarantine,
     window::{self, Window, WindowError},
 };
 
@@ -50,6 +51,7 @@ pub(super) struct Settings {
     expected_duration: Duration,
     times: Times,
     max_failures: Option<policy::Share>,
+    quarantine_after: Option<u32>,
     coordinators: Vec<MachineName>,
     four_eyes: bool,
     apart: BTreeMap<MachineName, BTreeSet<MachineName>>,
@@ -141,6 +143,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
         max_parallel: settings.max_parallel,
         times: settings.times,
         max_failures: settings.max_failures,
+        quarantine_after: settings.quarantine_after,
         coordinators: settings.coordinators,
         four_eyes: settings.four_eyes,
         apart: settings.apart,
@@ -196,6 +199,7 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
             .unwrap_or(minutes(10)),
         times,
         max_failures: s.share("maxFailures", faults),
+        quarantine_after: quarantine_after(&mut s, faults),
         coordinators: s.names("coordinators", faults).unwrap_or_default(),
         four_eyes: s.bool("fourEyes", faults).unwrap_or(false),
         apart: apart(&mut s, faults),
@@ -213,6 +217,16 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
     }
     s.finish(faults);
     settings
+}
+
+/// Failed attempts in a row after which a machine is put aside; 0: never.
+fn quarantine_after(settings: &mut Section<'_>, faults: &mut Faults) -> Option<u32> {
+    let hint = "write a whole number without quotes, 0 for never";
+    let times = settings.parsed("quarantineAfter", hint, faults, |value| {
+        let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+        number.ok_or_else(|| format!("{value} is not a whole number"))
+    });
+    Some(times.unwrap_or(quarantine::AFTER)).filter(|times| *times > 0)
 }
 
 /// `apart = [ [ "db-01" "db-02" ] ]`: each list names machines of which one may be away at a time.

@@ -88,6 +88,12 @@ impl Fleet {
             OperatorRequest::ForgetMachine { machine, reason } => {
                 self.forget(now, by, machine, reason, draft)
             }
+            OperatorRequest::Quarantine { machines, reason } => {
+                or_refused(self.quarantine(now, by, machines, &reason, draft))
+            }
+            OperatorRequest::Release { machines, .. } => {
+                or_refused(self.release(now, by, machines, draft))
+            }
             OperatorRequest::SetConfig {
                 config,
                 if_revision,
@@ -329,6 +335,11 @@ impl Fleet {
     }
 }
 
+fn all_of(machines: &[MachineName]) -> String {
+    let machines = machines.iter().map(|machine| format!("machine {machine}"));
+    machines.collect::<Vec<_>>().join(", ")
+}
+
 /// What the audit log says of a request: action, object, reason. Looking is not audited.
 fn subject(request: &OperatorRequest) -> Option<(&'static str, String, String)> {
     let of = |selection: &Selection| {
@@ -402,6 +413,12 @@ fn subject(request: &OperatorRequest) -> Option<(&'static str, String, String)> 
         }
         OperatorRequest::ForgetMachine { machine, reason } => {
             ("forget", format!("machine {machine}"), reason.as_str())
+        }
+        OperatorRequest::Quarantine { machines, reason } => {
+            ("quarantine", all_of(machines), reason.as_str())
+        }
+        OperatorRequest::Release { machines, reason } => {
+            ("release", all_of(machines), reason.as_str())
         }
         OperatorRequest::SetConfig { reason, .. } => (
             "set-config",

@@ -155,6 +155,7 @@ impl Fleet {
         let Some(machine) = self.facts().machines.get(name) else {
             return Err(WaitReason::NoTarget);
         };
+        self.released(name)?;
         let target = match wish.action {
             Action::Update => machine.pin.as_ref().map(|pin| pin.target.clone()),
             Action::Rollback => match &wish.back {

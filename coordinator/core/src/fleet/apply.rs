@@ -11,6 +11,7 @@ use crate::{
     calendar::Calendar,
     change::Change,
     machine::{Failed, Pin},
+    quarantine::Quarantine,
     rollout::{Place, PlaceState, Rollout, RolloutGroup},
     transition::{ApprovalStep, PlaceStep, RolloutStep, WaveStep},
 };
@@ -241,6 +242,24 @@ impl Fleet {
                 self.facts.next_lease = *next_lease;
             }
             Change::Forgotten { machine, at, .. } => self.forgotten(machine, *at),
+            Change::Quarantined {
+                machine,
+                by,
+                reason,
+                at,
+            } => {
+                let quarantine = Quarantine {
+                    by: by.clone(),
+                    reason: reason.clone(),
+                    at: *at,
+                };
+                self.facts.quarantined.insert(machine.clone(), quarantine);
+                self.fails(machine, |_| 0);
+            }
+            Change::Released { machine, .. } => {
+                self.facts.quarantined.remove(machine);
+                self.fails(machine, |_| 0);
+            }
             Change::AnalysisBegan {
                 rollout,
                 group,
@@ -460,6 +479,11 @@ impl Fleet {
             }
             OutcomeKind::Abandoned => {}
         }
+        let on_end = match outcome {
+            OutcomeKind::Confirmed | OutcomeKind::RebootRequired => 0,
+            OutcomeKind::RolledBack | OutcomeKind::Stuck => machine.failures_in_a_row + 1,
+            OutcomeKind::Refused | OutcomeKind::Abandoned => machine.failures_in_a_row,
+        };
         if matches!(outcome, OutcomeKind::Confirmed | OutcomeKind::RolledBack) {
             machine.has_taken(at.since(lease.granted_at));
         }
@@ -491,6 +515,7 @@ impl Fleet {
                 _,
             ) => {}
         }
+        self.fails(&lease.machine, |_| on_end);
         if self.facts.machines[&lease.machine].failed.is_none() {
             self.index.mark_back(&lease.group, &lease.machine);
         }
@@ -520,7 +545,19 @@ impl Fleet {
             at,
             reason: reason.to_owned(),
         });
+        self.fails(&lease.machine, |times| times + 1);
         self.index.judge(&self.facts, &lease.machine);
+    }
+
+    /// How often the machine has failed on end.
+    fn fails(&mut self, machine: &MachineName, times: impl FnOnce(u32) -> u32) {
+        let Some(known) = self.facts.machines.get_mut(machine) else {
+            return;
+        };
+        let before = known.failures_in_a_row;
+        known.failures_in_a_row = times(before);
+        let now = known.failures_in_a_row;
+        self.index.failing_as(machine, before, now);
     }
 
     fn recovered(&mut self, machine: &MachineName) {
@@ -538,6 +575,7 @@ impl Fleet {
             self.lost(id, at);
         }
         self.recovered(machine);
+        self.fails(machine, |_| 0);
         self.facts.machines.remove(machine);
         self.index.judge(&self.facts, machine);
     }

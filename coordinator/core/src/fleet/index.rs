@@ -56,6 +56,8 @@ pub struct Index {
     pub open_places: BTreeMap<u64, usize>,
     /// Machines with a place in an unfinished rollout that have left the configuration since.
     pub gone: BTreeSet<MachineName>,
+    /// Machines whose last attempts failed, by how many there were on end.
+    pub failing: BTreeSet<(u32, MachineName)>,
 }
 
 impl Index {
@@ -71,8 +73,9 @@ impl Index {
                 index.mark_away(&failed.group, name);
             }
         }
-        for name in facts.machines.keys() {
+        for (name, machine) in &facts.machines {
             index.judge(facts, name);
+            index.failing_as(name, 0, machine.failures_in_a_row);
         }
         for (number, rollout) in &facts.rollouts {
             if rollout.is_final() {
@@ -82,6 +85,16 @@ impl Index {
         }
         index.find_gone(facts);
         index
+    }
+
+    /// The machine has failed so often on end, and not as often as before.
+    pub(super) fn failing_as(&mut self, machine: &MachineName, before: u32, now: u32) {
+        if before > 0 {
+            self.failing.remove(&(before, machine.clone()));
+        }
+        if now > 0 {
+            self.failing.insert((now, machine.clone()));
+        }
     }
 
     /// Finds out anew who has left the configuration in mid-rollout.

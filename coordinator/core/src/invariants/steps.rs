@@ -2,7 +2,7 @@
 
 use common::{GroupName, LeaseId, MachineName, RolloutId};
 
-use super::Violation;
+use super::{Violation, violate};
 use crate::{
     change::Change,
     fleet::Fleet,
@@ -98,7 +98,8 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
         }),
         Change::LeaseGranted { lease, .. } => {
             let place = place_in(before, &lease.rollout, &lease.machine);
-            place.is_some_and(|place| takes(place, PlaceStep::Granted(lease.id)))
+            let aside = before.quarantine_of(&lease.machine).is_some();
+            !aside && place.is_some_and(|place| takes(place, PlaceStep::Granted(lease.id)))
         }
         Change::LeaseOverdue { lease, .. } => holder_takes(before, *lease, |_| PlaceStep::Overdue),
         Change::LeaseRevived { lease } => holder_takes(before, *lease, |_| PlaceStep::Revived),
@@ -151,6 +152,8 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
                 course.takes(step, covered)
             })
         }
+        Change::Quarantined { machine, .. } => before.quarantine_of(machine).is_none(),
+        Change::Released { machine, .. } => before.quarantine_of(machine).is_some(),
         Change::ConfigSet { .. }
         | Change::Reported { .. }
         | Change::Pinned { .. }
@@ -244,6 +247,32 @@ fn place_in<'a>(fleet: &'a Fleet, id: &RolloutId, machine: &MachineName) -> Opti
 fn takes(place: &Place, step: PlaceStep) -> bool {
     let next: Option<PlaceState> = place.state.next(step);
     next.is_some()
+}
+
+/// 2: whoever is in quarantine is not about to begin in any rollout, and whoever has failed so often in a
+/// row that it is to be put aside has been.
+pub(super) fn aside(fleet: &Fleet, found: &mut Vec<Violation>) {
+    for machine in fleet.facts().quarantined.keys() {
+        let engaged = fleet.engagement(machine);
+        if engaged.is_some_and(|(_, place)| place.state == PlaceState::Pending) {
+            let text = format!("{machine} is in quarantine and is still to go");
+            violate(found, 2, text);
+        }
+    }
+    let config = fleet.facts().config.as_ref();
+    let after = config.and_then(|config| config.quarantine_after);
+    let Some(after) = after else {
+        return;
+    };
+    for (machine, known) in &fleet.facts().machines {
+        if known.failures_in_a_row >= after {
+            let text = format!(
+                "{machine} failed {} times in a row",
+                known.failures_in_a_row
+            );
+            violate(found, 2, text);
+        }
+    }
 }
 
 /// The holder's place takes the step. Its rollout may have ended and been forgotten meanwhile.

@@ -15,6 +15,7 @@ mod leases;
 mod machines;
 mod members;
 mod order;
+mod quarantine;
 mod reach;
 mod retry;
 mod returns;

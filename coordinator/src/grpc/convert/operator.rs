@@ -260,6 +260,31 @@ pub(crate) fn forget(message: &wire::ForgetMachineRequest) -> Result<OperatorReq
     })
 }
 
+fn machines(names: &[String]) -> Result<Vec<MachineName>, Malformed> {
+    names
+        .iter()
+        .map(|machine| name("machines", machine))
+        .collect()
+}
+
+pub(crate) fn quarantine(
+    message: &wire::QuarantineMachinesRequest,
+) -> Result<OperatorRequest, Malformed> {
+    Ok(OperatorRequest::Quarantine {
+        machines: machines(&message.machines)?,
+        reason: text(&message.reason),
+    })
+}
+
+pub(crate) fn release(
+    message: &wire::ReleaseMachinesRequest,
+) -> Result<OperatorRequest, Malformed> {
+    Ok(OperatorRequest::Release {
+        machines: machines(&message.machines)?,
+        reason: text(&message.reason),
+    })
+}
+
 /// A document, read and checked.
 pub(crate) fn document(document: &str) -> Result<FleetConfig, BadDocument> {
     let value = platform::json::document(document);

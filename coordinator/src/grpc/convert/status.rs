@@ -253,6 +253,11 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             shown.by.clone_from(by);
             shown.reason.clone_from(reason);
         }
+        WaitReason::Quarantined { by, reason, at, .. } => {
+            shown.by.clone_from(by);
+            shown.reason.clone_from(reason);
+            shown.since = time(*at);
+        }
         WaitReason::Paused { rollout, reason } => {
             shown.rollout = rollout.to_string();
             shown.reason.clone_from(reason);
@@ -390,6 +395,11 @@ pub(crate) fn machine(view: MachineView, now: Timestamp) -> wire::Machine {
         checks: view.checks.into_iter().map(check).collect(),
         epoch: view.epoch.0,
         enrolled: view.enrolled,
+        quarantine: view.quarantine.map(|quarantine| wire::Quarantine {
+            by: quarantine.by,
+            reason: quarantine.reason,
+            since: time(quarantine.at),
+        }),
         step: view
             .attempt
             .map_or_else(String::new, |attempt| attempt.step),

@@ -267,6 +267,8 @@ impl World {
             | Change::IdentitiesForgotten { .. }
             | Change::AnalysisBegan { .. }
             | Change::Measured { .. }
+            | Change::Quarantined { .. }
+            | Change::Released { .. }
             | Change::Schedule { .. } => {}
         }
         if let Some(wrong) = wrong {
