@@ -291,6 +291,7 @@ fn says_nothing(reason: &WaitReason) -> bool {
         | WaitReason::GroupUnhealthy { .. }
         | WaitReason::Offline { .. }
         | WaitReason::Staging
+        | WaitReason::CleaningUp
         | WaitReason::StagingFailed { .. }
         | WaitReason::BadTarget { .. }
         | WaitReason::TargetNotAllowed { .. }

@@ -3,8 +3,8 @@
 use std::{collections::VecDeque, time::Duration};
 
 use common::{
-    Action, AttemptStatus, BootId, CheckResult, Declined, DeclinedKind, Epoch, HealthState,
-    LeaseId, MachineReport, StorePath, Target, Timestamp,
+    Action, AttemptStatus, BootId, CheckResult, CleanedUp, Declined, DeclinedKind, Epoch,
+    HealthState, LeaseId, MachineReport, StorePath, Target, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +97,8 @@ pub struct Heard {
     pub epoch: Epoch,
     /// What it does not stage for now.
     pub declined: Option<Declined>,
+    /// What came of its last cleanup.
+    pub cleaned_up: Option<CleanedUp>,
 }
 
 /// Heartbeats are not facts: two states are the same fleet whatever was heard meanwhile.
@@ -210,6 +212,8 @@ impl Machine {
         facts.health_request = 0;
         facts.epoch = Epoch::default();
         facts.declined = None;
+        // That it can clean up is a fact; what came of it is told with the run.
+        facts.cleaned_up = facts.cleaned_up.map(|_| CleanedUp::default());
         for check in &mut facts.health.checks {
             check.detail.clear();
         }
@@ -241,6 +245,7 @@ impl Machine {
             store_free_bytes: _,
             last_lease,
             declined: _,
+            cleaned_up,
         } = report;
         let words = |check: &CheckResult, other: &CheckResult| {
             check.name == other.name && check.passed == other.passed
@@ -258,6 +263,7 @@ impl Machine {
             || !checks.into_iter().all(|(one, other)| words(one, other))
             || known.staged != *staged
             || known.last_lease != *last_lease
+            || known.cleaned_up.is_some() != cleaned_up.is_some()
     }
 
     /// Takes over the facts of a report.

@@ -359,4 +359,5 @@ pub(crate) enum UnitKind {
     Restore,
     Reboot,
     Judge,
+    CleanUp,
 }
