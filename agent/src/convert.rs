@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use agent_core::{Directive, Proceed, Renewal, Signal, StandDown, state::Unreported};
 use common::{
-    Action, AttemptStatus, Declined, DeclinedKind, Epoch, Health, HealthState, LeaseId,
-    MachineReport, OutcomeKind, RolloutId, Staged, StopMode, Target, text,
+    Action, AttemptStatus, CleanUp, CleanedUp, Declined, DeclinedKind, Epoch, Health, HealthState,
+    LeaseId, MachineReport, OutcomeKind, RolloutId, Staged, StopMode, Target, text,
 };
 use lab_proto::agent as wire;
 use platform::changes;
@@ -113,6 +113,16 @@ fn machine_report(report: &MachineReport) -> wire::MachineReport {
         store_free_bytes: report.store_free_bytes,
         last_lease: report.last_lease.0,
         declined: report.declined.as_ref().map(declined),
+        cleaned_up: report.cleaned_up.as_ref().map(cleaned_up),
+    }
+}
+
+fn cleaned_up(done: &CleanedUp) -> wire::CleanedUp {
+    wire::CleanedUp {
+        request: done.request,
+        removed: done.removed,
+        freed_bytes: done.freed_bytes,
+        failure: done.failure.clone().unwrap_or_default(),
     }
 }
 
@@ -230,6 +240,14 @@ pub(crate) fn directive(answer: wire::Directive) -> Result<(Epoch, Directive), L
         Some(Said::Check(check)) => Directive::Check {
             request: check.request,
             timeout: duration(check.timeout_ms),
+        },
+        Some(Said::CleanUp(asked)) => Directive::CleanUp {
+            request: asked.request,
+            cleanup: CleanUp {
+                generations: asked.generations,
+                younger_s: asked.younger_than_s,
+                collect: asked.collect_garbage,
+            },
         },
         Some(Said::StandDown(stop)) => Directive::StandDown(stand_down(&stop)),
     };

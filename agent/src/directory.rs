@@ -366,6 +366,20 @@ impl Host for Directory {
             .map_err(|error| HostError::io("set the system profile", error))
     }
 
+    async fn remove_generations(&self, _step: StepId, numbers: &[u64]) -> Result<(), HostError> {
+        for number in numbers {
+            let link = self.links.at(format!("{PROFILES}/system-{number}-link"));
+            fs::remove_file(link)
+                .map_err(|error| HostError::io(format!("remove generation {number}"), error))?;
+        }
+        Ok(())
+    }
+
+    /// Nothing: what is in a directory's store stays there.
+    async fn collect_garbage(&self, _step: StepId, _within: Duration) -> Result<(), HostError> {
+        Ok(())
+    }
+
     fn switcher(&self, system: &StorePath) -> PathBuf {
         self.links.at(below(system, "bin/switch-to-configuration"))
     }

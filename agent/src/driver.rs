@@ -312,7 +312,7 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
 
     fn carry_out(&mut self, job: Job) {
         tracing::debug!(step = %job.step, "begins: {:?}", job.work);
-        let is_apart = matches!(job.work, Work::CheckHealth { .. });
+        let is_apart = matches!(job.work, Work::CheckHealth { .. } | Work::CleanUp { .. });
         let step = job.step;
         let (executor, sender) = (Rc::clone(&self.executor), self.sender.clone());
         let task = spawn_local(async move {
@@ -354,6 +354,7 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
             }
             Note::Stopped { epoch, .. } => tracing::warn!(epoch = epoch.0, "{note}"),
             Note::NotFollowed { .. } => tracing::warn!("{note}"),
+            Note::CleanedUp(_) => tracing::info!("{note}"),
             Note::Health { .. } => tracing::info!("{note}"),
             // A coordinator that is away for a night is not worth a line a minute.
             Note::Silent { failures, .. } if failures.is_power_of_two() => {

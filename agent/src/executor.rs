@@ -2,6 +2,7 @@
 //! machine and for a directory.
 
 mod blockers;
+mod cleanup;
 mod judge;
 mod room;
 mod stage;
@@ -222,6 +223,11 @@ impl<H: Host> Executor<H> {
                     output: ran.output,
                 })
             }
+            Work::CleanUp {
+                cleanup,
+                needed,
+                begun,
+            } => self.clean_up(job, cleanup, needed, begun.as_ref()).await,
             Work::CheckHealth { timeout, .. } => {
                 let since = Since::Ago(self.config.check_interval);
                 let checks = self.checks(job, since);

@@ -45,11 +45,15 @@ pub enum Family {
     Condition,
     /// A health check's command.
     Check,
+    /// Removing old generations.
+    CleanUp,
+    /// Collecting the store's garbage.
+    Collect,
 }
 
 impl Family {
     /// Every family.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Stage,
         Self::BackupCheck,
         Self::Profile,
@@ -61,6 +65,8 @@ impl Family {
         Self::BootLoader,
         Self::Condition,
         Self::Check,
+        Self::CleanUp,
+        Self::Collect,
     ];
 
     /// Everything that may change the machine: what has to stop before it goes back.
@@ -86,6 +92,8 @@ impl Family {
             Self::BootLoader => "boot-loader",
             Self::Condition => "condition",
             Self::Check => "check",
+            Self::CleanUp => "clean-up",
+            Self::Collect => "collect",
         }
     }
 }
@@ -414,6 +422,19 @@ pub trait Host {
         path: &StorePath,
         may_begin: MayBegin,
     ) -> Result<(), HostError>;
+
+    /// Removes these generations of the system profile, and waits for the end of a removal that the
+    /// step has begun before.
+    async fn remove_generations(&self, _step: StepId, _numbers: &[u64]) -> Result<(), HostError> {
+        let why = "this machine has no generations that could be removed";
+        Err(HostError::Missing(why.to_owned()))
+    }
+
+    /// Removes from the store what nothing needs.
+    async fn collect_garbage(&self, _step: StepId, _within: Duration) -> Result<(), HostError> {
+        let why = "this machine has no store that could be collected";
+        Err(HostError::Missing(why.to_owned()))
+    }
 
     /// A system's `switch-to-configuration`, as a program of this host.
     fn switcher(&self, system: &StorePath) -> PathBuf;

@@ -10,9 +10,10 @@ use std::{
     ffi::OsString,
     fs, io,
     path::{Component, Path, PathBuf},
+    time::SystemTime,
 };
 
-use agent_core::{Facts, NextBoot};
+use agent_core::{Facts, NextBoot, cleanup::Aged};
 use common::{BootId, Generation, StorePath};
 
 /// The system that runs.
@@ -147,6 +148,20 @@ impl Links {
             .collect();
         found.sort_by_key(|generation| Reverse(generation.number));
         found
+    }
+
+    /// The same with how old each is: by its link, as Nix goes by it. A link from the future is new.
+    pub fn aged_generations(&self) -> Vec<Aged> {
+        let age = |generation: &Generation| {
+            let link = format!("{PROFILES}/system-{}-link", generation.number);
+            let made = fs::symlink_metadata(self.at(link)).ok()?.modified().ok()?;
+            Some(SystemTime::now().duration_since(made).unwrap_or_default())
+        };
+        let aged = self.generations().into_iter().map(|generation| Aged {
+            age: age(&generation),
+            generation,
+        });
+        aged.collect()
     }
 
     /// Bytes free for root in the file system of a path.

@@ -119,6 +119,20 @@ impl Nix {
         words(&[&nix_env, "--profile", PROFILE, "--set", path.as_str()])
     }
 
+    /// Removes these generations of the system profile. Nix refuses to remove the current one.
+    pub fn remove_generations(&self, numbers: &[u64]) -> Vec<String> {
+        let nix_env = self.program("nix-env");
+        let mut command = words(&[&nix_env, "--profile", PROFILE, "--delete-generations"]);
+        command.extend(numbers.iter().map(u64::to_string));
+        command
+    }
+
+    /// Removes from the store what no root leads to. Of generations it removes none: that takes an
+    /// option which is not given.
+    pub fn collect_garbage(&self) -> Vec<String> {
+        words(&[&self.program("nix-collect-garbage")])
+    }
+
     /// Obtains a target. What is built ends up behind `out_link`; a closure is at its own path.
     pub fn obtain(&self, target: &Target, out_link: &Path) -> Result<Vec<String>, TargetError> {
         let out_link = out_link.to_string_lossy();
@@ -281,6 +295,14 @@ mod tests {
             "https://a/nixos-26.05/nixexprs.tar.xz"
         );
         assert_eq!(tarball("file:///x.tar.gz"), "file:///x.tar.gz");
+    }
+
+    #[test]
+    fn a_cleanup_names_its_generations_and_collects_only_garbage() {
+        let removing = nix().remove_generations(&[3, 4]);
+        let words = ["--profile", PROFILE, "--delete-generations", "3", "4"];
+        assert_eq!(removing[1..], words);
+        assert_eq!(nix().collect_garbage(), ["nix-collect-garbage"]);
     }
 
     #[test]

@@ -294,6 +294,14 @@ impl Host for System {
         self.run_well(&unit).await.map(drop)
     }
 
+    async fn remove_generations(&self, step: StepId, numbers: &[u64]) -> Result<(), HostError> {
+        self.remove(step, numbers).await
+    }
+
+    async fn collect_garbage(&self, step: StepId, within: Duration) -> Result<(), HostError> {
+        self.collect(step, within).await
+    }
+
     fn switcher(&self, system: &StorePath) -> PathBuf {
         below(system, "bin/switch-to-configuration")
     }

@@ -3,6 +3,7 @@
 //!
 //! A thing enters this crate only when both daemons must agree on it word for word.
 
+pub mod cleanup;
 pub mod closure;
 pub mod epoch;
 pub mod error_chain;
@@ -14,6 +15,7 @@ pub mod text;
 pub mod time;
 pub mod token;
 
+pub use cleanup::{CleanUp, CleanedUp};
 pub use closure::{StorePath, Target};
 pub use epoch::Epoch;
 pub use health::{CheckResult, Health, HealthState};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BootId, Epoch, Health, LeaseId, RolloutId, StorePath, Target};
+use crate::{BootId, CleanedUp, Epoch, Health, LeaseId, RolloutId, StorePath, Target};
 
 /// Most generations a report carries.
 pub const GENERATIONS_MAX: usize = 32;
@@ -49,6 +49,9 @@ pub struct MachineReport {
     /// What the machine could not stage, and does not try again for a while.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub declined: Option<Declined>,
+    /// What came of the last cleanup; `None` from agents that do not clean up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleaned_up: Option<CleanedUp>,
 }
 
 /// A target that a machine does not stage for now.

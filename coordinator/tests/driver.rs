@@ -218,6 +218,7 @@ fn ready(sequence: u64) -> Box<MachineReport> {
         store_free_bytes: 0,
         last_lease: LeaseId(0),
         declined: None,
+        cleaned_up: None,
     })
 }
 

@@ -1,5 +1,5 @@
 # The fleet of four-groups.nix, kept up to date by itself: every Sunday everything, every night the
-# critical group from a source of its own, and every night a look at everybody's health.
+# critical group from a source of its own, and every night a look at everybody's health and a cleanup.
 let
   fleet = import ./four-groups.nix;
 in
@@ -28,10 +28,16 @@ fleet
       reason = "daily security updates";
     };
 
-    # Health check
+    # Health check and cleanup
     health = {
       cron = "0 1 * * *";
       action = "health-check";
+    };
+    cleanup = {
+      cron = "0 1 * * *";
+      action = "cleanup";
+      keep = 5;
+      keepFor = "336h";
     };
   };
 }

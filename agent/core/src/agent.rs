@@ -1,6 +1,6 @@
 //! The agent: one machine's life. Here is what it is made of and the one way in; what it does is
 //! in `directive` (what the coordinator says), `staging`, `attempt` and `way_back` (the steps),
-//! `restart`, and `health` (the checks between attempts).
+//! `restart`, `cleanup`, and `health` (the checks between attempts).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -28,6 +28,8 @@ pub struct Agent {
     pub(crate) health_request: u64,
     pub(crate) health_due: Moment,
     pub(crate) check: Option<(Running, u64)>,
+    /// The job of the cleanup, beside whatever else goes on but an attempt.
+    pub(crate) cleaning: Option<Running>,
     pub(crate) calls: Calls,
     /// The job of the attempt or of the staging: there is only ever one of the two.
     pub(crate) job: Option<Running>,
@@ -93,6 +95,7 @@ impl Agent {
             health_request: 0,
             health_due: Moment::default(),
             check: None,
+            cleaning: None,
             calls: Calls::default(),
             job: None,
             wait: None,
@@ -201,6 +204,8 @@ impl Agent {
         self.lease_runs_out(now, out);
         let grace = self.limits.grace;
         self.job = self.job.map(|job| job.with_time_to_hear(now, grace));
+        let cleaning = self.cleaning.take();
+        self.cleaning = cleaning.map(|job| job.with_time_to_hear(now, grace));
         if let Some((running, _)) = &mut self.check {
             *running = running.with_time_to_hear(now, grace);
         }
@@ -208,6 +213,9 @@ impl Agent {
             self.on_step_done(now, running.step, timed_out(), out);
         }
         if let Some((running, _)) = self.check.filter(|(running, _)| running.deadline <= now) {
+            self.on_step_done(now, running.step, timed_out(), out);
+        }
+        if let Some(running) = self.cleaning.filter(|running| running.deadline <= now) {
             self.on_step_done(now, running.step, timed_out(), out);
         }
         if self.wait.is_some_and(|until| until <= now) {
@@ -242,6 +250,7 @@ impl Agent {
         [
             self.calls.next(),
             self.job.map(|running| running.deadline),
+            self.cleaning.map(|running| running.deadline),
             self.wait,
             health,
             self.lease_deadline(),
@@ -287,6 +296,7 @@ impl Agent {
             store_free_bytes: facts.store_free_bytes,
             last_lease: self.durable.last_lease,
             declined: self.held_off(now).map(|held| held.declined.clone()),
+            cleaned_up: Some(self.durable.cleaned_up.clone()),
         })
     }
 
@@ -370,6 +380,10 @@ impl Agent {
             self.check = None;
             self.health_due = now + self.limits.health_every;
             self.checked(now, running, request, answer, out);
+            return;
+        }
+        if self.cleaning.is_some_and(|running| running.step == step) {
+            self.cleaned_up(now, answer, out);
             return;
         }
         let Some(running) = self.job.filter(|running| running.step == step) else {

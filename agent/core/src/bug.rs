@@ -12,14 +12,17 @@ pub enum Bug {
     OldLeaseAccepted,
     /// A result that is sent again says something else than the first time.
     ResultNotIdempotent,
+    /// A cleanup does not know what the last attempts may have to go back to.
+    CleanUpTakesWayBack,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::HookRunTwice,
         Self::PreviousNotRecorded,
         Self::OldLeaseAccepted,
         Self::ResultNotIdempotent,
+        Self::CleanUpTakesWayBack,
     ];
 }

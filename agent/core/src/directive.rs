@@ -74,6 +74,9 @@ impl Agent {
                 }
                 self.poll_later(now);
             }
+            Directive::CleanUp { request, cleanup } => {
+                self.on_clean_up(now, request, cleanup, out);
+            }
             Directive::StandDown(stop) => {
                 let known = stop.epoch <= seen;
                 self.on_stand_down(now, stop, out);
@@ -220,6 +223,9 @@ impl Agent {
         }
         if durable.unreported.is_some() {
             return Err(NotFollowed::Unreported);
+        }
+        if durable.cleaning.is_some() {
+            return Err(NotFollowed::CleaningUp);
         }
         if proceed.epoch < durable.epoch && !self.bug_old_accepted() {
             return Err(NotFollowed::OldEpoch {

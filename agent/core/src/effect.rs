@@ -4,8 +4,8 @@
 use std::{fmt, time::Duration};
 
 use common::{
-    Action, AttemptStatus, Epoch, Health, LeaseId, MachineReport, OutcomeKind, RolloutId,
-    StorePath, Target,
+    Action, AttemptStatus, CleanUp, CleanedUp, Epoch, Health, LeaseId, MachineReport, OutcomeKind,
+    RolloutId, StorePath, Target,
 };
 use serde::{Deserialize, Serialize};
 
@@ -230,6 +230,25 @@ pub enum Work {
         /// How long the checks may take.
         timeout: Duration,
     },
+    /// Remove what [`crate::cleanup::removable`] lets go, measured at that moment, then collect the
+    /// store's garbage. Answer: [`crate::input::Done::CleanedUp`].
+    CleanUp {
+        /// What is to be kept, as asked for.
+        cleanup: CleanUp,
+        /// What is to be kept whatever was asked for, beside what is found on the machine.
+        needed: Vec<StorePath>,
+        /// How the machine was when it began, where it was begun before.
+        begun: Option<Before>,
+    },
+}
+
+/// How a machine was before a cleanup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    /// Numbers of its generations.
+    pub generations: Vec<u64>,
+    /// Free bytes in the store's file system.
+    pub store_free_bytes: u64,
 }
 
 /// A boot that may fail.
@@ -294,6 +313,8 @@ pub enum Note {
         /// What it says.
         health: Health,
     },
+    /// A cleanup ended.
+    CleanedUp(CleanedUp),
     /// The coordinator does not answer.
     Silent {
         /// What the call failed with.
@@ -340,6 +361,9 @@ pub enum NotFollowed {
     /// The result of the attempt before has not been acknowledged yet.
     #[error("the last result has not been acknowledged yet")]
     Unreported,
+    /// A cleanup is under way: whatever disturbs the machine waits for its end.
+    #[error("the machine is being cleaned up")]
+    CleaningUp,
 }
 
 impl fmt::Display for Note {
@@ -366,6 +390,17 @@ impl fmt::Display for Note {
                     write!(f, "every health check passes")
                 } else {
                     write!(f, "health checks fail: {}", failed.join(", "))
+                }
+            }
+            Self::CleanedUp(done) => {
+                let (removed, freed) = (done.removed, done.freed_bytes);
+                write!(
+                    f,
+                    "cleaned up: {removed} generations removed, {freed} bytes freed"
+                )?;
+                match &done.failure {
+                    Some(why) => write!(f, "; {why}"),
+                    None => Ok(()),
                 }
             }
             Self::Silent { reason, failures } => {

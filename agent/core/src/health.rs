@@ -54,7 +54,8 @@ impl Agent {
                 | Done::Activated { .. }
                 | Done::RebootAsked
                 | Done::Judged(_)
-                | Done::Restored { .. },
+                | Done::Restored { .. }
+                | Done::CleanedUp { .. },
             ) => (
                 unanswered(&Failure::Unfitting, now.since(running.began)),
                 None,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use common::{Action, Epoch, Health, LeaseId, RolloutId, Staged, StopMode, StorePath, Target};
+use common::{
+    Action, CleanUp, Epoch, Health, LeaseId, RolloutId, Staged, StopMode, StorePath, Target,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -133,6 +135,13 @@ pub enum Directive {
         /// How long the checks may take.
         timeout: Duration,
     },
+    /// Remove old generations and collect the store's garbage; needs no lease.
+    CleanUp {
+        /// Number of the request.
+        request: u64,
+        /// What is to be kept.
+        cleanup: CleanUp,
+    },
     /// Emergency stop.
     StandDown(StandDown),
 }
@@ -259,6 +268,17 @@ pub enum Done {
         /// What they say.
         health: Health,
         /// Measured after them.
+        facts: Facts,
+    },
+    /// The cleanup ended.
+    CleanedUp {
+        /// Generations that are no more.
+        removed: u32,
+        /// By how many bytes more of the store's file system are free.
+        freed_bytes: u64,
+        /// Why a part of it came to nothing.
+        failure: Option<String>,
+        /// Measured after it.
         facts: Facts,
     },
 }

@@ -4,6 +4,7 @@
 use common::OutcomeKind;
 
 use crate::{
+    cleanup::CONFIRMED_MAX,
     effect::{Effect, Job, MayBegin, Output, Work},
     limits::Limits,
     moment::Moment,
@@ -70,6 +71,9 @@ pub enum Violation {
     /// A reboot on account of an attempt that may not reboot.
     #[error("a reboot is asked for that is not allowed")]
     RebootNotAllowed,
+    /// A cleanup may take what the machine needs to go back.
+    #[error("a cleanup may take what the machine needs to go back")]
+    WayBackNotKept,
     /// A result that is not the one kept is handed in.
     #[error("another result is handed in than the one that is kept")]
     ForeignResult,
@@ -80,6 +84,9 @@ pub fn violations(durable: &Durable) -> Vec<Violation> {
     let mut found = Vec::new();
     if durable.bad_targets.len() > BAD_TARGETS_MAX {
         found.push(Violation::Unbounded("bad targets"));
+    }
+    if durable.confirmed.len() > CONFIRMED_MAX {
+        found.push(Violation::Unbounded("confirmed systems"));
     }
     let Some(attempt) = &durable.attempt else {
         return found;
@@ -96,6 +103,10 @@ pub fn violations(durable: &Durable) -> Vec<Violation> {
         Violation::LeaseUsedTwice,
     );
     check(durable.staging.is_none(), Violation::TwoAtOnce("a staging"));
+    check(
+        durable.cleaning.is_none(),
+        Violation::TwoAtOnce("a cleanup"),
+    );
     check(
         durable.unreported.is_none(),
         Violation::TwoAtOnce("a result that was not handed in"),
@@ -187,7 +198,7 @@ pub fn output_violations(
         match effect {
             Effect::Begin(job) => {
                 if !matches!(job.work, Work::CheckHealth { .. })
-                    && (durable.open_step() != Some(job.step) || !output.persist)
+                    && (!is_written_down(durable, job) || !output.persist)
                 {
                     found.push(Violation::NotJournaled(job.step));
                 }
@@ -200,7 +211,7 @@ pub fn output_violations(
                 }
             }
             Effect::Attach(job) => {
-                if durable.open_step() != Some(job.step) {
+                if !is_written_down(durable, job) {
                     found.push(Violation::NotJournaled(job.step));
                 }
                 found.extend(work_violation(durable, &job.work));
@@ -229,6 +240,16 @@ pub fn output_violations(
         }
     }
     found
+}
+
+/// Whether the journal names this job.
+fn is_written_down(durable: &Durable, job: &Job) -> bool {
+    let step = if matches!(job.work, Work::CleanUp { .. }) {
+        durable.cleaning.as_ref().map(|cleaning| cleaning.job)
+    } else {
+        durable.open_step()
+    };
+    step == Some(job.step)
 }
 
 /// Whether the shell may begin this only while the lease holds, where it is a disturbance.
@@ -273,6 +294,12 @@ fn work_violation(durable: &Durable, work: &Work) -> Option<Violation> {
         Work::Reboot { .. } => {
             let allowed = attempt.is_some_and(|attempt| attempt.allow_reboot);
             (allowed, Violation::RebootNotAllowed)
+        }
+        Work::CleanUp { .. } if attempt.is_some() => (false, Violation::TwoAtOnce("a cleanup")),
+        Work::CleanUp { needed, .. } => {
+            let mut wanted = durable.needed_to_go_back().into_iter();
+            let kept = wanted.all(|path| needed.contains(&path));
+            (kept, Violation::WayBackNotKept)
         }
         Work::Stage { .. }
         | Work::Snapshot { .. }

@@ -45,6 +45,7 @@ mod attempt;
 pub mod bug;
 mod calls;
 pub mod cause;
+pub mod cleanup;
 pub mod comparison;
 mod directive;
 pub mod effect;
@@ -67,7 +68,7 @@ pub use agent::Agent;
 pub use bug::Bug;
 pub use cause::Cause;
 pub use comparison::{Comparison, FailedUnit};
-pub use effect::{CallId, Effect, HookContext, Job, MayBegin, Note, Output, Trial, Work};
+pub use effect::{Before, CallId, Effect, HookContext, Job, MayBegin, Note, Output, Trial, Work};
 pub use facts::{Facts, Found, NextBoot, Reach, UnitState};
 pub use input::{
     ActivationEnd, Answer, Directive, Done, Failure, Hook, HookEnd, Input, Judgement, Proceed,

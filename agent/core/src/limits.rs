@@ -37,6 +37,8 @@ pub struct Limits {
     pub stage_tries: u32,
     /// Pause before a staging is tried again.
     pub stage_pause: Duration,
+    /// Longest that a cleanup may take.
+    pub cleanup_timeout: Duration,
     /// Longest that noting the machine's state, or setting and stopping the timer, may take.
     pub short_step: Duration,
     /// Longest that one hook may take.
@@ -85,6 +87,7 @@ impl Default for Limits {
             stage_timeout: Duration::from_secs(3600),
             stage_tries: 3,
             stage_pause: Duration::from_secs(30),
+            cleanup_timeout: Duration::from_secs(3600),
             short_step: Duration::from_secs(60),
             hook_timeout: Duration::from_secs(300),
             switch_timeout: Duration::from_secs(900),

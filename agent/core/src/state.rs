@@ -14,12 +14,15 @@
 //! * the format's number is raised only when an older agent must not touch the machine at all: it
 //!   then refuses to start, and so does its dead-man program.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
-use common::{Action, BootId, Epoch, LeaseId, Outcome, RolloutId, Staged, StorePath, Target};
+use common::{
+    Action, BootId, CleanUp, CleanedUp, Epoch, LeaseId, Outcome, RolloutId, Staged, StorePath,
+    Target,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::{facts::Reach, foreign, moment::Moment};
+use crate::{effect::Before, facts::Reach, foreign, moment::Moment};
 
 mod attempt;
 
@@ -64,6 +67,16 @@ pub struct Durable {
     pub last_lease: LeaseId,
     /// Where the last attempt came from: kept from garbage collection until the next one.
     pub kept: Vec<StorePath>,
+    /// The systems that were confirmed last, oldest first, at most
+    /// [`crate::cleanup::CONFIRMED_MAX`].
+    #[serde(default)]
+    pub confirmed: Vec<StorePath>,
+    /// The cleanup under way.
+    #[serde(default, deserialize_with = "foreign::or_default")]
+    pub cleaning: Option<Cleaning>,
+    /// What came of the last one.
+    #[serde(default, deserialize_with = "foreign::or_default")]
+    pub cleaned_up: CleanedUp,
 }
 
 /// Why a durable state cannot be used.
@@ -102,6 +115,9 @@ impl Durable {
             bad_targets: Vec::new(),
             last_lease: LeaseId::default(),
             kept: Vec::new(),
+            confirmed: Vec::new(),
+            cleaning: None,
+            cleaned_up: CleanedUp::default(),
         }
     }
 
@@ -117,6 +133,14 @@ impl Durable {
             Some(violation) => Err(DurableError::Contradiction(violation.to_string())),
             None => Ok(self),
         }
+    }
+
+    /// What no cleanup may take: where the last attempt came from, what was confirmed last, and what
+    /// is staged.
+    pub fn needed_to_go_back(&self) -> BTreeSet<StorePath> {
+        let staged = self.staged.iter().map(|staged| &staged.path);
+        let needed = self.kept.iter().chain(&self.confirmed).chain(staged);
+        needed.cloned().collect()
     }
 
     /// The step that was begun and has not ended, as the journal has it: after a start the shell
@@ -306,6 +330,19 @@ pub struct Staging {
     /// How often it was begun.
     pub tries: u32,
     /// Its latest try.
+    pub job: StepId,
+}
+
+/// A cleanup under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleaning {
+    /// Number of the request.
+    pub request: u64,
+    /// What it asks to keep.
+    pub cleanup: CleanUp,
+    /// How the machine was when it began.
+    pub before: Before,
+    /// Its job.
     pub job: StepId,
 }
 

@@ -7,6 +7,7 @@ use common::{HealthState, Outcome, OutcomeKind, text};
 use crate::{
     agent::Agent,
     cause::Cause,
+    cleanup::CONFIRMED_MAX,
     effect::{Effect, Output},
     input::{ActivationEnd, Done, Failure, Judgement},
     moment::Moment,
@@ -388,6 +389,12 @@ impl Agent {
         }
         if let Some(path) = attempt.path {
             let confirmed = outcome.kind == OutcomeKind::Confirmed;
+            if confirmed {
+                self.durable.confirmed.retain(|known| *known != path);
+                self.durable.confirmed.push(path.clone());
+                let surplus = self.durable.confirmed.len().saturating_sub(CONFIRMED_MAX);
+                self.durable.confirmed.drain(..surplus);
+            }
             if confirmed || blamed {
                 self.durable.bad_targets.retain(|bad| bad.path != path);
             }

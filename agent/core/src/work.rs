@@ -150,7 +150,8 @@ impl Agent {
             | Work::Reboot { .. }
             | Work::Judge { .. }
             | Work::Restore { .. }
-            | Work::CheckHealth { .. } => {
+            | Work::CheckHealth { .. }
+            | Work::CleanUp { .. } => {
                 if work.disturbs(&attempt.step) && self.may_disrupt(now).is_err() {
                     MayBegin::Before(now)
                 } else {
@@ -230,7 +231,8 @@ impl Work {
             | Self::DisarmDeadMan { .. }
             | Self::Judge { .. }
             | Self::Restore { .. }
-            | Self::CheckHealth { .. } => false,
+            | Self::CheckHealth { .. }
+            | Self::CleanUp { .. } => false,
         }
     }
 }

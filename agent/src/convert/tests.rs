@@ -23,6 +23,7 @@ fn report() -> MachineReport {
         store_free_bytes: 0,
         last_lease: LeaseId(0),
         declined: None,
+        cleaned_up: None,
     }
 }
 
@@ -89,6 +90,42 @@ fn a_lease_that_makes_no_sense_is_refused() {
         let answer = directive(said(Some(action)));
         assert!(matches!(answer, Err(LinkError::Senseless(_))), "{answer:?}");
     }
+}
+
+#[test]
+fn a_cleanup_is_read_whole_and_told_whole() {
+    let asked = wire::CleanUp {
+        request: 4,
+        generations: 5,
+        younger_than_s: 86_400,
+        collect_garbage: true,
+    };
+    let action = wire::directive::Action::CleanUp(asked);
+    let (_, directive) = directive(said(Some(action))).expect("good");
+    let expected = CleanUp {
+        generations: 5,
+        younger_s: 86_400,
+        collect: true,
+    };
+    let request = 4;
+    let cleanup = expected;
+    assert_eq!(directive, Directive::CleanUp { request, cleanup });
+    let mut report = report();
+    report.cleaned_up = Some(CleanedUp {
+        request,
+        removed: 3,
+        freed_bytes: 1 << 40,
+        failure: Some("no room".to_owned()),
+    });
+    let told = poll_request(Duration::ZERO, &report);
+    let told = told.report.and_then(|report| report.cleaned_up);
+    let expected = wire::CleanedUp {
+        request,
+        removed: 3,
+        freed_bytes: 1 << 40,
+        failure: "no room".to_owned(),
+    };
+    assert_eq!(told, Some(expected));
 }
 
 #[test]

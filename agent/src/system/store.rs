@@ -7,7 +7,7 @@ use agent_core::{MayBegin, StepId};
 use common::{StorePath, Target};
 use tokio::net::UnixStream;
 
-use super::System;
+use super::{PROFILE_WITHIN, System};
 use crate::{
     closure_diff::{Difference, Part},
     config::Limits,
@@ -61,6 +61,46 @@ impl System {
             }
         };
         Ok((path, output))
+    }
+
+    pub(super) async fn remove(&self, step: StepId, numbers: &[u64]) -> Result<(), HostError> {
+        let unit = Unit {
+            family: Family::CleanUp,
+            description: "lab-updater: remove old generations".to_owned(),
+            command: self.nix.remove_generations(numbers),
+            within: PROFILE_WITHIN,
+            ..self.cleaner(step)
+        };
+        // One that an agent before this one began is waited for, whatever is left to do.
+        if numbers.is_empty() && self.systemd.look(&unit.name()).await?.is_none() {
+            return Ok(());
+        }
+        self.run_well(&unit).await.map(drop)
+    }
+
+    pub(super) async fn collect(&self, step: StepId, within: Duration) -> Result<(), HostError> {
+        let unit = Unit {
+            family: Family::Collect,
+            description: "lab-updater: collect the store's garbage".to_owned(),
+            command: self.nix.collect_garbage(),
+            within: within.saturating_sub(PROFILE_WITHIN),
+            ..self.cleaner(step)
+        };
+        self.run_well(&unit).await.map(drop)
+    }
+
+    fn cleaner(&self, step: StepId) -> Unit {
+        Unit {
+            family: Family::CleanUp,
+            tag: step.to_string(),
+            description: String::new(),
+            command: Vec::new(),
+            environment: Vec::new(),
+            within: PROFILE_WITHIN,
+            resources: Resources::tasks(self.limits.tasks_max),
+            run_as: RunAs::Root,
+            may_begin: MayBegin::Always,
+        }
     }
 
     pub(super) async fn missing_of(&self, target: &Target) -> Result<Option<Missing>, HostError> {

@@ -51,6 +51,7 @@ fn under_way(run: &ScheduleRun, look: &Look) -> String {
     let what = match run.stage.as_str() {
         "resolving" => "its targets are being found out".to_owned(),
         "checking" => "machines are asked for their health".to_owned(),
+        "cleaning" => "machines are being cleaned up".to_owned(),
         "rollout" => format!("rollout {}", run.rollout),
         other => other.to_owned(),
     };

@@ -26,7 +26,7 @@ use crate::{
     patience::Patience,
     quarantine::Quarantine,
     rollout::{Rollout, Rules},
-    schedule::{Course, Planned, UnderWay},
+    schedule::{CleanUps, Course, Planned, UnderWay},
     wake::Woken,
 };
 
@@ -150,6 +150,8 @@ pub struct Hearsay {
     pub(crate) planned: BTreeMap<ScheduleName, (Timestamp, Option<Planned>)>,
     /// Runs of schedules that time may end.
     pub(crate) under_way: BTreeMap<ScheduleName, UnderWay>,
+    /// Cleanups that machines are to be asked for.
+    pub(crate) cleanups: CleanUps,
 }
 
 /// A health check that a machine is to be asked for at its next poll.
@@ -211,6 +213,7 @@ impl Fleet {
             refused_enrolments: BTreeMap::new(),
             planned: BTreeMap::new(),
             under_way: BTreeMap::new(),
+            cleanups: CleanUps::new(),
         };
         let mut fleet = Self {
             facts,

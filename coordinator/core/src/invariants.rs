@@ -293,6 +293,7 @@ fn says_nothing(reason: &WaitReason) -> bool {
         | WaitReason::GroupUnhealthy { .. }
         | WaitReason::Offline { .. }
         | WaitReason::Staging
+        | WaitReason::CleaningUp
         | WaitReason::StagingFailed { .. }
         | WaitReason::BadTarget { .. }
         | WaitReason::TargetNotAllowed { .. }

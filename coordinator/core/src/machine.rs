@@ -3,8 +3,8 @@
 use std::{collections::VecDeque, time::Duration};
 
 use common::{
-    Action, AttemptStatus, BootId, CheckResult, Declined, DeclinedKind, Epoch, HealthState,
-    LeaseId, MachineReport, StorePath, Target, Timestamp,
+    Action, AttemptStatus, BootId, CheckResult, CleanedUp, Declined, DeclinedKind, Epoch,
+    HealthState, LeaseId, MachineReport, StorePath, Target, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +100,8 @@ pub struct Heard {
     pub epoch: Epoch,
     /// What it does not stage for now.
     pub declined: Option<Declined>,
+    /// What came of its last cleanup.
+    pub cleaned_up: Option<CleanedUp>,
 }
 
 #[allow(
@@ -221,6 +223,8 @@ impl Machine {
         facts.health_request = 0;
         facts.epoch = Epoch::default();
         facts.declined = None;
+        // That it can clean up is a fact; what came of it is told with the run.
+        facts.cleaned_up = facts.cleaned_up.map(|_| CleanedUp::default());
         for check in &mut facts.health.checks {
             check.detail.clear();
         }
@@ -252,6 +256,7 @@ impl Machine {
             store_free_bytes: _,
             last_lease,
             declined: _,
+            cleaned_up,
         } = report;
         let words = |check: &CheckResult, other: &CheckResult| {
             check.name == other.name && check.passed == other.passed
@@ -269,6 +274,7 @@ impl Machine {
             || !checks.into_iter().all(|(one, other)| words(one, other))
             || known.staged != *staged
             || known.last_lease != *last_lease
+            || known.cleaned_up.is_some() != cleaned_up.is_some()
     }
 
     /// Takes over the facts of a report.

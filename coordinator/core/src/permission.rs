@@ -17,6 +17,9 @@ impl Fleet {
         now: Timestamp,
     ) -> Result<Location, WaitReason> {
         let at = self.turn(machine)?;
+        if self.cleanup_wanted(machine, now).is_some() {
+            return Err(WaitReason::CleaningUp);
+        }
         let (rollout, group, place) = self.at(at).ok_or(WaitReason::NoRollout)?;
         self.gate_at(at, now)?;
         if let Err(reason) = self.wave_gate(rollout, group, at.wave, now) {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use common::{
-    Action, Epoch, GroupName, LeaseId, MachineName, MachineReport, Outcome, RolloutId,
+    Action, CleanUp, Epoch, GroupName, LeaseId, MachineName, MachineReport, Outcome, RolloutId,
     ScheduleName, StopMode, Target, Timestamp,
 };
 use serde::{Deserialize, Serialize};
@@ -513,6 +513,13 @@ pub enum Directive {
         request: u64,
         /// How long they may take.
         timeout: Duration,
+    },
+    /// Remove old generations and collect garbage.
+    CleanUp {
+        /// Number of the request.
+        request: u64,
+        /// What is to be kept.
+        cleanup: CleanUp,
     },
     /// An emergency stop holds.
     StandDown(StandDown),

@@ -6,13 +6,15 @@
 //! follows from the schedule's name and the planned instant, so that everybody who asks is told the
 //! same.
 
+mod cleanup;
 mod due;
 mod facts;
+mod health;
 mod view;
 
 use std::time::Duration;
 
-use common::{GroupName, RolloutId, ScheduleName, Timestamp};
+use common::{CleanUp, GroupName, RolloutId, ScheduleName, Timestamp};
 use croner::{
     Cron,
     errors::CronError,
@@ -24,8 +26,12 @@ use serde_json::Value;
 
 use crate::window;
 
-pub(crate) use self::facts::{author, shown};
+pub(crate) use self::{
+    cleanup::CleanUps,
+    facts::{author, shown},
+};
 pub use self::{
+    cleanup::{KEEP, KEEP_FOR},
     due::UnderWay,
     facts::ScheduleStep,
     view::{ScheduleView, Unresolved},
@@ -74,6 +80,8 @@ pub enum ScheduledAction {
     },
     /// Asks machines for their health and tells of those that are not well.
     HealthCheck,
+    /// Has machines remove old generations and collect their store's garbage.
+    CleanUp(CleanUp),
 }
 
 impl ScheduledAction {
@@ -82,6 +90,7 @@ impl ScheduledAction {
         match self {
             Self::Update { .. } => "update",
             Self::HealthCheck => "health-check",
+            Self::CleanUp(_) => "cleanup",
         }
     }
 }
@@ -313,6 +322,8 @@ pub enum Stage {
     Rollout(RolloutId),
     /// Machines are asked for their health.
     Checking,
+    /// Machines are asked to clean up, and to keep this.
+    Cleaning(CleanUp),
 }
 
 /// How an instant or a run ended.

@@ -73,6 +73,8 @@ pub enum WaitReason {
     },
     /// The machine is still obtaining its target.
     Staging,
+    /// The machine is asked to clean up first, by a schedule.
+    CleaningUp,
     /// The machine could not obtain its target and tries again later.
     StagingFailed {
         /// What went wrong.
@@ -233,6 +235,7 @@ impl WaitReason {
             Self::Final { .. } => "final",
             Self::Offline { .. } => "offline",
             Self::Staging => "staging",
+            Self::CleaningUp => "cleaning-up",
             Self::StagingFailed { .. } => "staging-failed",
             Self::Dependency { .. } => "dependency",
             Self::Stagger { .. } => "stagger",
@@ -276,6 +279,7 @@ impl WaitReason {
             | Self::Final { .. }
             | Self::Offline { .. }
             | Self::Staging
+            | Self::CleaningUp
             | Self::StagingFailed { .. }
             | Self::Dependency { .. }
             | Self::Held { .. }
@@ -302,6 +306,7 @@ impl WaitReason {
             | Self::Held { .. }
             | Self::CoordinatorLast { .. }
             | Self::Soaking { .. }
+            | Self::CleaningUp
             | Self::Analysing { .. } => true,
             // What never comes is not waited for.
             Self::WindowClosed { opens_at, .. }
@@ -364,6 +369,7 @@ impl WaitReason {
             | Self::Final { .. }
             | Self::Offline { .. }
             | Self::Staging
+            | Self::CleaningUp
             | Self::Dependency { .. }
             | Self::Stagger { .. }
             | Self::WindowClosed { .. }
@@ -424,6 +430,7 @@ impl fmt::Display for WaitReason {
             }
             Self::Offline { since: None } => f.write_str("never heard of"),
             Self::Staging => f.write_str("still obtaining and checking its target"),
+            Self::CleaningUp => f.write_str("removes old generations first, as a schedule wants"),
             Self::StagingFailed { reason } => write!(f, "could not obtain its target: {reason}"),
             Self::Dependency { group } => write!(f, "group {group} must be finished first"),
             Self::Stagger { group, until } => {

@@ -284,11 +284,12 @@ fn windows(story: &mut Story) {
     }
 }
 
-/// A health check once a day, and one that is left out.
+/// A health check and a cleanup once a day, and a check that is left out.
 fn schedules(story: &mut Story) {
     story.configure(|document| {
         document["schedules"] = json!({
             "health": { "cron": "0 1 * * *", "action": "health-check", "groups": ["late"] },
+            "tidy": { "cron": "0 3 * * *", "action": "cleanup", "keep": 3, "groups": ["late"] },
         });
     });
     story.operator(OperatorRequest::SkipSchedule {

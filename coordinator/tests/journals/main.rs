@@ -65,6 +65,9 @@ const FACTS: [&str; 44] = [
     "released",
 ];
 
+/// Where runs of schedules begin that the journals together must have.
+const STAGES: [&str; 2] = ["checking", "cleaning"];
+
 fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/journals")
 }
@@ -81,6 +84,7 @@ fn journals_of_earlier_versions_load() {
         fs::write(file, life_of_a_fleet()).expect("written");
     }
     let mut found = BTreeSet::new();
+    let mut stages = BTreeSet::new();
     for file in fs::read_dir(directory()).expect("journals") {
         let path = file.expect("readable").path();
         if path
@@ -99,6 +103,7 @@ fn journals_of_earlier_versions_load() {
             let record: Record = serde_json::from_str(line).expect(line);
             let raw: Value = serde_json::from_str(line).expect("JSON");
             let facts = raw["changes"].as_array().expect("facts");
+            stages.extend(facts.iter().filter_map(stage));
             found.extend(
                 facts
                     .iter()
@@ -119,4 +124,17 @@ fn journals_of_earlier_versions_load() {
         .filter(|fact| !found.contains(**fact))
         .collect();
     assert!(missing.is_empty(), "no journal has {missing:?}");
+    for stage in STAGES {
+        assert!(
+            stages.contains(stage),
+            "no run of a schedule begins {stage}"
+        );
+    }
+}
+
+/// Where a run begins, if this fact is the beginning of one.
+fn stage(fact: &Value) -> Option<String> {
+    let stage = fact.pointer("/step/run/stage")?;
+    let named = stage.as_object().and_then(|stage| stage.keys().next());
+    stage.as_str().map(str::to_owned).or_else(|| named.cloned())
 }

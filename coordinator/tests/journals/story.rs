@@ -147,6 +147,7 @@ impl Story {
             store_free_bytes: 1,
             last_lease: LeaseId(0),
             declined: None,
+            cleaned_up: None,
         })
     }
 

@@ -79,6 +79,7 @@ impl Core {
             store_free_bytes: 0,
             last_lease: LeaseId::default(),
             declined: None,
+            cleaned_up: None,
         };
         let fleet = Fleet::new(now);
         let mut core = Self {

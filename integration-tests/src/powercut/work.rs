@@ -295,7 +295,10 @@ impl Askers {
                 return Err(WorkError::Gone);
             };
             match directive {
-                Directive::Wait(_) | Directive::Check { .. } | Directive::StandDown(_) => {}
+                Directive::Wait(_)
+                | Directive::Check { .. }
+                | Directive::CleanUp { .. }
+                | Directive::StandDown(_) => {}
                 Directive::Stage { target, .. } => {
                     report.staged = target.closure().cloned().map(|path| Staged {
                         target,
@@ -366,6 +369,7 @@ fn first_report(run: u64) -> Result<MachineReport, WorkError> {
         epoch: Epoch::FIRST,
         staged: None,
         declined: None,
+        cleaned_up: None,
         attempt: None,
         store_free_bytes: 0,
         last_lease: LeaseId::default(),

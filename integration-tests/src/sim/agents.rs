@@ -176,6 +176,15 @@ impl World {
                 self.ask(machine, call, 0, request);
             }
             Effect::Begin(job) => self.begin(machine, job),
+            Effect::Attach(job) if matches!(job.work, Work::CleanUp { .. }) => {
+                // One that has ended is swept away when an agent starts, and done over.
+                let units = &mut self.machines[machine].units;
+                let at_work = units.get(&job.step).is_some_and(|u| u.ended.is_none());
+                if !at_work {
+                    units.remove(&job.step);
+                    self.begin(machine, job);
+                }
+            }
             Effect::Attach(job) => {
                 // Its end comes as that of any other unit; one that ended in between is told again.
                 let ended = self.machines[machine].units.get(&job.step);
@@ -212,6 +221,7 @@ impl World {
     }
 
     fn begin(&mut self, machine: MachineIndex, job: Job) {
+        let now = self.now;
         self.check_work(machine, &job.work);
         let m = &mut self.machines[machine];
         if m.units.contains_key(&job.step) {
@@ -219,6 +229,7 @@ impl World {
             self.violate(text);
             return;
         }
+        m.seen_at = now;
         m.begin(job.step, &job.work);
         let (kind, flaw) = kind_of(m, &job.work);
         self.tell(|w| {
@@ -245,10 +256,13 @@ impl World {
         let now = self.now;
         let m = &mut self.machines[machine];
         let work = m.units.get(&step).map(|unit| unit.work.clone());
+        m.seen_at = now;
+        let before = m.generations.clone();
         let Some(answer) = m.end(step, how) else {
             return;
         };
         match work {
+            Some(Work::CleanUp { .. }) => self.check_cleanup(machine, &before),
             Some(Work::ArmDeadMan { lease, after, .. }) if answer.result.is_ok() => {
                 let at = now + u64::try_from(after.as_millis()).unwrap_or(u64::MAX / 2);
                 let boot = m.boot;
@@ -399,6 +413,10 @@ fn to_input(question: &Body, epoch: common::Epoch, reply: &Reply) -> Option<Inpu
                     request: *request,
                     timeout: *timeout,
                 },
+                Directive::CleanUp { request, cleanup } => agent_core::Directive::CleanUp {
+                    request: *request,
+                    cleanup: *cleanup,
+                },
                 Directive::StandDown(stop) => agent_core::Directive::StandDown(stand_down(stop)),
             };
             Some(Input::Directive {
@@ -462,5 +480,6 @@ fn word_of(work: &Work) -> &'static str {
         Work::Judge { .. } => "the judgement",
         Work::Restore { .. } => "the way back",
         Work::CheckHealth { .. } => "a health check",
+        Work::CleanUp { .. } => "a cleanup",
     }
 }

@@ -406,6 +406,7 @@ impl Chance {
     fn unit(&mut self, kind: UnitKind, flaw: Option<Flaw>, within: At) -> (At, UnitEnd) {
         let usual = match kind {
             UnitKind::Stage => self.rng.around(5 * MINUTE),
+            UnitKind::CleanUp => self.rng.between(5_000, 20 * MINUTE),
             UnitKind::Short => self.rng.between(20, 3_000),
             UnitKind::Hook(_) => self.rng.around(20_000),
             UnitKind::Activate | UnitKind::Restore => self.rng.around(40_000),

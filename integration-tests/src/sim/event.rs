@@ -365,4 +365,5 @@ pub(crate) enum UnitKind {
     Restore,
     Reboot,
     Judge,
+    CleanUp,
 }

@@ -2,14 +2,16 @@
 //! and the agent's process while there is one. All of it is the world's truth; the agent learns of
 //! it only through what it measures.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use agent_core::{
     ActivationEnd, Agent, Answer, Baseline, Comparison, Done, Durable, Facts, Failure, Found, Hook,
     HookEnd, Input, Judgement, Limits, Mode, Moment, Previous, RebootKind, StepId, UnitState, Work,
+    cleanup::{Aged, removable},
 };
 use common::{
-    BootId, CheckResult, Generation, GroupName, Health, LeaseId, MachineName, Staged, StorePath,
+    BootId, CheckResult, CleanUp, Generation, GroupName, Health, LeaseId, MachineName, Staged,
+    StorePath,
 };
 
 use super::event::{At, Flaw, Nature, UnitEnd, UnitKind};
@@ -38,6 +40,10 @@ pub(crate) struct Machine {
     /// The system profile: what the next boot starts.
     pub(crate) profile: StorePath,
     pub(crate) generations: Vec<Generation>,
+    /// When each of them was made, by its number.
+    made_at: BTreeMap<u64, At>,
+    /// When a unit was last begun or ended.
+    pub(crate) seen_at: At,
     pub(crate) natures: BTreeMap<StorePath, Nature>,
     /// A service failed by itself.
     pub(crate) ill: bool,
@@ -116,6 +122,8 @@ impl Machine {
                 number: 1,
                 path: system,
             }],
+            made_at: BTreeMap::new(),
+            seen_at: 0,
             natures: BTreeMap::new(),
             ill: false,
             link: (true, true),
@@ -249,6 +257,7 @@ impl Machine {
             number,
             path: path.clone(),
         });
+        self.made_at.insert(number, self.seen_at);
         if self.generations.len() > GENERATIONS_KEPT {
             self.generations.remove(0);
         }
@@ -366,11 +375,38 @@ impl Machine {
                     facts: self.facts(),
                 }
             }
+            Work::CleanUp {
+                cleanup, needed, ..
+            } => {
+                let removed = self.clean_up(cleanup, needed)?;
+                Done::CleanedUp {
+                    removed,
+                    freed_bytes: u64::from(removed) << 30,
+                    failure: None,
+                    facts: self.facts(),
+                }
+            }
             Work::CheckHealth { .. } => Done::Checked {
                 health: Health::of(self.checks()),
                 facts: self.facts(),
             },
         })
+    }
+
+    /// As the real one does it: by what is found at that moment.
+    fn clean_up(&mut self, cleanup: &CleanUp, needed: &[StorePath]) -> Result<u32, Failure> {
+        let aged = self.generations.iter().map(|generation| {
+            let made_at = self.made_at.get(&generation.number).copied().unwrap_or(0);
+            let age = Duration::from_millis(self.seen_at.saturating_sub(made_at));
+            Aged {
+                generation: generation.clone(),
+                age: Some(age),
+            }
+        });
+        let aged: Vec<Aged> = aged.collect();
+        let gone = removable(&aged, &self.facts(), cleanup, needed)?;
+        self.generations.retain(|g| !gone.contains(&g.number));
+        Ok(u32::try_from(gone.len()).unwrap_or(u32::MAX))
     }
 
     fn hook_end(&self, hook: Hook, target: &StorePath) -> HookEnd {
@@ -471,5 +507,6 @@ pub(crate) fn kind_of(machine: &Machine, work: &Work) -> (UnitKind, Option<Flaw>
         Work::Reboot { .. } => (UnitKind::Reboot, None),
         Work::Judge { .. } | Work::CheckHealth { .. } => (UnitKind::Judge, None),
         Work::Restore { .. } => (UnitKind::Restore, None),
+        Work::CleanUp { .. } => (UnitKind::CleanUp, None),
     }
 }

@@ -236,6 +236,17 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
     if rng.once_in(2) {
         document["schedules"] = schedules(rng);
     }
+    // Drawn by what was drawn before, so that this moves no other draw.
+    if machines.len().is_multiple_of(2) {
+        let crons = ["*/50 * * * *", "20 */3 * * *", "0 1 * * *"];
+        document["schedules"]["tidy"] = json!({
+            "cron": crons[machines.len() / 2 % 3],
+            "action": "cleanup",
+            "keep": 2,
+            "keepFor": "20m",
+            "collectGarbage": machines.len().is_multiple_of(4),
+        });
+    }
     document
 }
 

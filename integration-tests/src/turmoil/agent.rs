@@ -276,6 +276,7 @@ impl Link for Observed {
             Directive::Stage { target, .. } => format!("stage {target}"),
             Directive::Proceed(order) => format!("proceed, lease {}", order.lease),
             Directive::Check { request, .. } => format!("check {request}"),
+            Directive::CleanUp { request, .. } => format!("clean up {request}"),
             Directive::StandDown(_) => "stand down".to_owned(),
         };
         world.tell(|w| format!("{} hears: {line}", w.machines[self.machine].name));

@@ -45,7 +45,9 @@ impl World {
             | Family::RollbackHook
             | Family::BootLoader
             | Family::Condition
-            | Family::Check => false,
+            | Family::Check
+            | Family::CleanUp
+            | Family::Collect => false,
         };
         if disturbs {
             self.check_disturbance(machine);

@@ -267,7 +267,9 @@ impl Machine {
                 | Family::BootLoader
                 | Family::Condition
                 | Family::Profile
-                | Family::Check,
+                | Family::Check
+                | Family::CleanUp
+                | Family::Collect,
                 _,
             ) => (rng.between(SECOND, MINUTE), End::Exited(0)),
         };

@@ -9,6 +9,7 @@
 mod attempts;
 mod bed;
 mod caller_table;
+mod cleanups;
 mod conditions;
 mod daemons;
 mod document;

@@ -2,7 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::world::{Script, World, proceed};
+use crate::{
+    cleanup::clean_up,
+    world::{Script, World, proceed},
+};
 use agent_core::{Bug, Directive, Proceed, Step, UnitState};
 use common::{Epoch, LeaseId};
 
@@ -33,6 +36,17 @@ fn afternoon(bug: Option<Bug>) {
         world.pass_time();
     }
     assert_eq!(world.disk.unreported, None);
+
+    // A cleanup after an update, and where that came from is needed no less than what runs.
+    let mut world = World::staged_with_bug(Script::default(), bug);
+    world.say(Directive::Proceed(proceed(7)));
+    world.finish();
+    world.say(clean_up(1));
+    world.work_all();
+
+    let mut world = World::staged_with_bug(Script::default(), bug);
+    world.say(Directive::Proceed(proceed(7)));
+    world.finish();
 
     // A lease from before the last stop arrives late.
     let seen = world.disk.lease;

@@ -5,6 +5,7 @@ mod boot_loader;
 mod boots;
 #[cfg(feature = "seeded-bugs")]
 mod bugs;
+mod cleanup;
 mod dead_man;
 mod elsewhere;
 mod fencing;

@@ -13,6 +13,8 @@ pub(crate) struct Script {
     pub(crate) snapshot: Result<(), Failure>,
     pub(crate) arming: Result<(), Failure>,
     pub(crate) stage: Result<(), Failure>,
+    /// How many generations a cleanup removes.
+    pub(crate) cleanup: Result<u32, Failure>,
     /// How the judgements go, the first one first; healthy when there are no more.
     pub(crate) healthy: Vec<bool>,
     /// Whether the judgements find the machine cut off, the first one first; not when there are no more.
@@ -46,6 +48,7 @@ impl Default for Script {
             snapshot: Ok(()),
             arming: Ok(()),
             stage: Ok(()),
+            cleanup: Ok(3),
             healthy: Vec::new(),
             cut_off: Vec::new(),
             no_better: Vec::new(),

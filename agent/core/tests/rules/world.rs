@@ -408,6 +408,12 @@ impl World {
                 let facts = self.facts();
                 end.map(|end| Done::Restored { end, facts })
             }
+            Work::CleanUp { .. } => self.script.cleanup.clone().map(|removed| Done::CleanedUp {
+                removed,
+                freed_bytes: 1024,
+                failure: None,
+                facts: self.facts(),
+            }),
             Work::CheckHealth { .. } => Ok(Done::Checked {
                 health: Health::of(Vec::new()),
                 facts: self.facts(),
@@ -430,7 +436,7 @@ impl World {
         }
         let job = self.open.remove(0);
         let current = self.agent.durable().open_step() == Some(job.step);
-        let is_check = matches!(job.work, Work::CheckHealth { .. });
+        let is_check = matches!(job.work, Work::CheckHealth { .. } | Work::CleanUp { .. });
         if !current && !is_check {
             // Left by the agent: the shell has stopped it.
             return true;

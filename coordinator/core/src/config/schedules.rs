@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use common::{GroupName, ScheduleName};
+use common::{CleanUp, GroupName, ScheduleName, cleanup::KEEP_MIN};
 use serde_json::Value;
 
 use super::{
@@ -10,7 +10,10 @@ use super::{
     read::source,
     section::{Faults, Section, fault, nearest},
 };
-use crate::schedule::{CATCH_UP, CronFault, Schedule, ScheduledAction, When};
+use crate::schedule::{CATCH_UP, CronFault, KEEP, KEEP_FOR, Schedule, ScheduledAction, When};
+
+/// What only `cleanup` has a meaning for.
+const CLEANUP_KEYS: [&str; 3] = ["keep", "keepFor", "collectGarbage"];
 
 const CRON: &str = "write minute, hour, day, month and day of the week, such as \"0 2 * * 0\" for \
                     Sundays at 02:00, or @daily";
@@ -104,7 +107,7 @@ fn when(
 
 fn action(s: &mut Section<'_>, faults: &mut Faults) -> Option<ScheduledAction> {
     let path = s.path_of("action");
-    let hint = "write one of: update, health-check";
+    let hint = "write one of: update, health-check, cleanup";
     let own = s.get("source");
     if let Some(value) = own {
         source(value, &s.path_of("source"), faults);
@@ -120,16 +123,41 @@ fn action(s: &mut Section<'_>, faults: &mut Faults) -> Option<ScheduledAction> {
             source: own.cloned(),
         },
         "health-check" => ScheduledAction::HealthCheck,
+        "cleanup" => ScheduledAction::CleanUp(cleanup(s, faults)),
         _ => {
             fault(faults, &path, format!("{word:?} is not an action"), hint);
             return None;
         }
     };
+    let mut senseless = Vec::new();
     if own.is_some() && !matches!(action, ScheduledAction::Update { .. }) {
+        senseless.push("source");
+    }
+    if !matches!(action, ScheduledAction::CleanUp(_)) {
+        senseless.extend(CLEANUP_KEYS.iter().filter(|key| s.get(key).is_some()));
+    }
+    for key in senseless {
         let message = format!("means nothing for {word}");
-        fault(faults, &s.path_of("source"), message, "leave it out");
+        fault(faults, &s.path_of(key), message, "leave it out");
     }
     Some(action)
+}
+
+fn cleanup(s: &mut Section<'_>, faults: &mut Faults) -> CleanUp {
+    let [keep, keep_for, collect] = CLEANUP_KEYS;
+    let hint = "write a whole number, at least 2: the newest generation and one to go back to";
+    let generations = s.parsed(keep, hint, faults, |value| {
+        let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+        let number = number.filter(|number| *number >= KEEP_MIN);
+        number.ok_or_else(|| format!("{value} is no such number"))
+    });
+    let generations = generations.unwrap_or(KEEP);
+    let younger = s.duration(keep_for, faults).unwrap_or(KEEP_FOR);
+    CleanUp {
+        generations,
+        younger_s: younger.as_secs(),
+        collect: s.bool(collect, faults).unwrap_or(true),
+    }
 }
 
 /// What a schedule says against the rest of the configuration.

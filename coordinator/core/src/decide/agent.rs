@@ -105,6 +105,7 @@ impl Fleet {
             heard.store_free_bytes = report.store_free_bytes;
             heard.epoch = report.epoch;
             heard.declined.clone_from(&report.declined);
+            heard.cleaned_up.clone_from(&report.cleaned_up);
         }
         if self
             .hearsay
@@ -114,6 +115,9 @@ impl Fleet {
         {
             self.hearsay.checks.remove(name);
             self.has_answered(name, now, draft);
+        }
+        if let Some(done) = &report.cleaned_up {
+            self.has_cleaned_up(name, done, now, draft);
         }
         let recovered = self.facts().machines.get(name).is_some_and(|machine| {
             machine
@@ -174,6 +178,9 @@ impl Fleet {
                 request: check.request,
                 timeout: check.timeout,
             };
+        }
+        if let Some((request, cleanup)) = self.cleanup_wanted(name, now) {
+            return Directive::CleanUp { request, cleanup };
         }
         if let Some(stage) = self.next_to_stage(name, draft) {
             return stage;

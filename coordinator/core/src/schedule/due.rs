@@ -1,40 +1,58 @@
 //! What time brings: runs that begin, are missed, skipped, or end.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use common::{GroupName, HealthState, MachineName, ScheduleName, Timestamp, time::span};
+use common::{CleanedUp, GroupName, MachineName, ScheduleName, Timestamp, time::span};
 
 use super::{
     AHEAD_MAX, Course, How, Planned, RESOLVE_WITHIN, Schedule, ScheduleRun, ScheduleStep,
     ScheduledAction, Stage,
 };
 use crate::{
-    change::Change,
-    decide::Draft,
-    fleet::{CheckWanted, Fleet},
-    request::Selection,
-    rollout::RolloutState,
+    change::Change, decide::Draft, fleet::Fleet, request::Selection, rollout::RolloutState,
 };
 
 /// How long machines have beyond their own time for a health check: they have to hear of it first.
-const TO_HEAR: Duration = Duration::from_secs(5 * 60);
+pub(super) const TO_HEAR: Duration = Duration::from_secs(5 * 60);
 
 /// What is known of an unfinished run and need not outlive the process.
 #[derive(Clone, Debug)]
 pub struct UnderWay {
     /// Number of the run.
-    run: u64,
+    pub(super) run: u64,
     /// When it is given up.
-    until: Timestamp,
+    pub(super) until: Timestamp,
     /// Number of the question that its machines were asked.
-    request: u64,
+    pub(super) request: u64,
     /// Those machines.
-    machines: Vec<MachineName>,
+    pub(super) machines: Vec<MachineName>,
+    /// What they say came of a cleanup.
+    pub(super) answers: BTreeMap<MachineName, CleanedUp>,
+    /// Who was not asked for one, because nothing was heard of them.
+    pub(super) offline: Vec<MachineName>,
+    /// And who, because their agents cannot.
+    pub(super) unable: Vec<MachineName>,
+}
+
+impl UnderWay {
+    /// A run that asks nobody anything yet.
+    pub(super) fn new(run: u64, until: Timestamp) -> Self {
+        Self {
+            run,
+            until,
+            request: 0,
+            machines: Vec::new(),
+            answers: BTreeMap::new(),
+            offline: Vec::new(),
+            unable: Vec::new(),
+        }
+    }
 }
 
 impl Fleet {
     /// Ends runs that are over and deals with every instant that has come.
     pub(crate) fn advance_schedules(&mut self, now: Timestamp, draft: &mut Draft) {
+        self.forget_gone_runs();
         let names: Vec<ScheduleName> = self.facts().courses.keys().cloned().collect();
         for name in names {
             self.end_run(&name, now, draft);
@@ -44,6 +62,28 @@ impl Fleet {
                 && planned.due <= now
             {
                 self.deal_with(&name, planned, now, draft);
+            }
+        }
+    }
+
+    /// Nothing is waited for on account of schedules that another configuration does not have.
+    fn forget_gone_runs(&mut self) {
+        let courses = &self.facts().courses;
+        let names = self.hearsay.under_way.keys();
+        let gone: Vec<ScheduleName> = names
+            .filter(|name| !courses.contains_key(*name))
+            .cloned()
+            .collect();
+        for name in gone {
+            self.forget_run(&name);
+        }
+    }
+
+    /// Nobody waits for this schedule's run any more, and nobody is to be asked on its account.
+    fn forget_run(&mut self, name: &ScheduleName) {
+        if let Some(ended) = self.hearsay.under_way.remove(name) {
+            for machine in &ended.machines {
+                self.forget_cleanup(machine, ended.run);
             }
         }
     }
@@ -176,6 +216,7 @@ impl Fleet {
         let stage = match schedule.action {
             ScheduledAction::Update { .. } => Stage::Resolving,
             ScheduledAction::HealthCheck => Stage::Checking,
+            ScheduledAction::CleanUp(cleanup) => Stage::Cleaning(cleanup),
         };
         let run = ScheduleRun {
             number: self.facts().schedule_runs + 1,
@@ -198,7 +239,7 @@ impl Fleet {
     /// Ends the run if it is over.
     fn end_run(&mut self, name: &ScheduleName, now: Timestamp, draft: &mut Draft) {
         let Some(run) = self.course(name).and_then(|course| course.run.clone()) else {
-            self.hearsay.under_way.remove(name);
+            self.forget_run(name);
             return;
         };
         let ended = match &run.stage {
@@ -216,14 +257,15 @@ impl Fleet {
                 }
                 None => Some((false, format!("rollout {id} is not known any more"))),
             },
-            Stage::Checking if self.stop_over_any(&run.groups) => {
+            Stage::Checking | Stage::Cleaning(_) if self.stop_over_any(&run.groups) => {
                 Some((false, "an emergency stop holds".to_owned()))
             }
             Stage::Checking => self.checked(name, &run, now, draft),
+            Stage::Cleaning(_) => self.all_cleaned_up(name, &run, now, draft),
         };
         if let Some((succeeded, text)) = ended {
             self.finish_run(name, succeeded, text, now, draft);
-        } else if !matches!(run.stage, Stage::Resolving | Stage::Checking) {
+        } else if matches!(run.stage, Stage::Rollout(_)) {
             self.hearsay.under_way.remove(name);
         }
     }
@@ -236,7 +278,7 @@ impl Fleet {
         now: Timestamp,
         draft: &mut Draft,
     ) {
-        self.hearsay.under_way.remove(name);
+        self.forget_run(name);
         let at = now;
         let step = ScheduleStep::Ended {
             succeeded,
@@ -247,7 +289,7 @@ impl Fleet {
     }
 
     /// What is known of this run; begun anew after a restart, with its whole time.
-    fn under_way(
+    pub(super) fn under_way(
         &mut self,
         name: &ScheduleName,
         run: &ScheduleRun,
@@ -261,34 +303,11 @@ impl Fleet {
         }
         let begun = match run.stage {
             Stage::Checking => self.ask_for_health(run, now, draft),
-            Stage::Resolving | Stage::Rollout(_) => UnderWay {
-                run: run.number,
-                until: now + RESOLVE_WITHIN,
-                request: 0,
-                machines: Vec::new(),
-            },
+            Stage::Cleaning(cleanup) => self.ask_to_clean_up(run, cleanup, now, draft),
+            Stage::Resolving | Stage::Rollout(_) => UnderWay::new(run.number, now + RESOLVE_WITHIN),
         };
         self.hearsay.under_way.insert(name.clone(), begun.clone());
         begun
-    }
-
-    fn ask_for_health(&mut self, run: &ScheduleRun, now: Timestamp, draft: &mut Draft) -> UnderWay {
-        let machines = self.machines_of(&run.groups);
-        let request = self.next_check();
-        let mut longest = Duration::ZERO;
-        for machine in &machines {
-            let timeout = self.health_timeout(machine);
-            longest = longest.max(timeout);
-            let wanted = CheckWanted { request, timeout };
-            self.hearsay.checks.insert(machine.clone(), wanted);
-        }
-        draft.wake.extend(machines.iter().cloned());
-        UnderWay {
-            run: run.number,
-            until: now + longest + TO_HEAR,
-            request,
-            machines,
-        }
     }
 
     /// The machines of these groups, or all; groups that are no more have none.
@@ -305,49 +324,6 @@ impl Fleet {
             return Vec::new();
         }
         self.select(&selection).unwrap_or_default()
-    }
-
-    /// How the machines are, once all of them have answered or had their time.
-    fn checked(
-        &mut self,
-        name: &ScheduleName,
-        run: &ScheduleRun,
-        now: Timestamp,
-        draft: &mut Draft,
-    ) -> Option<(bool, String)> {
-        let asked = self.under_way(name, run, now, draft);
-        let answered = |machine: &MachineName| {
-            let known = self.facts().machines.get(machine);
-            known.is_some_and(|known| known.heard.health_request >= asked.request)
-        };
-        if now < asked.until && !asked.machines.iter().all(answered) {
-            return None;
-        }
-        let of = |wanted: &dyn Fn(&MachineName) -> bool| {
-            let names = asked.machines.iter().filter(|machine| wanted(machine));
-            names
-                .map(MachineName::as_str)
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
-        let healthy = |machine: &MachineName| {
-            let known = self.facts().machines.get(machine);
-            known.is_some_and(|known| known.health() == HealthState::Healthy)
-        };
-        let silent = of(&|machine| !answered(machine));
-        let ill = of(&|machine| answered(machine) && !healthy(machine));
-        let mut found = Vec::new();
-        if !ill.is_empty() {
-            found.push(format!("not healthy: {ill}"));
-        }
-        if !silent.is_empty() {
-            found.push(format!("silent: {silent}"));
-        }
-        if found.is_empty() {
-            let count = asked.machines.len();
-            return Some((true, format!("{count} machines, all healthy")));
-        }
-        Some((false, found.join("; ")))
     }
 
     /// A machine has answered a question: whoever asked may be done.
@@ -372,6 +348,7 @@ impl std::fmt::Display for ScheduleRun {
             Stage::Resolving => f.write_str("its targets are being found out"),
             Stage::Rollout(id) => write!(f, "rollout {id}"),
             Stage::Checking => f.write_str("machines are asked for their health"),
+            Stage::Cleaning(_) => f.write_str("machines are being cleaned up"),
         }
     }
 }

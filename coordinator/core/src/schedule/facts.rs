@@ -174,7 +174,7 @@ impl ScheduleRun {
     pub fn rollout(&self) -> Option<&RolloutId> {
         match &self.stage {
             Stage::Rollout(id) => Some(id),
-            Stage::Resolving | Stage::Checking => None,
+            Stage::Resolving | Stage::Checking | Stage::Cleaning(_) => None,
         }
     }
 }

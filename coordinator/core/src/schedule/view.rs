@@ -15,7 +15,7 @@ pub struct ScheduleView {
     pub cron: String,
     /// IANA name of its zone.
     pub timezone: String,
-    /// `update`, `health-check`.
+    /// `update`, `health-check`, `cleanup`.
     pub action: &'static str,
     /// Its groups; empty: all.
     pub groups: Vec<GroupName>,
@@ -86,7 +86,7 @@ impl Fleet {
             .schedule(name)
             .and_then(|schedule| match &schedule.action {
                 ScheduledAction::Update { source } => source.clone(),
-                ScheduledAction::HealthCheck => None,
+                ScheduledAction::HealthCheck | ScheduledAction::CleanUp(_) => None,
             });
         own.or_else(|| {
             let config = self.facts().config.as_ref()?;

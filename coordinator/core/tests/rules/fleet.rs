@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use common::{
-    Action, AttemptStatus, BootId, Epoch, Health, HealthState, LeaseId, MachineName, MachineReport,
-    Outcome, OutcomeKind, RolloutId, Staged, StopMode, StorePath, Target, Timestamp,
+    Action, AttemptStatus, BootId, CleanedUp, Epoch, Health, HealthState, LeaseId, MachineName,
+    MachineReport, Outcome, OutcomeKind, RolloutId, Staged, StopMode, StorePath, Target, Timestamp,
 };
 use coordinator_core::{
     Change, Decision, Fleet, FleetConfig, Reply, Request, WaitReason,
@@ -399,6 +399,7 @@ fn report() -> MachineReport {
         store_free_bytes: 1 << 30,
         last_lease: LeaseId::default(),
         declined: None,
+        cleaned_up: Some(CleanedUp::default()),
     }
 }
 

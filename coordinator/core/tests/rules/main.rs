@@ -7,6 +7,7 @@
 mod apart;
 mod approvals;
 mod budget;
+mod cleanups;
 mod coordinators;
 mod fleet;
 mod gates;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use common::{
-    Action, AttemptStatus, CheckResult, Declined, DeclinedKind, Epoch, Generation, Health,
-    HealthState, LeaseId, MachineReport, Outcome, OutcomeKind, Staged, StopMode, StorePath, Target,
-    Timestamp,
+    Action, AttemptStatus, CheckResult, CleanedUp, Declined, DeclinedKind, Epoch, Generation,
+    Health, HealthState, LeaseId, MachineReport, Outcome, OutcomeKind, Staged, StopMode, StorePath,
+    Target, Timestamp,
     report::GENERATIONS_MAX,
     text::{DETAIL_MAX, REASON_MAX, tame_line},
 };
@@ -55,7 +55,18 @@ pub(crate) fn report(report: Option<wire::MachineReport>) -> Result<Box<MachineR
         store_free_bytes: report.store_free_bytes,
         last_lease: LeaseId(report.last_lease),
         declined: report.declined.map(declined).transpose()?.flatten(),
+        cleaned_up: report.cleaned_up.map(cleaned_up),
     }))
+}
+
+fn cleaned_up(done: wire::CleanedUp) -> CleanedUp {
+    let failure = tame_line(&done.failure, REASON_MAX);
+    CleanedUp {
+        request: done.request,
+        removed: done.removed,
+        freed_bytes: done.freed_bytes,
+        failure: (!failure.is_empty()).then_some(failure),
+    }
 }
 
 /// What is not staged; nothing when this coordinator does not know the kind.
@@ -200,6 +211,12 @@ pub(crate) fn directive(
         Directive::Check { request, timeout } => Said::Check(wire::RunHealthCheck {
             request,
             timeout_ms: millis(timeout),
+        }),
+        Directive::CleanUp { request, cleanup } => Said::CleanUp(wire::CleanUp {
+            request,
+            generations: cleanup.generations,
+            younger_than_s: cleanup.younger_s,
+            collect_garbage: cleanup.collect,
         }),
         Directive::StandDown(stop) => Said::StandDown(stand_down(epoch, stop)),
     };

@@ -56,6 +56,7 @@ fn of_run(run: ScheduleRun) -> wire::ScheduleRun {
         Stage::Resolving => "resolving",
         Stage::Rollout(_) => "rollout",
         Stage::Checking => "checking",
+        Stage::Cleaning(_) => "cleaning",
     };
     wire::ScheduleRun {
         number: run.number,

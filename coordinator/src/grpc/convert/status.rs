@@ -344,6 +344,7 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
         | WaitReason::NoRollout
         | WaitReason::UnknownMachine
         | WaitReason::Staging
+        | WaitReason::CleaningUp
         | WaitReason::Soaking { .. } => {}
     }
     shown

@@ -1,7 +1,7 @@
 //! What agents do to their machines, and what they say of it.
 
 use agent_core::{Durable, Hook, Mode, Previous, Step, Work, state::Unreported};
-use common::{LeaseId, OutcomeKind};
+use common::{Generation, LeaseId, OutcomeKind};
 
 use super::super::{event::MachineIndex, machine::Disruption, world::World};
 
@@ -47,12 +47,41 @@ impl World {
             | Work::DisarmDeadMan { .. }
             | Work::Judge { .. }
             | Work::CheckHealth { .. } => (false, false),
+            Work::CleanUp { .. } => {
+                let text = format!("{} is cleaned up during an attempt", m.name);
+                return self.violate(text);
+            }
         };
         if changes {
             self.note_before(machine, lease);
         }
         if disturbs {
             self.check_disturbance(machine, lease);
+        }
+    }
+
+    /// A cleanup has ended: what the machine runs, boots and came from is there still, and it did not
+    /// come beside an attempt.
+    pub(crate) fn check_cleanup(&mut self, machine: MachineIndex, before: &[Generation]) {
+        let m = &self.machines[machine];
+        let name = &m.name;
+        let mut wrong = Vec::new();
+        if m.disk.attempt.is_some() {
+            wrong.push(format!("{name} is cleaned up during an attempt"));
+        }
+        if m.generations.len() < before.len().min(2) {
+            wrong.push(format!("{name} has too few generations left"));
+        }
+        let from = m.truth.before.iter();
+        let from = from.flat_map(|(_, previous)| [&previous.running, &previous.boot_default]);
+        for path in from.chain([&m.running, &m.booted, &m.profile]) {
+            let leads_there = |generation: &Generation| generation.path == *path;
+            if before.iter().any(leads_there) && !m.generations.iter().any(leads_there) {
+                wrong.push(format!("a cleanup of {name} has taken {path}"));
+            }
+        }
+        for wrong in wrong {
+            self.violate(wrong);
         }
     }
 
@@ -118,6 +147,10 @@ impl World {
             return self.violate(format!("{name} is disturbed under a lease nobody gave it"));
         };
         let first = truth.disruption.is_none();
+        let is_cleaned_up = m.units.values().any(|unit| {
+            let is_cleanup = matches!(unit.work, Work::CleanUp { .. });
+            is_cleanup && unit.ended.is_none()
+        });
         self.truth.slots_moved = true;
         if first {
             truth.forgotten = told.lost;
@@ -135,6 +168,9 @@ impl World {
         }
         if told.epoch < heard {
             wrong.push("a lease older than a stop it has heard of");
+        }
+        if is_cleaned_up {
+            wrong.push("a lease that does not wait for a cleanup");
         }
         if !newest {
             wrong.push("a lease that was used up");
