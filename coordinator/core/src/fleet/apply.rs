@@ -12,7 +12,7 @@ use crate::{
     change::Change,
     machine::{Failed, Pin},
     quarantine::Quarantine,
-    rollout::{Place, PlaceState, Rollout, RolloutGroup},
+    rollout::{Place, PlaceState, Rollout, RolloutGroup, Wave},
     transition::{ApprovalStep, PlaceStep, RolloutStep, WaveStep},
 };
 
@@ -78,9 +78,7 @@ impl Fleet {
                 wave,
                 at,
             } => {
-                self.with_group(rollout, group, |g| {
-                    g.waves[*wave].step(WaveStep::Opened(*at));
-                });
+                self.with_wave(rollout, group, *wave, |w| w.step(WaveStep::Opened(*at)));
             }
             Change::WaveSoaking {
                 rollout,
@@ -88,9 +86,7 @@ impl Fleet {
                 wave,
                 until,
             } => {
-                self.with_group(rollout, group, |g| {
-                    g.waves[*wave].step(WaveStep::Soaks(*until));
-                });
+                self.with_wave(rollout, group, *wave, |w| w.step(WaveStep::Soaks(*until)));
             }
             Change::WaveClosed {
                 rollout,
@@ -98,8 +94,10 @@ impl Fleet {
                 wave,
             } => {
                 self.with_group(rollout, group, |g| {
-                    g.waves[*wave].step(WaveStep::Closed);
-                    g.current = wave + 1;
+                    if let Some(closed) = g.waves.get_mut(*wave) {
+                        closed.step(WaveStep::Closed);
+                        g.current = wave + 1;
+                    }
                 });
             }
             Change::WaveHeld {
@@ -268,7 +266,9 @@ impl Fleet {
                 at,
             } => self.with_group(rollout, group, |g| {
                 let gates = g.policy.gates.len();
-                let wave = &mut g.waves[*wave];
+                let Some(wave) = g.waves.get_mut(*wave) else {
+                    return;
+                };
                 let accepted = wave.analysis.as_ref().is_some_and(|found| found.accepted);
                 let analysis = Analysis::new(*opened, *at, gates);
                 wave.analysis = Some(Analysis {
@@ -284,8 +284,8 @@ impl Fleet {
                 finding,
                 detail,
                 at,
-            } => self.with_group(rollout, group, |g| {
-                let analysis = g.waves[*wave].analysis.as_mut();
+            } => self.with_wave(rollout, group, *wave, |w| {
+                let analysis = w.analysis.as_mut();
                 if let Some(tally) = analysis.and_then(|found| found.tallies.get_mut(*gate)) {
                     tally.take(Last {
                         at: *at,
@@ -372,6 +372,20 @@ impl Fleet {
         self.with_rollout(id, |rollout| {
             if let Some(group) = rollout.groups.iter_mut().find(|group| group.name == *name) {
                 change(group);
+            }
+        });
+    }
+
+    fn with_wave(
+        &mut self,
+        id: &RolloutId,
+        group: &common::GroupName,
+        wave: usize,
+        change: impl FnOnce(&mut Wave),
+    ) {
+        self.with_group(id, group, |group| {
+            if let Some(wave) = group.waves.get_mut(wave) {
+                change(wave);
             }
         });
     }
