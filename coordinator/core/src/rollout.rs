@@ -356,6 +356,9 @@ pub struct Place {
     /// Which of its group's rules it obeys.
     #[serde(default, skip_serializing_if = "Rules::is_of_the_group")]
     pub rules: Rules,
+    /// What the machine ran when the rollout was created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<StorePath>,
 }
 
 /// Whose rules hold for a machine: everybody's, or these of those that machines have to themselves.

@@ -25,9 +25,12 @@ impl Fleet {
     /// What a wish comes to. Changes nothing.
     pub fn plan(&self, wish: &Wish) -> Result<Plan, Refusal> {
         let mut chosen: BTreeSet<MachineName> = self.select(&wish.selection)?.into_iter().collect();
-        if let Back::Before(id) = &wish.back {
-            let brought = self.brought(id)?;
-            chosen.retain(|machine| brought.contains_key(machine));
+        let undone = match &wish.back {
+            Back::Before(id) => self.brought(id)?,
+            Back::Previous | Back::Generation(_) => BTreeMap::new(),
+        };
+        if matches!(wish.back, Back::Before(_)) {
+            chosen.retain(|machine| undone.contains_key(machine));
         }
         let Some(config) = self.facts().config.as_deref() else {
             return Err(Refusal::NotNow(
@@ -53,7 +56,7 @@ impl Fleet {
             members.sort_by_cached_key(order);
             let mut own: Vec<Policy> = Vec::new();
             for machine in members {
-                match self.planned(machine, wish) {
+                match self.planned(machine, wish, undone.get(machine).copied()) {
                     Ok(planned) => machines.push(PlannedMachine {
                         rules: rules_of(config.own.get(machine), &mut own),
                         ..planned
@@ -134,8 +137,8 @@ impl Fleet {
         policy.order.iter().map(place).collect()
     }
 
-    /// The systems that a rollout has brought to machines, if it is remembered still.
-    fn brought(&self, id: &RolloutId) -> Result<BTreeMap<&MachineName, &StorePath>, Refusal> {
+    /// The places of those that a rollout has updated, if it is remembered still.
+    fn brought(&self, id: &RolloutId) -> Result<BTreeMap<&MachineName, &Place>, Refusal> {
         let rollout = self.rollout(id).ok_or_else(|| Refusal::NotFound {
             what: "rollout",
             name: id.to_string(),
@@ -143,15 +146,16 @@ impl Fleet {
         let updated = rollout
             .places()
             .filter(|place| place.state == PlaceState::Updated);
-        let brought = updated.filter_map(|place| {
-            let closure = place.closure.as_ref().or_else(|| place.target.closure());
-            Some((&place.machine, closure?))
-        });
-        Ok(brought.collect())
+        Ok(updated.map(|place| (&place.machine, place)).collect())
     }
 
-    /// One machine of a plan, or why it is left out.
-    fn planned(&self, name: &MachineName, wish: &Wish) -> Result<PlannedMachine, WaitReason> {
+    /// One machine of a plan, or why it is left out; with its place in the rollout that is taken back.
+    fn planned(
+        &self,
+        name: &MachineName,
+        wish: &Wish,
+        undone: Option<&Place>,
+    ) -> Result<PlannedMachine, WaitReason> {
         let Some(machine) = self.facts().machines.get(name) else {
             return Err(WaitReason::NoTarget);
         };
@@ -167,16 +171,15 @@ impl Fleet {
                     .find(|generation| generation.number == *number)
                     .map(|generation| Target::Closure(generation.path.clone())),
                 Back::Before(id) => {
-                    let brought = self.brought(id).unwrap_or_default();
-                    let runs = brought
-                        .get(name)
-                        .map(|closure| Some(*closure) == machine.running());
-                    if runs != Some(true) {
+                    let runs = |place: &&Place| closure_of(place) == machine.running();
+                    let Some(place) = undone.filter(runs) else {
                         return Err(WaitReason::MovedOn {
                             rollout: id.clone(),
                         });
-                    }
-                    machine.previous.clone().map(Target::Closure)
+                    };
+                    // Rollouts of before did not write down what each machine came from.
+                    let from = place.from.clone().or_else(|| machine.previous.clone());
+                    from.map(Target::Closure)
                 }
             },
             Action::Reboot => {
@@ -303,6 +306,11 @@ impl Fleet {
     }
 }
 
+/// The system that a place has come to.
+fn closure_of(place: &Place) -> Option<&StorePath> {
+    place.closure.as_ref().or_else(|| place.target.closure())
+}
+
 /// The rules of a machine, which are kept among those of its group's others if it has some of its own.
 fn rules_of(policy: Option<&Policy>, own: &mut Vec<Policy>) -> Rules {
     let Some(policy) = policy else {
@@ -336,6 +344,7 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &str, now: Timestamp) -> 
         closure: None,
         returned: 0,
         rules: machine.rules,
+        from: machine.running.clone(),
     };
     let groups = plan.groups.iter().map(|group| RolloutGroup {
         name: group.name.clone(),

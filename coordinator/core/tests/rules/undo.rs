@@ -79,6 +79,22 @@ fn machines_go_back_to_what_they_ran_before_that_rollout() {
 }
 
 #[test]
+fn a_later_rollout_that_never_came_to_it_changes_nothing() {
+    let mut world = world();
+    let first = update(&mut world, &["a"], "2");
+    world.pin("a", "3");
+    world.poll("a");
+    let second = world.begin(of(&["a"]));
+    world.done(OperatorRequest::Abort {
+        rollout: Some(second),
+        reason: String::new(),
+    });
+    let plan = world.fleet.plan(&back(Back::Before(first)));
+    let to = Target::Closure(path("1"));
+    assert_eq!(goes_to(&plan.expect("a plan")), [(name("a"), to)]);
+}
+
+#[test]
 fn whoever_did_not_get_it_is_left_alone() {
     let mut world = world();
     for machine in ["a", "b"] {
