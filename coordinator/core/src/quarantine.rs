@@ -12,9 +12,6 @@ use crate::{
     wait::WaitReason,
 };
 
-/// Failed attempts in a row after which a machine is put aside, unless the settings say otherwise.
-pub(crate) const AFTER: u32 = 3;
-
 /// Who puts a machine aside that failed too often.
 const THE_SETTINGS: &str = "the fleet's settings (quarantineAfter)";
 

@@ -203,7 +203,7 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
     // Drawn by what was drawn before, so that this moves no other draw.
     let max_failures = [json!(null), json!("20%"), json!(2)];
     let max_failures = &max_failures[machines.len() % 3];
-    let quarantine = [json!(null), json!(2), json!(0)];
+    let quarantine = [json!(3), json!(2), json!(null)];
     let quarantine = &quarantine[machines.len() / 3 % 3];
     let gates = gates(&mut groups, rng);
     // Silence must be longer than a held poll, or everybody who waits counts as offline.

@@ -25,7 +25,6 @@ use super::{
 use crate::{
     calendar::Calendar,
     policy::{self, Policy, Preset, Times},
-    quarantine,
     window::{self, Window, WindowError},
 };
 
@@ -219,14 +218,14 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
     settings
 }
 
-/// Failed attempts in a row after which a machine is put aside; 0: never.
+/// Failed attempts in a row after which a machine is put aside; 0, or nothing: never.
 fn quarantine_after(settings: &mut Section<'_>, faults: &mut Faults) -> Option<u32> {
     let hint = "write a whole number without quotes, 0 for never";
     let times = settings.parsed("quarantineAfter", hint, faults, |value| {
         let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
         number.ok_or_else(|| format!("{value} is not a whole number"))
     });
-    Some(times.unwrap_or(quarantine::AFTER)).filter(|times| *times > 0)
+    times.filter(|times| *times > 0)
 }
 
 /// `apart = [ [ "db-01" "db-02" ] ]`: each list names machines of which one may be away at a time.

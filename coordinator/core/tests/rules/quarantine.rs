@@ -147,26 +147,39 @@ fn too_many_failures_in_a_row_put_it_aside() {
     use OutcomeKind::{Abandoned, Confirmed, Refused, RolledBack, Stuck};
     for (settings, outcomes, expected) in [
         (
-            json!({}),
+            json!({ "quarantineAfter": 3 }),
             [RolledBack, RolledBack, RolledBack].as_slice(),
             true,
         ),
-        (json!({}), &[RolledBack, RolledBack], false),
         (
-            json!({}),
+            json!({ "quarantineAfter": 3 }),
+            &[RolledBack, RolledBack],
+            false,
+        ),
+        (
+            json!({ "quarantineAfter": 3 }),
             &[RolledBack, RolledBack, Confirmed, RolledBack],
             false,
         ),
         // Neither says that the machine works, nor that it does not.
         (
-            json!({}),
+            json!({ "quarantineAfter": 3 }),
             &[RolledBack, Refused, RolledBack, RolledBack],
             true,
         ),
-        (json!({}), &[Refused, Refused, Refused], false),
-        (json!({}), &[Abandoned, RolledBack, RolledBack], false),
+        (
+            json!({ "quarantineAfter": 3 }),
+            &[Refused, Refused, Refused],
+            false,
+        ),
+        (
+            json!({ "quarantineAfter": 3 }),
+            &[Abandoned, RolledBack, RolledBack],
+            false,
+        ),
         (json!({ "quarantineAfter": 1 }), &[Stuck], true),
         (json!({ "quarantineAfter": 0 }), &[RolledBack; 5], false),
+        (json!({}), &[RolledBack; 5], false),
     ] {
         let mut world = world(settings.clone());
         for (version, outcome) in outcomes.iter().enumerate() {
