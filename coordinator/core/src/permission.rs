@@ -49,7 +49,10 @@ impl Fleet {
             return Err(WaitReason::UnknownMachine);
         };
         self.stop_over(group)?;
-        self.released(machine)?;
+        if let Err(aside) = self.released(machine) {
+            // It stages all the same, and whoever waits for that is to hear that it does not.
+            return Err(self.not_staged(machine).unwrap_or(aside));
+        }
         let Some(at) = self.index().place_of.get(machine).copied() else {
             return Err(self.idle(machine));
         };

@@ -69,6 +69,21 @@ fn no_space() -> Option<WaitReason> {
 }
 
 #[test]
+fn what_a_machine_in_quarantine_cannot_stage_is_said_first() {
+    let mut world = world();
+    world.done(OperatorRequest::Quarantine {
+        machines: vec![name("a")],
+        reason: "its disk is failing".to_owned(),
+    });
+    pin(&mut world);
+    let wish = told_to_stage(&mut world);
+    assert_eq!(why(&world).map(|why| why.kind()), Some("quarantined"));
+    decline(&mut world, wish, DeclinedKind::StagingFailed);
+    world.poll_without_staging("a");
+    assert_eq!(why(&world), no_space());
+}
+
+#[test]
 fn what_a_machine_cannot_stage_is_known_and_is_no_fact() {
     let mut world = world();
     pin(&mut world);
