@@ -51,7 +51,9 @@ impl Fleet {
         self.stop_over(group)?;
         if let Err(aside) = self.released(machine) {
             // It stages all the same, and whoever waits for that is to hear that it does not.
-            return Err(self.not_staged(machine).unwrap_or(aside));
+            let declined = self.not_staged(machine);
+            let declined = declined.filter(|why| !matches!(why, WaitReason::BadTarget { .. }));
+            return Err(declined.unwrap_or(aside));
         }
         let Some(at) = self.index().place_of.get(machine).copied() else {
             return Err(self.idle(machine));
