@@ -28,6 +28,20 @@ async fn asked(
     directive.action.expect("an action")
 }
 
+/// A coordinator and its machine, which has staged what it is to run.
+async fn staged_bed() -> (
+    Bed,
+    lab_proto::agent::agent_client::AgentClient<tonic::transport::Channel>,
+) {
+    let mut bed = Bed::start().await;
+    bed.configure().await;
+    let mut agent = bed.agent("dev-01").await;
+    asked(&mut agent, poll(report(1, OLD))).await;
+    bed.pin("dev-01", NEW).await;
+    asked(&mut agent, poll(staged(2, OLD, NEW))).await;
+    (bed, agent)
+}
+
 #[tokio::test]
 async fn a_machine_is_updated() {
     let mut bed = Bed::start().await;
@@ -297,12 +311,7 @@ async fn status_is_streamed_when_it_changes() {
 
 #[tokio::test]
 async fn an_emergency_is_begun_by_its_own_call_and_remembered_as_one() {
-    let mut bed = Bed::start().await;
-    bed.configure().await;
-    let mut agent = bed.agent("dev-01").await;
-    asked(&mut agent, poll(report(1, OLD))).await;
-    bed.pin("dev-01", NEW).await;
-    asked(&mut agent, poll(staged(2, OLD, NEW))).await;
+    let (mut bed, _agent) = staged_bed().await;
     let wish = |reason: &str| ExecuteRequest {
         immediate: true,
         reason: reason.to_owned(),
@@ -331,12 +340,7 @@ async fn an_emergency_is_begun_by_its_own_call_and_remembered_as_one() {
 
 #[tokio::test]
 async fn a_restart_remembers_everything() {
-    let mut bed = Bed::start().await;
-    bed.configure().await;
-    let mut agent = bed.agent("dev-01").await;
-    asked(&mut agent, poll(report(1, OLD))).await;
-    bed.pin("dev-01", NEW).await;
-    asked(&mut agent, poll(staged(2, OLD, NEW))).await;
+    let (mut bed, mut agent) = staged_bed().await;
     bed.admin
         .execute(ExecuteRequest::default())
         .await

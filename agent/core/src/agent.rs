@@ -204,8 +204,7 @@ impl Agent {
         self.lease_runs_out(now, out);
         let grace = self.limits.grace;
         self.job = self.job.map(|job| job.with_time_to_hear(now, grace));
-        let cleaning = self.cleaning.take();
-        self.cleaning = cleaning.map(|job| job.with_time_to_hear(now, grace));
+        self.cleaning = self.cleaning.map(|job| job.with_time_to_hear(now, grace));
         if let Some((running, _)) = &mut self.check {
             *running = running.with_time_to_hear(now, grace);
         }

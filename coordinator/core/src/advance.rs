@@ -52,16 +52,17 @@ impl Fleet {
     /// Whoever has left the configuration in mid-rollout does not begin its part any more.
     fn leave_out_gone(&mut self, draft: &mut Draft) {
         for machine in self.index().gone.clone() {
-            let engaged = self.engagement(&machine);
-            let Some((rollout, _)) =
-                engaged.filter(|(_, place)| place.state == PlaceState::Pending)
-            else {
-                continue;
-            };
-            let rollout = rollout.id.clone();
-            let reason = "it has left the fleet configuration".to_owned();
-            self.leave_out(rollout, machine, reason, draft);
+            if let Some(rollout) = self.still_to_go(&machine) {
+                let reason = "it has left the fleet configuration".to_owned();
+                self.leave_out(rollout, machine, reason, draft);
+            }
         }
+    }
+
+    /// The unfinished rollout of which the machine has not begun its part.
+    pub(crate) fn still_to_go(&self, machine: &MachineName) -> Option<RolloutId> {
+        let (rollout, place) = self.engagement(machine)?;
+        (place.state == PlaceState::Pending).then(|| rollout.id.clone())
     }
 
     /// Leases whose time is over become overdue, and after the grace period lost.

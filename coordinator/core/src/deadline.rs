@@ -76,10 +76,12 @@ impl Fleet {
         let rollout = &self.facts().rollouts[&number];
         let known = self.hearsay.windows.range((number, 0, Rules::Group)..);
         let known = known.take_while(|((of, _, _), _)| *of == number);
-        let unfinished =
-            known.filter(|((_, group, _), _)| rollout.groups[*group].finished_at.is_none());
-        let end = unfinished.map(|(_, seen)| seen.until).min();
-        end.map_or(Timestamp::MAX, |end| end.max(now + SHORTEST))
+        // What holds no longer by now is of rules that nobody goes by any more.
+        let counts = known.filter(|((_, group, _), seen)| {
+            rollout.groups[*group].finished_at.is_none() && seen.holds(now)
+        });
+        let end = counts.map(|(_, seen)| seen.until).min();
+        end.unwrap_or(Timestamp::MAX)
     }
 
     /// When the late machines that have not begun are given up; those at work have their leases.

@@ -77,10 +77,7 @@ pub struct PlannedMachine {
 impl PlannedGroup {
     /// The rules that a machine of it obeys.
     pub fn policy_of(&self, machine: &PlannedMachine) -> &Policy {
-        match machine.rules {
-            Rules::Group => &self.policy,
-            Rules::Own(index) => self.own.get(index).unwrap_or(&self.policy),
-        }
+        machine.rules.among(&self.policy, &self.own)
     }
 }
 

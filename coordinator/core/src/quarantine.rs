@@ -8,7 +8,6 @@ use crate::{
     decide::Draft,
     fleet::Fleet,
     request::{Refusal, Reply},
-    rollout::PlaceState,
     wait::WaitReason,
 };
 
@@ -69,9 +68,8 @@ impl Fleet {
         let aside = self.facts().quarantined.keys();
         let pending = aside.filter_map(|machine| {
             let reason = self.released(machine).err()?;
-            let (rollout, place) = self.engagement(machine)?;
-            let begins = place.state == PlaceState::Pending;
-            begins.then(|| (rollout.id.clone(), machine.clone(), reason.to_string()))
+            let rollout = self.still_to_go(machine)?;
+            Some((rollout, machine.clone(), reason.to_string()))
         });
         let pending: Vec<_> = pending.collect();
         for (rollout, machine, reason) in pending {

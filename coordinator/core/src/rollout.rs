@@ -375,6 +375,14 @@ pub enum Rules {
 }
 
 impl Rules {
+    /// What stands behind them, in a group with this policy and these others.
+    pub fn among<'a>(self, group: &'a Policy, own: &'a [Policy]) -> &'a Policy {
+        match self {
+            Self::Group => group,
+            Self::Own(index) => own.get(index).unwrap_or(group),
+        }
+    }
+
     /// Whether they are those of everybody.
     pub fn is_of_the_group(&self) -> bool {
         *self == Self::Group
@@ -566,14 +574,11 @@ impl Rollout {
 impl RolloutGroup {
     /// What stands behind these rules.
     pub fn rules(&self, rules: Rules) -> &Policy {
-        match rules {
-            Rules::Group => &self.policy,
-            Rules::Own(index) => self.own.get(index).unwrap_or(&self.policy),
-        }
+        rules.among(&self.policy, &self.own)
     }
 
     /// All rules that somebody of the group obeys, or may.
-    pub(crate) fn all_rules(&self) -> impl Iterator<Item = Rules> + use<> {
+    pub(crate) fn all_rules(&self) -> impl Iterator<Item = Rules> {
         let own = (0..self.own.len()).map(Rules::Own);
         std::iter::once(Rules::Group).chain(own)
     }

@@ -152,14 +152,6 @@ impl Fleet {
                     .iter()
                     .any(|(_, seen)| matches!(seen.state, State::Open { .. }));
                 let missed = self.missed(number, group, &looked, now);
-                // What nobody goes by any more is no reason to look again.
-                for rules in self.facts().rollouts[&number].groups[group].all_rules() {
-                    let key = (number, group, rules);
-                    let seen = self.hearsay.windows.get(&key);
-                    if seen.is_some_and(|seen| !seen.holds(now)) {
-                        self.hearsay.windows.remove(&key);
-                    }
-                }
                 for (rules, seen) in looked {
                     self.hearsay.windows.insert((number, group, rules), seen);
                 }

@@ -26,10 +26,10 @@ impl Fleet {
     pub fn plan(&self, wish: &Wish) -> Result<Plan, Refusal> {
         let mut chosen: BTreeSet<MachineName> = self.select(&wish.selection)?.into_iter().collect();
         let undone = match &wish.back {
-            Back::Before(id) => self.brought(id)?,
-            Back::Previous | Back::Generation(_) => BTreeMap::new(),
+            Back::Before(id) => Some(self.brought(id)?),
+            Back::Previous | Back::Generation(_) => None,
         };
-        if matches!(wish.back, Back::Before(_)) {
+        if let Some(undone) = &undone {
             chosen.retain(|machine| undone.contains_key(machine));
         }
         let Some(config) = self.facts().config.as_deref() else {
@@ -56,7 +56,8 @@ impl Fleet {
             members.sort_by_cached_key(order);
             let mut own: Vec<Policy> = Vec::new();
             for machine in members {
-                match self.planned(machine, wish, undone.get(machine).copied()) {
+                let place = undone.as_ref().and_then(|undone| undone.get(machine));
+                match self.planned(machine, wish, place.copied()) {
                     Ok(planned) => machines.push(PlannedMachine {
                         rules: rules_of(config.own.get(machine), &mut own),
                         ..planned

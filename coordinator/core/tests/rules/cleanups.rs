@@ -18,24 +18,12 @@ fn world() -> World {
         json!({ "dev": { "machines": ["a", "b", "c"], "updatePolicy": "aggressive", "maxParallel": 3 } }),
         json!({ "maxParallel": 3, "staggerDelay": 0 }),
     );
-    configure(&mut world, json!({ "tidy": tidy() }));
+    world.schedule(json!({ "tidy": tidy() }));
     world
 }
 
 fn tidy() -> Value {
     json!({ "cron": "0 1 * * *", "action": "cleanup", "keep": 3, "keepFor": "48h" })
-}
-
-fn configure(world: &mut World, schedules: Value) {
-    let config = world.fleet.facts().config.clone().expect("configured");
-    let mut document = config.document;
-    document["schedules"] = schedules;
-    let config = Box::new(FleetConfig::parse(&document).expect("valid"));
-    world.done(OperatorRequest::SetConfig {
-        config,
-        if_revision: None,
-        reason: String::new(),
-    });
 }
 
 fn run(world: &mut World, schedule: &str) -> Reply {
@@ -231,7 +219,7 @@ fn after_a_restart_the_same_number_is_asked_for_and_old_answers_count() {
 fn two_of_them_take_turns_on_a_machine() {
     let mut world = world();
     let other = json!({ "cron": "0 5 * * *", "action": "cleanup", "keep": 9 });
-    configure(&mut world, json!({ "tidy": tidy(), "other": other }));
+    world.schedule(json!({ "tidy": tidy(), "other": other }));
     assert!(matches!(run(&mut world, "tidy"), Reply::Done(_)));
     assert!(matches!(run(&mut world, "other"), Reply::Done(_)));
     for machine in ["a", "b", "c"] {
@@ -252,7 +240,7 @@ fn a_schedule_that_is_taken_out_holds_nobody_up() {
     world.execute();
     assert!(matches!(run(&mut world, "tidy"), Reply::Done(_)));
     assert!(asked(&mut world, "a").is_some());
-    configure(&mut world, json!({}));
+    world.schedule(json!({}));
     let _tick = world.handle(Request::Tick);
     world.go("a");
     world.pass(minutes(100));

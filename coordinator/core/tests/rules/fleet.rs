@@ -149,6 +149,26 @@ impl World {
         assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
     }
 
+    /// This configuration is in force from now on.
+    #[track_caller]
+    pub(crate) fn configure(&mut self, document: &Value) {
+        let config = FleetConfig::parse(document).expect("a valid configuration");
+        self.done(OperatorRequest::SetConfig {
+            config: Box::new(config),
+            if_revision: None,
+            reason: String::new(),
+        });
+    }
+
+    /// The same with these schedules.
+    #[track_caller]
+    pub(crate) fn schedule(&mut self, schedules: Value) {
+        let config = self.fleet.facts().config.clone().expect("configured");
+        let mut document = config.document;
+        document["schedules"] = schedules;
+        self.configure(&document);
+    }
+
     #[track_caller]
     pub(crate) fn refused(&mut self, request: OperatorRequest) -> Refusal {
         match self.ask(request) {

@@ -512,12 +512,7 @@ fn gates_are_part_of_a_policy_and_measured_as_they_were_when_the_rollout_began()
     };
     let mut world = World::of(&document(1));
     world.execute();
-    let config = FleetConfig::parse(&document(5)).expect("valid");
-    world.done(OperatorRequest::SetConfig {
-        config: Box::new(config),
-        if_revision: None,
-        reason: String::new(),
-    });
+    world.configure(&document(5));
     let wanted = update(&mut world, "a");
     answer(&mut world, &wanted[0], Finding::Pass);
     world.go("b");

@@ -157,12 +157,7 @@ fn a_rollout_keeps_the_rules_it_began_with() {
     assert_eq!(plan.groups[0].own.len(), 1);
     world.execute();
     let document = json!({ "updateGroups": { "web": { "machines": ["a", "b", "c"] } } });
-    let config = coordinator_core::FleetConfig::parse(&document).expect("a good document");
-    world.done(coordinator_core::request::OperatorRequest::SetConfig {
-        config: Box::new(config),
-        if_revision: None,
-        reason: String::new(),
-    });
+    world.configure(&document);
     let reason = world.wait("b");
     let WaitReason::WindowClosed { opens_at, .. } = reason else {
         panic!("{reason}");

@@ -1,7 +1,7 @@
 //! Machines that leave, join or move in the middle of a rollout.
 
 use common::{MachineName, OutcomeKind, Target};
-use coordinator_core::{FleetConfig, request::OperatorRequest, rollout::RolloutState};
+use coordinator_core::{request::OperatorRequest, rollout::RolloutState};
 use serde_json::{Value, json};
 
 use crate::fleet::{World, name, path};
@@ -18,12 +18,7 @@ fn world() -> World {
 
 fn configure(world: &mut World, groups: &Value) {
     let document = json!({ "updateGroups": groups, "updateSettings": { "maxParallel": 4 } });
-    let config = Box::new(FleetConfig::parse(&document).expect("valid"));
-    world.done(OperatorRequest::SetConfig {
-        config,
-        if_revision: None,
-        reason: String::new(),
-    });
+    world.configure(&document);
 }
 
 #[test]

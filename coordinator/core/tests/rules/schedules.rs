@@ -28,20 +28,8 @@ fn world(schedule: Value) -> World {
         }),
         json!({ "maxParallel": 3, "staggerDelay": 0, "source": { "targets": "/targets.json" } }),
     );
-    configure(&mut world, json!({ "nightly": schedule }));
+    world.schedule(json!({ "nightly": schedule }));
     world
-}
-
-fn configure(world: &mut World, schedules: Value) {
-    let config = world.fleet.facts().config.clone().expect("configured");
-    let mut document = config.document;
-    document["schedules"] = schedules;
-    let config = Box::new(FleetConfig::parse(&document).expect("valid"));
-    world.done(OperatorRequest::SetConfig {
-        config,
-        if_revision: None,
-        reason: String::new(),
-    });
 }
 
 fn update() -> Value {
@@ -362,7 +350,7 @@ fn nothing_begins_while_a_stop_holds() {
     world.done(OperatorRequest::Resume {
         reason: "calm".to_owned(),
     });
-    configure(&mut world, json!({ "nightly": schedule }));
+    world.schedule(json!({ "nightly": schedule }));
     world.done(stop(&["db"]));
     assert!(matches!(run(&mut world), Reply::Done(_)));
 }
@@ -447,15 +435,15 @@ fn other_times_begin_now_and_what_is_gone_is_forgotten() {
     // 02:30 of today was never planned.
     let mut schedule = update();
     schedule["cron"] = json!("30 2 * * *");
-    configure(&mut world, json!({ "nightly": schedule.clone() }));
+    world.schedule(json!({ "nightly": schedule.clone() }));
     assert_eq!(course(&world).run, None);
     // Another jitter or reason is no other time.
     let dealt_with = course(&world).dealt_with;
     schedule["jitter"] = json!(60);
     world.pass(minutes(10));
-    configure(&mut world, json!({ "nightly": schedule }));
+    world.schedule(json!({ "nightly": schedule }));
     assert_eq!(course(&world).dealt_with, dealt_with);
-    configure(&mut world, json!({}));
+    world.schedule(json!({}));
     assert!(world.fleet.facts().courses.is_empty());
     world.pass(hours(30));
     assert_eq!(world.fleet.facts().schedule_runs, 1);

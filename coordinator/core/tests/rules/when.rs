@@ -134,12 +134,7 @@ fn a_freeze_holds_from_the_moment_at_which_it_is_set() {
         .clone();
     let mut set = |world: &mut World, dates: Value| {
         document["updateSettings"]["calendars"]["days"]["dates"] = dates;
-        let config = Box::new(FleetConfig::parse(&document).expect("valid"));
-        world.done(OperatorRequest::SetConfig {
-            config,
-            if_revision: None,
-            reason: String::new(),
-        });
+        world.configure(&document);
     };
     set(&mut world, json!(["2026-03-02/2026-03-03"]));
     // Who is at work ends its attempt.

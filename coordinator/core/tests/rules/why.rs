@@ -1,7 +1,7 @@
 //! What is said of one machine: that it has its turn, that it waits, that nobody knows it.
 
 use coordinator_core::{
-    FleetConfig, WaitReason,
+    WaitReason,
     request::{OperatorRequest, Refusal},
     view::{Query, View, WhyView},
 };
@@ -66,11 +66,6 @@ fn whoever_nobody_has_heard_of_is_not_found() {
     }
     // A machine that has reported and is in no group any more is known, and told what is missing.
     let document = json!({ "updateGroups": { "web": { "machines": ["a"] } } });
-    let config = Box::new(FleetConfig::parse(&document).expect("valid"));
-    world.done(OperatorRequest::SetConfig {
-        config,
-        if_revision: None,
-        reason: String::new(),
-    });
+    world.configure(&document);
     assert_eq!(why(&world, "b").wait, Some(WaitReason::UnknownMachine));
 }

@@ -1,6 +1,6 @@
 //! Operators' messages, and answers that are not views of the fleet.
 
-use std::time::Duration;
+use std::{fmt::Display, str::FromStr, time::Duration};
 
 use common::{
     Action, MachineName, StopMode, StorePath, Target, Timestamp,
@@ -38,18 +38,18 @@ pub(super) fn text(text: &str) -> String {
 /// A selection.
 pub(crate) fn selection(selection: Option<wire::Selection>) -> Result<Selection, Malformed> {
     let selection = selection.unwrap_or_default();
-    let groups = selection
-        .groups
-        .iter()
-        .map(|group| name("selection.groups", group));
-    let machines = selection
-        .machines
-        .iter()
-        .map(|machine| name("selection.machines", machine));
     Ok(Selection {
-        groups: groups.collect::<Result<_, _>>()?,
-        machines: machines.collect::<Result<_, _>>()?,
+        groups: names("selection.groups", &selection.groups)?,
+        machines: names("selection.machines", &selection.machines)?,
     })
+}
+
+/// Each of these texts as a name.
+fn names<T: FromStr<Err: Display>>(
+    field: &'static str,
+    texts: &[String],
+) -> Result<Vec<T>, Malformed> {
+    texts.iter().map(|text| name(field, text)).collect()
 }
 
 /// A wish, and the plan it must still come out with.
@@ -260,18 +260,11 @@ pub(crate) fn forget(message: &wire::ForgetMachineRequest) -> Result<OperatorReq
     })
 }
 
-fn machines(names: &[String]) -> Result<Vec<MachineName>, Malformed> {
-    names
-        .iter()
-        .map(|machine| name("machines", machine))
-        .collect()
-}
-
 pub(crate) fn quarantine(
     message: &wire::QuarantineMachinesRequest,
 ) -> Result<OperatorRequest, Malformed> {
     Ok(OperatorRequest::Quarantine {
-        machines: machines(&message.machines)?,
+        machines: names("machines", &message.machines)?,
         reason: text(&message.reason),
     })
 }
@@ -280,7 +273,7 @@ pub(crate) fn release(
     message: &wire::ReleaseMachinesRequest,
 ) -> Result<OperatorRequest, Malformed> {
     Ok(OperatorRequest::Release {
-        machines: machines(&message.machines)?,
+        machines: names("machines", &message.machines)?,
         reason: text(&message.reason),
     })
 }
