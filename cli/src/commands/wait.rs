@@ -172,16 +172,26 @@ async fn follow(
                 match stream.message().await {
                     Ok(Some(status)) => {
                         pause = BACK_OFF.0;
-                        let found = status.rollouts.into_iter().find(|rollout| rollout.id == id);
-                        let rollout = match found {
+                        let find = |found: &dyn Fn(&Rollout) -> bool| {
+                            status.rollouts.iter().find(|r| found(r)).cloned()
+                        };
+                        let rollout = match find(&|rollout| rollout.id == id) {
                             Some(rollout) => rollout,
                             None => ended_long_ago(client, id).await?,
                         };
-                        show(context, progress, shown.as_ref(), &rollout);
-                        if let Some(ending) = Ending::of(&rollout) {
+                        let rollback = find(&|other| other.undoes == id)
+                            .filter(|_| rollout.state == "aborted");
+                        let ending = match &rollback {
+                            Some(rollback) => Ending::of_undone(rollback),
+                            None => Ending::of(&rollout),
+                        };
+                        let now = rollback.as_ref().unwrap_or(&rollout);
+                        let before = shown.as_ref().filter(|shown| shown.id == now.id);
+                        show(context, progress, before, now);
+                        if let Some(ending) = ending {
                             return Ok((ending, rollout));
                         }
-                        shown = Some(rollout);
+                        shown = Some(rollback.unwrap_or(rollout));
                     }
                     Ok(None) => {
                         break LabError::new(Exit::Unreachable, "the coordinator ended the stream");

@@ -20,7 +20,8 @@ pub enum Ending {
     Paused,
     /// It failed, and at least one machine is not fine.
     Failed,
-    /// It failed, and every machine that failed is back and healthy.
+    /// It failed, and every machine that failed is back and healthy; or too many did, and what it
+    /// brought was taken back.
     RolledBack,
     /// Somebody ended it.
     Aborted,
@@ -44,6 +45,8 @@ impl Ending {
                     Self::Failed
                 })
             }
+            // It goes on by itself: what it brought is taken back.
+            "paused" if rollout.takes_back => None,
             "paused" => {
                 let by_hand = |kind: &str| kind == "operator";
                 let own = rollout
@@ -64,6 +67,18 @@ impl Ending {
             }
             _ => None,
         }
+    }
+
+    /// How a rollout ended that was taken back by itself, once the rollback has ended.
+    pub fn of_undone(rollback: &Rollout) -> Option<Self> {
+        Some(match Self::of(rollback)? {
+            Self::Finished | Self::OnlyLateLeft => Self::RolledBack,
+            Self::NobodyReached
+            | Self::Paused
+            | Self::Failed
+            | Self::RolledBack
+            | Self::Aborted => Self::Failed,
+        })
     }
 
     /// The exit status that scripts see.
@@ -202,6 +217,9 @@ pub fn summary(ending: &Ending, rollout: &Rollout, look: &Look) -> String {
         ),
         Ending::Paused => ('⚠', "paused itself"),
         Ending::Failed => ('✖', "failed"),
+        Ending::RolledBack if rollout.state == "aborted" => {
+            ('✖', "failed; what it brought was taken back")
+        }
         Ending::RolledBack => ('✖', "failed; every machine that failed is back and healthy"),
         Ending::Aborted => ('✖', "was aborted"),
     };

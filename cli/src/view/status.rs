@@ -73,6 +73,14 @@ pub fn one_rollout(rollout: &Rollout, look: &Look) -> String {
         );
         text.push_str(&look.columns(2, [vec![text_of]]));
     }
+    if !rollout.undoes.is_empty() {
+        let why = match rollout.reason.as_str() {
+            "" => String::new(),
+            reason => format!(": {reason}"),
+        };
+        let line = format!("takes back {}{why}", rollout.undoes);
+        text.push_str(&look.columns(2, [vec![line]]));
+    }
     if let Some(pause) = &rollout.pause {
         text.push_str(&look.columns(2, [vec![format!("⚠ {}: {}", pause.kind, pause.text)]]));
         if !pause.way_out.is_empty() {

@@ -83,6 +83,36 @@ async fn endings_are_told_by_the_exit_status() {
 }
 
 #[tokio::test]
+async fn a_rollout_that_is_taken_back_is_waited_for_to_the_end_of_that() {
+    let taken_back = |state: &str, back: Option<&str>| {
+        let mut status = status(state, &[("a", "updated"), ("b", "rolled-back")]);
+        status.rollouts[0].takes_back = state == "paused";
+        if let Some(back) = back {
+            let mut rollback = rollout("r-8", back, &[("a", "updated")]);
+            (rollback.kind, rollback.undoes) = ("rollback".into(), "r-7".into());
+            status.rollouts.insert(0, rollback);
+        }
+        status
+    };
+    for (end, code, printed) in [
+        ("finished", 9, "what it brought was taken back"),
+        ("paused", 1, "failed"),
+        ("failed", 1, "failed"),
+    ] {
+        let stream = [
+            taken_back("paused", None),
+            taken_back("aborted", Some("active")),
+            taken_back("aborted", Some(end)),
+        ];
+        let coordinator = Coordinator::start(begun().streams(&stream)).await;
+        let (exit, out, err) = run(&coordinator, &["update", "execute"]).await;
+        assert_eq!(exit, code, "{end}: {out}{err}");
+        assert!(out.contains(printed), "{end}: {out}");
+        assert!(err.contains("rollback r-8"), "{end}: {err}");
+    }
+}
+
+#[tokio::test]
 async fn a_lost_connection_is_no_end() {
     let script = begun()
         .streams(&[status("active", &[("a", "leased")])])

@@ -108,7 +108,19 @@ impl Fleet {
 
     fn advance_rollout(&mut self, number: u64, now: Timestamp, draft: &mut Draft) {
         let id = rollout_id(number);
+        if self.takes_back(number, now, draft) {
+            return;
+        }
         let over = self.index().open_places.get(&number) == Some(&0);
+        let active = self.facts().rollouts[&number].state == RolloutState::Active;
+        if over
+            && active
+            && let Some(reason) = self.overspent(number)
+            && self.has_to_take_back(number, &reason)
+        {
+            self.pause_rollout(&id, reason, draft);
+            return;
+        }
         if over && !self.has_gates_left(number) {
             self.finish_groups(number, now, draft);
             let rollout = &self.facts().rollouts[&number];
@@ -127,13 +139,7 @@ impl Fleet {
             return;
         }
         if let Some(reason) = self.overspent(number) {
-            self.commit(
-                draft,
-                Change::RolloutPaused {
-                    rollout: id,
-                    reason,
-                },
-            );
+            self.pause_rollout(&id, reason, draft);
             return;
         }
         for group in 0..self.facts().rollouts[&number].groups.len() {
@@ -145,13 +151,7 @@ impl Fleet {
         }
         self.skip_late(number, now, draft);
         if let Some(reason) = self.stalled(number, now) {
-            self.commit(
-                draft,
-                Change::RolloutPaused {
-                    rollout: id,
-                    reason,
-                },
-            );
+            self.pause_rollout(&id, reason, draft);
         }
     }
 
@@ -253,9 +253,8 @@ impl Fleet {
                     Back::NotYet => return,
                     Back::Everybody => {}
                     Back::NobodyOfTheCanary => {
-                        let rollout = rollout_id;
                         let reason = PauseReason::CanaryFailed { group: name };
-                        self.commit(draft, Change::RolloutPaused { rollout, reason });
+                        self.pause_rollout(&rollout_id, reason, draft);
                         return;
                     }
                 }
@@ -340,7 +339,7 @@ impl Fleet {
             }
             Approval::Asked(since) if since + g.policy.approval_expiry <= now => {
                 let reason = PauseReason::ApprovalExpired { group: name };
-                self.commit(draft, Change::RolloutPaused { rollout, reason });
+                self.pause_rollout(&rollout, reason, draft);
             }
             Approval::Asked(_) | Approval::NotNeeded | Approval::Given { .. } => {}
         }

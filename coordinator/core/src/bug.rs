@@ -29,6 +29,8 @@ pub enum Bug {
     BudgetIgnoresSilence,
     /// Machines that must not be away together are.
     ApartIgnored,
+    /// Whoever was updated is taken back, whatever its rules say.
+    TakesBackEverybody,
     /// What is immediate passes over limits, too.
     ImmediateWithoutLimits,
     /// A wave opens although somebody was to be asked before.

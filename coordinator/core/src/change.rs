@@ -215,6 +215,10 @@ pub enum Change {
         rollout: RolloutId,
         /// Why.
         reason: PauseReason,
+        /// Whether what it brought is to be taken back once nobody is at work. Journals of before that was
+        /// so do not say it.
+        #[serde(default)]
+        takes_back: bool,
     },
     /// A rollout goes on; its failures so far are accepted.
     RolloutResumed {
@@ -423,6 +427,11 @@ pub enum Change {
         by: String,
         /// When.
         at: Timestamp,
+    },
+    /// Of what a paused rollout brought there is nothing left to take back: it stays paused.
+    NothingToTakeBack {
+        /// Which.
+        rollout: RolloutId,
     },
 }
 

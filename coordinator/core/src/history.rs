@@ -175,7 +175,9 @@ impl crate::Fleet {
                 text: reason.clone(),
                 ..entry("skipped")
             },
-            Change::RolloutPaused { rollout, reason } => Entry {
+            Change::RolloutPaused {
+                rollout, reason, ..
+            } => Entry {
                 rollout: Some(rollout.clone()),
                 text: reason.to_string(),
                 ..entry("rollout-paused")
@@ -276,6 +278,7 @@ impl crate::Fleet {
             | Change::Pinned { .. }
             | Change::WaveOpened { .. }
             | Change::WaveSoaking { .. }
+            | Change::NothingToTakeBack { .. }
             | Change::WaveClosed { .. }
             | Change::AnalysisBegan { .. }
             | Change::Measured { .. }

@@ -336,6 +336,7 @@ impl Registry {
             | Change::Declined { .. }
             | Change::Skipped { .. }
             | Change::RolloutPaused { .. }
+            | Change::NothingToTakeBack { .. }
             | Change::RolloutResumed { .. }
             | Change::RolloutAborted { .. }
             | Change::RolloutEnded { .. }

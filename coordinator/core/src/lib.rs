@@ -37,6 +37,7 @@ pub mod rollout;
 pub mod schedule;
 mod timetable;
 mod transition;
+mod undo;
 pub mod view;
 pub mod wait;
 pub mod wake;

@@ -112,7 +112,8 @@ impl Fleet {
             .collect()
     }
 
-    fn is_at_work(&self, number: u64) -> bool {
+    /// Whether machines hold leases of the rollout, live or overdue.
+    pub(crate) fn is_at_work(&self, number: u64) -> bool {
         let mut waves = self.index().waves.range((number, 0, 0)..(number + 1, 0, 0));
         waves.any(|(_, count)| count.live > 0)
     }

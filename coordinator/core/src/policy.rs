@@ -244,6 +244,9 @@ pub struct Policy {
     pub health_timeout: Duration,
     /// Whether a machine that fails goes back by itself.
     pub rollback_on_failure: bool,
+    /// Whether machines that were updated go back by themselves when too many others of the group fail.
+    #[serde(default)]
+    pub takes_back: bool,
     /// What an attempt is expected to take where a machine has not shown yet what it takes: it must
     /// fit into what is left of the window.
     pub expected_duration: Duration,

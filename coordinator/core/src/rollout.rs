@@ -43,6 +43,12 @@ pub struct Rollout {
     /// group counts.
     #[serde(default)]
     pub max_failures: Option<u32>,
+    /// It is paused because too much failed, and what it brought there is to be taken back.
+    #[serde(default)]
+    pub takes_back: bool,
+    /// The rollout that it takes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undoes: Option<RolloutId>,
 }
 
 /// Where a rollout stands. The last three are final.

@@ -206,9 +206,13 @@ impl Log {
                 machine,
                 reason,
             } => of_machine(rollout, machine, format!("left out: {reason}")),
-            Change::RolloutPaused { rollout, reason } => {
-                warning(of_rollout(rollout, format!("paused: {reason}")))
-            }
+            Change::RolloutPaused {
+                rollout, reason, ..
+            } => warning(of_rollout(rollout, format!("paused: {reason}"))),
+            Change::NothingToTakeBack { rollout } => of_rollout(
+                rollout,
+                "nothing of what it brought is to be taken back".to_owned(),
+            ),
             Change::RolloutResumed { rollout, by } => {
                 of_rollout(rollout, format!("resumed by {by}"))
             }

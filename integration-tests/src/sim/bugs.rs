@@ -39,6 +39,7 @@ impl SeededBug {
             Bug::StaleReportWins,
             Bug::BudgetIgnoresSilence,
             Bug::ApartIgnored,
+            Bug::TakesBackEverybody,
             Bug::ImmediateWithoutLimits,
             Bug::PauseSkipped,
             Bug::OwnApproved,

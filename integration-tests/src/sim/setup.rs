@@ -255,7 +255,7 @@ fn of_their_own(machines: &[String]) -> Value {
     let keys = [
         json!({ "maintenanceWindow": "01:30-05:30", "timezone": "Europe/Berlin" }),
         json!({ "maintenanceWindow": ["20:00-23:00", "02:00-04:00"], "healthCheckTimeout": 240 }),
-        json!({ "allowReboot": false, "avoid": [], "expectedDuration": "20m" }),
+        json!({ "allowReboot": false, "avoid": [], "expectedDuration": "20m", "rollbackOnFailure": "machine" }),
     ];
     let own = machines.iter().enumerate().filter_map(|(index, machine)| {
         let odd = index + 2 * machines.len();

@@ -129,8 +129,7 @@ impl Fleet {
             })
         });
         if let Some(reason) = failed {
-            let rollout = rollout_id(number);
-            self.commit(draft, Change::RolloutPaused { rollout, reason });
+            self.pause_rollout(&rollout_id(number), reason, draft);
         }
         false
     }

@@ -85,8 +85,12 @@ fn keys_of(mut s: Section<'_>, group: &Policy, settings: &Settings, faults: &mut
     // Its group's soft-reboots are of no use to a machine that may not reboot at all.
     policy.soft_reboot &= policy.allow_reboot;
     take(&mut policy.soft_reboot, s.bool("softReboot", faults));
-    let rollback = s.bool("rollbackOnFailure", faults);
-    take(&mut policy.rollback_on_failure, rollback);
+    let rollback = read::rollback(&mut s, faults);
+    take(
+        &mut policy.rollback_on_failure,
+        rollback.map(|(own, _)| own),
+    );
+    take(&mut policy.takes_back, rollback.map(|(_, all)| all));
     if let Some(zone) = read::timezone(&mut s, faults) {
         policy.timezone = zone;
     }
@@ -154,6 +158,7 @@ mod tests {
             health_timeout: Duration::from_secs(420),
             expected_duration: Duration::from_secs(1800),
             rollback_on_failure: false,
+            takes_back: false,
             ..group.clone()
         };
         assert_eq!(own, expected, "and nothing else");

@@ -44,7 +44,7 @@ pub(super) struct Settings {
     max_parallel: u32,
     timezone: String,
     health_timeout: Duration,
-    rollback_on_failure: bool,
+    rollback: (bool, bool),
     stagger: Duration,
     approval_expiry: Duration,
     expected_duration: Duration,
@@ -188,7 +188,7 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
         health_timeout: s
             .duration_from("healthCheckTimeout", SOME, faults)
             .unwrap_or(minutes(5)),
-        rollback_on_failure: s.bool("rollbackOnFailure", faults).unwrap_or(true),
+        rollback: rollback(&mut s, faults).unwrap_or((true, true)),
         stagger: s.duration("staggerDelay", faults).unwrap_or(minutes(30)),
         approval_expiry: s
             .duration_from("approvalExpiry", SOME, faults)
@@ -390,6 +390,7 @@ pub(super) fn policy(
 ) -> Policy {
     let (canary, canary_machines) = waves::canary(s, size, faults);
     let canary = canary.unwrap_or(preset.canary());
+    let (rollback_on_failure, takes_back) = rollback(s, faults).unwrap_or(settings.rollback);
     Policy {
         preset,
         max_parallel: s
@@ -427,14 +428,26 @@ pub(super) fn policy(
         health_timeout: s
             .duration_from("healthCheckTimeout", SOME, faults)
             .unwrap_or(settings.health_timeout),
-        rollback_on_failure: s
-            .bool("rollbackOnFailure", faults)
-            .unwrap_or(settings.rollback_on_failure),
+        rollback_on_failure,
+        takes_back,
         expected_duration: s
             .duration("expectedDuration", faults)
             .unwrap_or(settings.expected_duration),
         gates: analysis::named(s, &settings.analyses, faults),
     }
+}
+
+/// Whether a machine that fails goes back by itself, and whether others go back with it: `true` for both,
+/// `false` for neither, `"machine"` for the one that fails.
+pub(super) fn rollback(s: &mut Section<'_>, faults: &mut Faults) -> Option<(bool, bool)> {
+    let hint = "write true or false, without quotes, or \"machine\" for the one that fails alone";
+    s.parsed("rollbackOnFailure", hint, faults, |value| {
+        if value.as_str() == Some("machine") {
+            return Ok((true, false));
+        }
+        let both = value.as_bool().map(|both| (both, both));
+        both.ok_or_else(|| format!("{value} is not a choice"))
+    })
 }
 
 /// The preset that a group or a policy begins with: named as such, or one of these policies is.

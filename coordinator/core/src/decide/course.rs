@@ -84,7 +84,7 @@ impl Fleet {
             if reject {
                 let comment = comment.to_owned();
                 let reason = PauseReason::Rejected { group, by, comment };
-                self.commit(draft, Change::RolloutPaused { rollout, reason });
+                self.pause_rollout(&rollout, reason, draft);
                 break;
             }
             self.commit(
@@ -164,7 +164,7 @@ impl Fleet {
             by: by.to_string(),
             reason,
         };
-        self.commit(draft, Change::RolloutPaused { rollout, reason });
+        self.pause_rollout(&rollout, reason, draft);
         Ok(Reply::Done(text))
     }
 

@@ -242,9 +242,25 @@ impl Fleet {
                 plan: Box::new(plan),
             });
         }
+        let id = self.begin(&plan, wish, by, now, draft)?;
+        Ok(Reply::Executed {
+            rollout: Some(id),
+            plan: Box::new(plan),
+        })
+    }
+
+    /// Begins the rollout of a plan that holds.
+    pub(crate) fn begin(
+        &mut self,
+        plan: &Plan,
+        wish: &Wish,
+        by: &str,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) -> Result<RolloutId, Refusal> {
         let id = rollout_id(self.facts().next_rollout);
-        self.make_room(&plan, &id, draft)?;
-        let rollout = frozen(&plan, id.clone(), wish, by, now);
+        self.make_room(plan, &id, draft)?;
+        let rollout = frozen(plan, id.clone(), wish, by, now);
         let machines: Vec<MachineName> = rollout
             .places()
             .map(|place| place.machine.clone())
@@ -258,10 +274,7 @@ impl Fleet {
         );
         // Everybody has something to obtain.
         draft.wake.extend(machines);
-        Ok(Reply::Executed {
-            rollout: Some(id),
-            plan: Box::new(plan),
-        })
+        Ok(id)
     }
 
     /// At most one unfinished rollout touches a machine: one that only waits for it, paused or
@@ -389,5 +402,10 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &str, now: Timestamp) -> 
         ended_at: None,
         groups: groups.collect(),
         max_failures: plan.max_failures,
+        takes_back: false,
+        undoes: match &wish.back {
+            Back::Before(id) if wish.action == Action::Rollback => Some(id.clone()),
+            Back::Before(_) | Back::Previous | Back::Generation(_) => None,
+        },
     }
 }

@@ -173,12 +173,21 @@ impl Fleet {
                     place.reason.clone_from(reason);
                 });
             }
-            Change::RolloutPaused { rollout, reason } => {
-                self.with_rollout(rollout, |r| r.step(RolloutStep::Paused(reason.clone())));
+            Change::RolloutPaused {
+                rollout,
+                reason,
+                takes_back,
+            } => self.with_rollout(rollout, |r| {
+                r.step(RolloutStep::Paused(reason.clone()));
+                r.takes_back = *takes_back;
+            }),
+            Change::NothingToTakeBack { rollout } => {
+                self.with_rollout(rollout, |r| r.takes_back = false);
             }
             Change::RolloutResumed { rollout, .. } => self.with_rollout(rollout, |r| {
                 let unshown = r.is_paused_for_lack_of_success();
                 r.accept_analysis();
+                r.takes_back = false;
                 r.step(RolloutStep::Resumed);
                 for group in &mut r.groups {
                     group.forgiven = group.failed;

@@ -123,8 +123,11 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
             let place = place_in(before, rollout, machine);
             place.is_some_and(|place| takes(place, PlaceStep::Skipped))
         }
-        Change::RolloutPaused { rollout, reason } => {
-            rollout_takes(before, rollout, RolloutStep::Paused(reason.clone()))
+        Change::RolloutPaused {
+            rollout, reason, ..
+        } => rollout_takes(before, rollout, RolloutStep::Paused(reason.clone())),
+        Change::NothingToTakeBack { rollout } => {
+            before.rollout(rollout).is_some_and(|r| r.takes_back)
         }
         Change::RolloutResumed { rollout, .. } => {
             rollout_takes(before, rollout, RolloutStep::Resumed)
@@ -152,12 +155,12 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
                 course.takes(step, covered)
             })
         }
+        Change::RolloutCreated { rollout, .. } => takes_back_rightly(before, rollout),
         Change::Quarantined { machine, .. } => before.quarantine_of(machine).is_none(),
         Change::Released { machine, .. } => before.quarantine_of(machine).is_some(),
         Change::ConfigSet { .. }
         | Change::Reported { .. }
         | Change::Pinned { .. }
-        | Change::RolloutCreated { .. }
         | Change::Recovered { .. }
         | Change::StopLifted { .. }
         | Change::Forgotten { .. }
@@ -286,4 +289,25 @@ fn holder_takes(fleet: &Fleet, id: LeaseId, step: impl FnOnce(&Place) -> PlaceSt
     let mut places = rollout.places();
     let place = places.find(|place| place.state.lease() == Some(id));
     place.is_some_and(|place| takes(place, step(place)))
+}
+
+/// What is taken back by itself is taken back from a rollout that is paused for it and has nobody at work,
+/// from machines that it updated, and only where their rules let them go back.
+fn takes_back_rightly(before: &Fleet, rollback: &Rollout) -> bool {
+    let undone = rollback.undoes.as_ref().and_then(|id| before.rollout(id));
+    let Some(undone) = undone.filter(|_| rollback.created_by == crate::undo::BY) else {
+        return true;
+    };
+    let may = |machine: &MachineName| {
+        let groups = undone.groups.iter();
+        let mut places = groups.flat_map(|g| g.places().map(move |place| (g, place)));
+        places.any(|(group, place)| {
+            place.machine == *machine
+                && place.state == PlaceState::Updated
+                && group.rules(place.rules).takes_back
+        })
+    };
+    let mut machines = rollback.places().map(|place| &place.machine);
+    let at_work = undone.places().any(|place| place.state.lease().is_some());
+    undone.takes_back && !at_work && machines.all(may)
 }

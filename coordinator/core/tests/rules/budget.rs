@@ -12,7 +12,10 @@ use crate::fleet::{World, minutes};
 fn four(allowed: u32) -> World {
     let groups = json!({ "web": { "machines": ["a", "b", "c", "d"],
         "updatePolicy": "aggressive", "maxFailures": allowed } });
-    World::new(groups, json!({ "maxParallel": 2 }))
+    World::new(
+        groups,
+        json!({ "maxParallel": 2, "rollbackOnFailure": "machine" }),
+    )
 }
 
 fn fail(world: &mut World, machine: &str, how: OutcomeKind) {
@@ -101,7 +104,10 @@ fn a_turn_cannot_be_given_back_for_ever() {
 fn two_groups(allowed: serde_json::Value) -> World {
     let group = |machines: [&str; 3]| json!({ "machines": machines, "updatePolicy": "aggressive", "maxFailures": 2, "maxParallel": 3 });
     let groups = json!({ "a": group(["a1", "a2", "a3"]), "b": group(["b1", "b2", "b3"]) });
-    World::new(groups, json!({ "maxParallel": 6, "maxFailures": allowed }))
+    World::new(
+        groups,
+        json!({ "maxParallel": 6, "maxFailures": allowed, "rollbackOnFailure": "machine" }),
+    )
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn world(analysis: &Value) -> World {
         "updateGroups": {
             "web": { "machines": ["a", "b"], "updatePolicy": "conservative", "canarySoak": 0, "gates": names },
         },
-        "updateSettings": {},
+        "updateSettings": { "rollbackOnFailure": "machine" },
     });
     World::of(&document)
 }

@@ -335,6 +335,7 @@ fn a_rollback_goes_to_where_each_machine_came_from() {
 fn a_rollback_undoes_the_newest_update_and_none_before_it() {
     let groups = json!({ "web": {
         "machines": ["a", "b", "c", "d", "e"], "updatePolicy": "aggressive", "maxFailures": 1,
+        "rollbackOnFailure": "machine",
     } });
     let mut world = World::new(groups, json!({ "maxParallel": 3 }));
     world.execute();

@@ -5,6 +5,7 @@ use coordinator_core::{
     Reply,
     plan::Plan,
     request::{Back, OperatorRequest, Refusal, Wish},
+    rollout::RolloutState,
 };
 use serde_json::json;
 
@@ -163,4 +164,120 @@ impl World {
             other => panic!("not begun: {other:?}"),
         }
     }
+}
+
+/// Two groups of three, of which none may fail; `c` of the first never goes back by itself.
+fn strict(settings: &serde_json::Value) -> World {
+    let group = |machines: [&str; 3]| json!({ "machines": machines, "updatePolicy": "aggressive", "maxFailures": 0, "maxParallel": 3 });
+    let mut all = json!({ "maxParallel": 6, "staggerDelay": 0 });
+    for (key, value) in settings.as_object().expect("keys") {
+        all[key] = value.clone();
+    }
+    let mut world = World::of(&json!({
+        "updateGroups": { "web": group(["a", "b", "c"]), "zoo": group(["x", "y", "z"]) },
+        "updateSettings": all,
+        "updateMachines": { "c": { "rollbackOnFailure": false } },
+    }));
+    for machine in ["a", "b", "c", "x", "y", "z"] {
+        world.poll(machine);
+    }
+    world
+}
+
+fn fails(world: &mut World, machine: &str) {
+    let grant = world.go(machine);
+    world.end(machine, &grant, OutcomeKind::RolledBack);
+}
+
+/// The rollback that a rollout has called for.
+fn undone_by(world: &World, rollout: &RolloutId) -> Vec<String> {
+    let rollouts = world.fleet.facts().rollouts.values();
+    let rollback = rollouts.filter(|other| other.undoes.as_ref() == Some(rollout));
+    let places =
+        rollback.flat_map(|rollback| rollback.places().map(|place| place.machine.to_string()));
+    places.collect()
+}
+
+#[test]
+fn what_a_spent_budget_leaves_behind_is_taken_back_once_nobody_is_at_work() {
+    let mut world = strict(&json!({}));
+    let rollout = world.execute();
+    world.update("a");
+    world.update("x");
+    let (b, c) = (world.go("b"), world.go("c"));
+    world.end("b", &b, OutcomeKind::RolledBack);
+    let state = world.state(&rollout).clone();
+    assert!(matches!(state, RolloutState::Paused(_)), "{state:?}");
+    assert!(undone_by(&world, &rollout).is_empty(), "c is at work");
+    world.end("c", &c, OutcomeKind::Confirmed);
+    // c may not go back by itself, b is back, and the other group has failed nowhere.
+    assert_eq!(undone_by(&world, &rollout), ["a"]);
+    let state = world.state(&rollout).clone();
+    let RolloutState::Aborted { by, reason } = &state else {
+        panic!("{state:?}");
+    };
+    assert_eq!(by, "its policy (rollbackOnFailure)");
+    assert!(
+        reason.ends_with("rollback r2 takes back what it brought there"),
+        "{reason}"
+    );
+    world.poll("a");
+    world.update("a");
+    assert_eq!(world.report("a").running, Some(path("1")));
+    assert_eq!(world.report("x").running, Some(path("2")));
+}
+
+#[test]
+fn the_last_machine_that_fails_has_the_others_taken_back_too() {
+    let mut world = strict(&json!({}));
+    let rollout = world.begin(of(&["a", "b"]));
+    world.update("a");
+    fails(&mut world, "b");
+    assert_eq!(undone_by(&world, &rollout), ["a"]);
+}
+
+#[test]
+fn nothing_is_taken_back_where_nothing_is_to_or_somebody_goes_on() {
+    // Nobody was updated: there is nothing, and the rollout stays paused.
+    let mut world = strict(&json!({}));
+    let rollout = world.execute();
+    fails(&mut world, "a");
+    assert!(matches!(world.state(&rollout), RolloutState::Paused(_)));
+    assert!(undone_by(&world, &rollout).is_empty());
+    // The rules do not let anybody go back by themselves.
+    for keeps in [json!(false), json!("machine")] {
+        let mut world = strict(&json!({ "rollbackOnFailure": keeps }));
+        let rollout = world.execute();
+        world.update("a");
+        fails(&mut world, "b");
+        assert!(matches!(world.state(&rollout), RolloutState::Paused(_)));
+    }
+    // Somebody accepts the failure while another machine is at work.
+    let mut world = strict(&json!({}));
+    let rollout = world.execute();
+    world.update("a");
+    let (b, c) = (world.go("b"), world.go("c"));
+    world.end("b", &b, OutcomeKind::RolledBack);
+    world.done(OperatorRequest::ResumeRollout {
+        rollout: None,
+        reason: String::new(),
+    });
+    world.end("c", &c, OutcomeKind::Confirmed);
+    assert!(undone_by(&world, &rollout).is_empty());
+    assert_eq!(*world.state(&rollout), RolloutState::Active);
+}
+
+#[test]
+fn a_stop_holds_it_back() {
+    let mut world = strict(&json!({}));
+    let rollout = world.execute();
+    world.update("a");
+    let b = world.go("b");
+    world.done(crate::fleet::stop(&[]));
+    world.end("b", &b, OutcomeKind::RolledBack);
+    assert!(undone_by(&world, &rollout).is_empty());
+    world.done(OperatorRequest::Resume {
+        reason: "looked at".to_owned(),
+    });
+    assert_eq!(undone_by(&world, &rollout), ["a"]);
 }

@@ -107,6 +107,8 @@ fn of_rollout(view: RolloutView, now: Timestamp) -> wire::Rollout {
         max_failures: rollout.max_failures,
         reason: rollout.reason.clone(),
         immediate: rollout.immediate,
+        takes_back: rollout.takes_back && !rollout.is_final(),
+        undoes: rollout.undoes.clone().map(String::from).unwrap_or_default(),
         groups,
         only_late_left,
     }

@@ -250,6 +250,7 @@ impl World {
             | Change::Declined { .. }
             | Change::Skipped { .. }
             | Change::RolloutPaused { .. }
+            | Change::NothingToTakeBack { .. }
             | Change::RolloutResumed { .. }
             | Change::RolloutAborted { .. }
             | Change::RolloutEnded { .. }
