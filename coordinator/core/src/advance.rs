@@ -8,7 +8,7 @@ use crate::{
     decide::Draft,
     fleet::{Fleet, rollout_id},
     lease::LEASE_LIFE_MAX,
-    rollout::{Approval, PauseReason, PlaceState, RolloutGroup, RolloutState, WaveState},
+    rollout::{PauseReason, PlaceState, RolloutGroup, RolloutState, WaveState},
     wait::WaitReason,
 };
 
@@ -303,46 +303,6 @@ impl Fleet {
         };
         self.moved(number, group, now);
         self.commit(draft, change);
-    }
-
-    fn ask_approval(&mut self, number: u64, group: usize, now: Timestamp, draft: &mut Draft) {
-        let rollout = rollout_id(number);
-        let g = &self.facts().rollouts[&number].groups[group];
-        let name = g.name.clone();
-        match g.approval {
-            Approval::Needed => {
-                self.commit(
-                    draft,
-                    Change::ApprovalAsked {
-                        rollout,
-                        group: name,
-                        at: now,
-                    },
-                );
-            }
-            Approval::Asked(since)
-                if g.policy
-                    .approved_after
-                    .is_some_and(|after| since + after <= now) =>
-            {
-                let by = "its policy (autoApproveAfter)".to_owned();
-                self.commit(
-                    draft,
-                    Change::Approved {
-                        rollout,
-                        group: name,
-                        by,
-                        at: now,
-                    },
-                );
-                self.moved(number, group, now);
-            }
-            Approval::Asked(since) if since + g.policy.approval_expiry <= now => {
-                let reason = PauseReason::ApprovalExpired { group: name };
-                self.pause_rollout(&rollout, reason, draft);
-            }
-            Approval::Asked(_) | Approval::NotNeeded | Approval::Given { .. } => {}
-        }
     }
 
     /// Whether every machine of the wave has ended its part. Those that are offline are left aside,

@@ -47,6 +47,8 @@ pub enum Bug {
     ScheduleOverlaps,
     /// Whoever began a rollout approves it, although somebody else was to.
     OwnApproved,
+    /// An approval of one wave counts for those after it as well.
+    ApprovedOnce,
     /// Machines in quarantine go.
     QuarantineIgnored,
     /// The machine's name is taken from the lease in the message.

@@ -75,6 +75,9 @@ pub enum Change {
         group: GroupName,
         /// Who.
         by: String,
+        /// What they said to it; may be empty.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        comment: String,
         /// When.
         at: Timestamp,
     },

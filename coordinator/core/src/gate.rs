@@ -8,7 +8,7 @@ use common::{GroupName, Timestamp};
 use crate::{
     fleet::{Fleet, Location},
     policy::Policy,
-    rollout::{Approval, Rollout, RolloutGroup},
+    rollout::{Rollout, RolloutGroup, WaveState},
     wait::WaitReason,
 };
 
@@ -37,7 +37,7 @@ impl Fleet {
         (policy, needs): (&Policy, Duration),
         now: Timestamp,
     ) -> Result<(), WaitReason> {
-        self.gate_with(rollout, group, now, || {
+        self.gate_with(rollout, group, false, now, || {
             self.has_time(policy, &self.look(policy, needs, now), needs, now)
         })
     }
@@ -52,7 +52,7 @@ impl Fleet {
     ) -> Result<(), WaitReason> {
         let rollout = self.facts().rollouts.get(&number);
         let rollout = rollout.ok_or(WaitReason::NoRollout)?;
-        self.gate_with(rollout, &rollout.groups[group], now, || {
+        self.gate_with(rollout, &rollout.groups[group], false, now, || {
             self.time_for_next(number, group, now)
         })
     }
@@ -60,15 +60,18 @@ impl Fleet {
     /// The same of the rules that one machine of the group obeys.
     pub(crate) fn gate_at(&self, at: Location, now: Timestamp) -> Result<(), WaitReason> {
         let (rollout, group, place) = self.at(at).ok_or(WaitReason::NoRollout)?;
-        self.gate_with(rollout, group, now, || {
+        let begun = group.waves[at.wave].state != WaveState::Waiting;
+        self.gate_with(rollout, group, begun, now, || {
             self.time_by(at.rollout, at.group, self.rules_for(place), now)
         })
     }
 
+    /// What has `begun` was approved, whatever is asked for what comes after it.
     fn gate_with(
         &self,
         rollout: &Rollout,
         group: &RolloutGroup,
+        begun: bool,
         now: Timestamp,
         windows: impl FnOnce() -> Result<(), WaitReason>,
     ) -> Result<(), WaitReason> {
@@ -76,20 +79,15 @@ impl Fleet {
         for dependency in &group.policy.dependencies {
             self.dependency(rollout, dependency)?;
         }
-        match group.approval {
-            Approval::NotNeeded | Approval::Given { .. } => {}
-            Approval::Needed | Approval::Asked(_) => {
-                let asked = match group.approval {
-                    Approval::Asked(since) => Some(since),
-                    Approval::NotNeeded | Approval::Needed | Approval::Given { .. } => None,
-                };
-                let after = group.policy.approved_after;
-                return Err(WaitReason::Approval {
-                    group: group.name.clone(),
-                    rollout: rollout.id.clone(),
-                    counts_at: asked.and_then(|since| Some(since + after?)),
-                });
-            }
+        if let Some(asked) = group.approval.waits_since()
+            && !begun
+        {
+            let after = group.policy.approved_after;
+            return Err(WaitReason::Approval {
+                group: group.name.clone(),
+                rollout: rollout.id.clone(),
+                counts_at: asked.and_then(|since| Some(since + after?)),
+            });
         }
         if rollout.immediate {
             return Ok(());

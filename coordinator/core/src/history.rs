@@ -73,15 +73,20 @@ impl crate::Fleet {
             Change::ApprovalAsked { rollout, group, .. } => Entry {
                 rollout: Some(rollout.clone()),
                 group: Some(group.clone()),
-                text: format!("`lab update approve {rollout} --group={group}`"),
+                text: self.approval_text(rollout, group),
                 ..entry("approval-asked")
             },
             Change::Approved {
-                rollout, group, by, ..
+                rollout,
+                group,
+                by,
+                comment,
+                ..
             } => Entry {
                 rollout: Some(rollout.clone()),
                 group: Some(group.clone()),
                 by: by.clone(),
+                text: comment.clone(),
                 ..entry("approved")
             },
             Change::WaveHeld {

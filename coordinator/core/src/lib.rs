@@ -9,6 +9,7 @@
 
 pub mod advance;
 pub mod analysis;
+mod approval;
 #[cfg(feature = "seeded-bugs")]
 pub mod bug;
 pub mod calendar;

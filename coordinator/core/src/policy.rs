@@ -233,6 +233,9 @@ pub struct Policy {
     pub soft_reboot: bool,
     /// Whether a person must say yes before the group begins.
     pub needs_approval: bool,
+    /// What one such answer is about.
+    #[serde(default, skip_serializing_if = "ApprovalOf::is_of_the_group")]
+    pub approval_of: ApprovalOf,
     /// How long an answer to that is waited for.
     pub approval_expiry: Duration,
     /// After how long without an answer it counts as given; `None`: never.
@@ -253,6 +256,26 @@ pub struct Policy {
     /// What must pass before a wave may close.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<Gate>,
+}
+
+/// What one approval is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ApprovalOf {
+    /// All of the group.
+    #[default]
+    Group,
+    /// Its next wave.
+    Wave,
+    /// Every group of the rollout of which this is said.
+    Rollout,
+}
+
+impl ApprovalOf {
+    /// Whether it is about the group.
+    pub fn is_of_the_group(&self) -> bool {
+        *self == Self::Group
+    }
 }
 
 /// Times of the whole fleet.

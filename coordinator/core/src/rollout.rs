@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     analysis::{Analysis, Finding},
-    policy::Policy,
+    policy::{ApprovalOf, Policy},
 };
 
 /// One rollout.
@@ -287,9 +287,23 @@ pub enum Approval {
     Given {
         /// By whom.
         by: String,
+        /// What they said to it; may be empty.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        comment: String,
         /// When.
         at: Timestamp,
     },
+}
+
+impl Approval {
+    /// Whether an answer is missing, and since when somebody is asked for it.
+    pub fn waits_since(&self) -> Option<Option<Timestamp>> {
+        match self {
+            Self::NotNeeded | Self::Given { .. } => None,
+            Self::Needed => Some(None),
+            Self::Asked(since) => Some(Some(*since)),
+        }
+    }
 }
 
 /// Machines that may be away in the same span.
@@ -592,6 +606,19 @@ impl RolloutGroup {
     /// Every place in it.
     pub fn places(&self) -> impl Iterator<Item = &Place> {
         self.waves.iter().flat_map(|wave| &wave.places)
+    }
+
+    /// Whether somebody is to approve the next wave, of those after which one has closed. Nobody is asked
+    /// for one in which nobody is left to go.
+    pub(crate) fn approves_next(&self) -> bool {
+        let next = self.waves.get(self.current);
+        let places = next.into_iter().flat_map(|wave| &wave.places);
+        let left = places
+            .filter(|place| place.state == PlaceState::Pending)
+            .count()
+            > 0;
+        let given = matches!(self.approval, Approval::Given { .. });
+        self.policy.approval_of == ApprovalOf::Wave && given && left
     }
 
     /// Failures that count.

@@ -129,9 +129,13 @@ pub(crate) enum ApprovalStep {
     Given {
         /// Who.
         by: String,
+        /// What they said to it.
+        comment: String,
         /// When.
         at: Timestamp,
     },
+    /// The wave it was given for has closed, and another one is to be approved.
+    NextWave,
     /// The rollout goes on after a pause: who was asked is asked anew.
     Resumed,
 }
@@ -142,17 +146,25 @@ impl Approval {
         match self {
             Self::Needed => match step {
                 ApprovalStep::Asked(at) => Some(Self::Asked(at)),
-                ApprovalStep::Given { by, at } => Some(Self::Given { by, at }),
+                ApprovalStep::Given { by, comment, at } => Some(Self::Given { by, comment, at }),
                 ApprovalStep::Resumed => Some(Self::Needed),
+                ApprovalStep::NextWave => None,
             },
             Self::Asked(_) => match step {
-                ApprovalStep::Given { by, at } => Some(Self::Given { by, at }),
+                ApprovalStep::Given { by, comment, at } => Some(Self::Given { by, comment, at }),
                 ApprovalStep::Resumed => Some(Self::Needed),
-                ApprovalStep::Asked(_) => None,
+                ApprovalStep::Asked(_) | ApprovalStep::NextWave => None,
             },
-            Self::NotNeeded | Self::Given { .. } => match step {
+            Self::Given { .. } => match step {
+                ApprovalStep::NextWave => Some(Self::Needed),
                 ApprovalStep::Resumed => Some(self.clone()),
                 ApprovalStep::Asked(_) | ApprovalStep::Given { .. } => None,
+            },
+            Self::NotNeeded => match step {
+                ApprovalStep::Resumed => Some(self.clone()),
+                ApprovalStep::Asked(_) | ApprovalStep::Given { .. } | ApprovalStep::NextWave => {
+                    None
+                }
             },
         }
     }

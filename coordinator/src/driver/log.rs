@@ -119,8 +119,15 @@ impl Log {
                 of_group(rollout, group, "waits for approval".to_owned())
             }
             Change::Approved {
-                rollout, group, by, ..
-            } => of_group(rollout, group, format!("approved by {by}")),
+                rollout,
+                group,
+                by,
+                comment,
+                ..
+            } => {
+                let comma = if comment.is_empty() { "" } else { ": " };
+                of_group(rollout, group, format!("approved by {by}{comma}{comment}"))
+            }
             Change::WaveOpened {
                 rollout,
                 group,

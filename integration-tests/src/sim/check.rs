@@ -1,5 +1,6 @@
 //! What must be true of the world, whatever the programs believe: looked at where it happens.
 
+mod approvals;
 mod coordinator;
 mod machine;
 
@@ -26,6 +27,8 @@ pub(crate) struct Truth {
     pub(crate) most_away: usize,
     /// Attempts that machines carried out and judged.
     pub(crate) attempts: u64,
+    /// What was approved, wave by wave.
+    approvals: approvals::Approvals,
     /// Whether somebody may have gone or lost a slot since slots were last looked at.
     pub(crate) slots_moved: bool,
     /// Decisions with changes since what is recorded was last held against itself.
@@ -57,6 +60,7 @@ impl Truth {
     /// the leases it granted since the backup.
     pub(crate) fn forget_since(&mut self, backup: &Facts) {
         self.newest.clear();
+        self.approvals.forget_since(backup);
         for (lease, told) in &mut self.told {
             told.lost |= !backup.leases.contains_key(lease);
         }

@@ -264,6 +264,9 @@ pub(crate) enum Command {
     },
     Approve {
         rollout: Option<u64>,
+        /// Only this one.
+        #[serde(default)]
+        group: Option<common::GroupName>,
         reject: bool,
         /// Who answers; everything else is done by one operator.
         by: String,

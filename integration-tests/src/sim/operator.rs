@@ -137,10 +137,13 @@ impl World {
                 if_plan: None,
             },
             Command::Approve {
-                rollout, reject, ..
+                rollout,
+                group,
+                reject,
+                ..
             } => OperatorRequest::Approve {
                 rollout: rollout.map(rollout_id),
-                group: None,
+                group: group.clone(),
                 reject: *reject,
                 comment: reason,
             },

@@ -149,6 +149,7 @@ impl Chance {
                 now,
                 Command::Approve {
                     rollout,
+                    group: None,
                     reject,
                     by,
                 },
@@ -357,6 +358,7 @@ impl Chance {
                     now,
                     Command::Approve {
                         rollout,
+                        group: None,
                         reject,
                         by,
                     },

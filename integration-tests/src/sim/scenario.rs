@@ -436,6 +436,7 @@ impl Stage {
         let by = self.operator.clone();
         Command::Approve {
             rollout,
+            group: approve.group,
             reject,
             by,
         }

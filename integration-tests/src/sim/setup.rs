@@ -393,6 +393,10 @@ fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
         if preset == "manual-approval" && odd.is_multiple_of(2) {
             group.insert("autoApproveAfter".to_owned(), json!("4h"));
         }
+        if preset == "manual-approval" && !odd.is_multiple_of(3) {
+            let of = if odd % 3 == 1 { "wave" } else { "rollout" };
+            group.insert("requireApproval".to_owned(), json!(of));
+        }
         if odd.is_multiple_of(2) {
             group.insert("order".to_owned(), json!(["failed-last", "longest-first"]));
         }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     calendar::Calendar,
-    policy::{self, Policy, Preset, Times},
+    policy::{self, ApprovalOf, Policy, Preset, Times},
     window::{self, Window, WindowError},
 };
 
@@ -390,6 +390,8 @@ pub(super) fn policy(
 ) -> Policy {
     let (canary, canary_machines) = waves::canary(s, size, faults);
     let canary = canary.unwrap_or(preset.canary());
+    let (needs_approval, approval_of) =
+        approval(s, faults).unwrap_or((preset.needs_approval(), ApprovalOf::Group));
     let (rollback_on_failure, takes_back) = rollback(s, faults).unwrap_or(settings.rollback);
     Policy {
         preset,
@@ -417,9 +419,8 @@ pub(super) fn policy(
         timezone: timezone(s, faults).unwrap_or_else(|| settings.timezone.clone()),
         allow_reboot: s.bool("allowReboot", faults).unwrap_or(false),
         soft_reboot: s.bool("softReboot", faults).unwrap_or(false),
-        needs_approval: s
-            .bool("requireApproval", faults)
-            .unwrap_or(preset.needs_approval()),
+        needs_approval,
+        approval_of,
         approval_expiry: s
             .duration_from("approvalExpiry", SOME, faults)
             .unwrap_or(settings.approval_expiry),
@@ -435,6 +436,18 @@ pub(super) fn policy(
             .unwrap_or(settings.expected_duration),
         gates: analysis::named(s, &settings.analyses, faults),
     }
+}
+
+/// Whether somebody is asked first, and what one answer is about: `true` for the group as a whole, `"wave"` for
+/// each of its waves, `"rollout"` for every group of which this is said.
+fn approval(s: &mut Section<'_>, faults: &mut Faults) -> Option<(bool, ApprovalOf)> {
+    let hint = "write true or false, without quotes, or \"wave\" or \"rollout\"";
+    s.parsed("requireApproval", hint, faults, |value| match value {
+        Value::Bool(needed) => Ok((*needed, ApprovalOf::Group)),
+        Value::String(of) if of == "wave" => Ok((true, ApprovalOf::Wave)),
+        Value::String(of) if of == "rollout" => Ok((true, ApprovalOf::Rollout)),
+        _ => Err(format!("{value} is not a choice")),
+    })
 }
 
 /// Whether a machine that fails goes back by itself, and whether others go back with it: `true` for both,

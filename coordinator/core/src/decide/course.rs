@@ -1,4 +1,4 @@
-//! The course of a rollout: approve, promote, pause, resume, abort.
+//! The course of a rollout: promote, pause, resume, abort.
 
 use common::{GroupName, OperatorName, RolloutId, Timestamp};
 
@@ -7,7 +7,7 @@ use crate::{
     change::Change,
     fleet::{Fleet, rollout_id},
     request::{Promotion, Refusal, Reply},
-    rollout::{Approval, PauseReason, Rollout, RolloutGroup, RolloutState, WaveState},
+    rollout::{PauseReason, Rollout, RolloutGroup, RolloutState, WaveState},
 };
 
 /// How many waves of the group nobody is to be asked about any more when it is let go on now; `None`
@@ -28,78 +28,6 @@ fn promoted(group: &RolloutGroup, full: bool) -> Option<usize> {
 }
 
 impl Fleet {
-    #[allow(clippy::too_many_arguments, reason = "the fields of one message")]
-    pub(super) fn approve(
-        &mut self,
-        now: Timestamp,
-        by: &OperatorName,
-        rollout: Option<RolloutId>,
-        group: Option<GroupName>,
-        reject: bool,
-        comment: &str,
-        draft: &mut Draft,
-    ) -> Result<Reply, Refusal> {
-        let waits = |group: &RolloutGroup| match group.approval {
-            Approval::Needed | Approval::Asked(_) => true,
-            Approval::NotNeeded | Approval::Given { .. } => false,
-        };
-        let number = self.find(rollout, "waits for approval", |rollout| {
-            rollout.groups.iter().any(waits)
-        })?;
-        let found = &self.facts().rollouts[&number];
-        let groups: Vec<GroupName> = found
-            .groups
-            .iter()
-            .filter(|g| waits(g) && group.as_ref().is_none_or(|name| *name == g.name))
-            .map(|g| g.name.clone())
-            .collect();
-        if groups.is_empty() {
-            let what = "group that waits for approval in this rollout";
-            let name = group.map_or_else(|| "any".to_owned(), |group| group.to_string());
-            return Err(Refusal::NotFound { what, name });
-        }
-        let config = self.facts().config.as_ref();
-        let four_eyes = config.is_some_and(|config| config.four_eyes);
-        #[cfg(feature = "seeded-bugs")]
-        // BUG (seeded): whoever asks also answers.
-        let four_eyes = four_eyes && !self.has(crate::bug::Bug::OwnApproved);
-        if !reject && four_eyes && found.created_by == by.as_str() {
-            return Err(Refusal::Forbidden(format!(
-                "rollout {} is your own, and somebody else must approve it (updateSettings.fourEyes)",
-                found.id
-            )));
-        }
-        let (id, by) = (rollout_id(number), by.to_string());
-        let text = format!(
-            "{} {} of rollout {id}",
-            if reject { "rejected" } else { "approved" },
-            groups
-                .iter()
-                .map(GroupName::as_str)
-                .collect::<Vec<_>>()
-                .join(", ")
-        );
-        for group in groups {
-            let (rollout, by) = (id.clone(), by.clone());
-            if reject {
-                let comment = comment.to_owned();
-                let reason = PauseReason::Rejected { group, by, comment };
-                self.pause_rollout(&rollout, reason, draft);
-                break;
-            }
-            self.commit(
-                draft,
-                Change::Approved {
-                    rollout,
-                    group,
-                    by,
-                    at: now,
-                },
-            );
-        }
-        Ok(Reply::Done(text))
-    }
-
     /// Lets groups go on that soak, or that somebody is asked about, after a wave; with `full`
     /// without asking again.
     pub(super) fn promote(
@@ -213,7 +141,7 @@ impl Fleet {
     }
 
     /// The number of the named rollout, which must fit; or of the only unfinished one that fits.
-    fn find(
+    pub(crate) fn find(
         &self,
         id: Option<RolloutId>,
         what: &str,

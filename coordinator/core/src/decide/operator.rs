@@ -6,6 +6,7 @@ use common::{GroupName, MachineName, StopMode, Target, Timestamp};
 
 use super::{Draft, or_refused};
 use crate::{
+    approval::Answer,
     change::Change,
     config::FleetConfig,
     fleet::{CheckWanted, Fleet},
@@ -63,7 +64,15 @@ impl Fleet {
                 group,
                 reject,
                 comment,
-            } => or_refused(self.approve(now, by, rollout, group, reject, &comment, draft)),
+            } => {
+                let answer = Answer {
+                    rollout,
+                    group,
+                    reject,
+                    comment: &comment,
+                };
+                or_refused(self.approve(now, by, answer, draft))
+            }
             OperatorRequest::Promote { promotion, .. } => {
                 or_refused(self.promote(now, by, promotion, draft))
             }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use common::{Action, LeaseId, MachineName, OutcomeKind, RolloutId, Timestamp};
+use common::{Action, GroupName, LeaseId, MachineName, OutcomeKind, RolloutId, Timestamp};
 
 use super::{ENDED_KEPT, Fleet, Location, Stop, number_of};
 use crate::{
@@ -64,10 +64,12 @@ impl Fleet {
                 rollout,
                 group,
                 by,
+                comment,
                 at,
             } => {
                 let given = ApprovalStep::Given {
                     by: by.clone(),
+                    comment: comment.clone(),
                     at: *at,
                 };
                 self.with_group(rollout, group, |g| g.approval_step(given));
@@ -92,14 +94,7 @@ impl Fleet {
                 rollout,
                 group,
                 wave,
-            } => {
-                self.with_group(rollout, group, |g| {
-                    if let Some(closed) = g.waves.get_mut(*wave) {
-                        closed.step(WaveStep::Closed);
-                        g.current = wave + 1;
-                    }
-                });
-            }
+            } => self.wave_closed(rollout, group, *wave),
             Change::WaveHeld {
                 rollout, group, at, ..
             } => self.with_group(rollout, group, |g| g.held_since = Some(*at)),
@@ -365,6 +360,23 @@ impl Fleet {
         }
     }
 
+    fn wave_closed(&mut self, rollout: &RolloutId, group: &GroupName, wave: usize) {
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): who has approved one wave has approved them all.
+        let once = self.has(crate::bug::Bug::ApprovedOnce);
+        #[cfg(not(feature = "seeded-bugs"))]
+        let once = false;
+        self.with_group(rollout, group, |g| {
+            if let Some(closed) = g.waves.get_mut(wave) {
+                closed.step(WaveStep::Closed);
+                g.current = wave + 1;
+            }
+            if g.approves_next() && !once {
+                g.approval_step(ApprovalStep::NextWave);
+            }
+        });
+    }
+
     fn with_rollout(&mut self, id: &RolloutId, change: impl FnOnce(&mut Rollout)) {
         let rollout = number_of(id).and_then(|number| self.facts.rollouts.get_mut(&number));
         if let Some(rollout) = rollout {
@@ -375,7 +387,7 @@ impl Fleet {
     fn with_group(
         &mut self,
         id: &RolloutId,
-        name: &common::GroupName,
+        name: &GroupName,
         change: impl FnOnce(&mut RolloutGroup),
     ) {
         self.with_rollout(id, |rollout| {
@@ -388,7 +400,7 @@ impl Fleet {
     fn with_wave(
         &mut self,
         id: &RolloutId,
-        group: &common::GroupName,
+        group: &GroupName,
         wave: usize,
         change: impl FnOnce(&mut Wave),
     ) {

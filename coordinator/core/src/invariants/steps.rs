@@ -21,13 +21,14 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
             rollout,
             group,
             by,
+            comment,
             at,
         } => {
-            let (by, at) = (by.clone(), *at);
+            let (by, comment, at) = (by.clone(), comment.clone(), *at);
             let own = before.rollout(rollout).is_some_and(|r| r.created_by == by);
             let config = before.facts().config.as_ref();
             let own = own && config.is_some_and(|config| config.four_eyes);
-            let step = ApprovalStep::Given { by, at };
+            let step = ApprovalStep::Given { by, comment, at };
             let group = group_of(before, rollout, group);
             !own && group.is_some_and(|g| g.approval.next(step).is_some())
         }
@@ -36,7 +37,11 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
             group,
             wave,
             at,
-        } => wave_takes(before, rollout, group, *wave, WaveStep::Opened(*at)),
+        } => {
+            let group_now = group_of(before, rollout, group);
+            let approved = group_now.is_some_and(|g| g.approval.waits_since().is_none());
+            approved && wave_takes(before, rollout, group, *wave, WaveStep::Opened(*at))
+        }
         Change::WaveSoaking {
             rollout,
             group,

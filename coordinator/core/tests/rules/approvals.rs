@@ -1,14 +1,15 @@
 //! Who may approve, and what becomes of a question that nobody answers.
 
+use common::GroupName;
 use coordinator_core::{
     FleetConfig, Request,
     identity::{Actor, Role},
     request::{OperatorRequest, Refusal},
-    rollout::{PauseReason, RolloutState},
+    rollout::{Approval, PauseReason, RolloutGroup, RolloutState},
 };
 use serde_json::{Value, json};
 
-use crate::fleet::{World, minutes};
+use crate::fleet::{World, minutes, path};
 
 fn world(keys: Value, settings: Value) -> World {
     let mut group = json!({ "machines": ["a"], "updatePolicy": "manual-approval" });
@@ -18,6 +19,25 @@ fn world(keys: Value, settings: Value) -> World {
 }
 
 fn answer(world: &mut World, name: &str, reject: bool) -> Option<Refusal> {
+    say(world, name, None, reject, "")
+}
+
+fn answer_for(
+    world: &mut World,
+    group: Option<GroupName>,
+    name: &str,
+    comment: &str,
+) -> Option<Refusal> {
+    say(world, name, group, false, comment)
+}
+
+fn say(
+    world: &mut World,
+    name: &str,
+    group: Option<GroupName>,
+    reject: bool,
+    comment: &str,
+) -> Option<Refusal> {
     let actor = Actor {
         name: name.parse().expect("a name"),
         role: Role::Admin,
@@ -25,9 +45,9 @@ fn answer(world: &mut World, name: &str, reject: bool) -> Option<Refusal> {
     };
     let request = OperatorRequest::Approve {
         rollout: None,
-        group: None,
+        group,
         reject,
-        comment: String::new(),
+        comment: comment.to_owned(),
     };
     let decision = world.handle(Request::Operator { actor, request });
     decision.reply.refusal().cloned()
@@ -106,5 +126,93 @@ fn an_answer_that_never_comes_is_refused() {
             fault.path == "updateGroups.db.autoApproveAfter" && fault.message.contains(says)
         });
         assert!(found.is_some(), "{keys}: {faults:?}");
+    }
+}
+
+/// Three machines in waves of one, each of which is asked for.
+fn by_waves() -> World {
+    let group = json!({
+        "machines": ["a", "b", "c"], "updatePolicy": "aggressive", "waves": [1, 2],
+        "requireApproval": "wave",
+    });
+    World::new(json!({ "db": group }), json!({}))
+}
+
+#[test]
+fn each_wave_is_asked_for_where_the_policy_says_so() {
+    let mut world = by_waves();
+    world.execute();
+    world.waits_for("a", "approval");
+    assert_eq!(answer(&mut world, "ada", false), None);
+    world.update("a");
+    for next in ["b", "c"] {
+        world.pass(minutes(1));
+        world.waits_for(next, "approval");
+        assert_eq!(answer(&mut world, "ada", false), None);
+        world.update(next);
+    }
+    world.pass(minutes(1));
+    let refusal = answer(&mut world, "ada", false).expect("nothing is asked any more");
+    assert!(matches!(refusal, Refusal::NotNow(_)), "{refusal}");
+}
+
+#[test]
+fn a_wave_in_which_nobody_is_left_is_not_asked_for() {
+    let mut world = by_waves();
+    world.execute();
+    world.report("b").running = Some(path("2"));
+    world.poll("b");
+    assert_eq!(answer(&mut world, "ada", false), None);
+    world.update("a");
+    world.pass(minutes(1));
+    world.waits_for("c", "approval");
+}
+
+#[test]
+fn one_answer_is_for_all_groups_that_share_it_and_one_question_is_asked() {
+    let group = |name: &str, of: Value| json!({ "machines": [name], "updatePolicy": "aggressive", "requireApproval": of });
+    let groups = json!({
+        "one": group("a", json!("rollout")),
+        "two": group("b", json!("rollout")),
+        "three": group("c", json!(true)),
+    });
+    let mut world = World::new(groups, json!({}));
+    let rollout = world.execute();
+    world.pass(minutes(1));
+    let groups = |world: &World| {
+        world
+            .fleet
+            .rollout(&rollout)
+            .expect("it is known")
+            .groups
+            .clone()
+    };
+    let asked = |group: &RolloutGroup| matches!(group.approval, Approval::Asked(_));
+    assert_eq!(groups(&world).iter().filter(|g| asked(g)).count(), 2);
+    for machine in ["a", "b", "c"] {
+        world.waits_for(machine, "approval");
+    }
+    let group = Some("two".parse().expect("a name"));
+    assert_eq!(
+        answer_for(&mut world, group, "ada", "after the backup"),
+        None
+    );
+    world.update("a");
+    world.update("b");
+    world.waits_for("c", "approval");
+    let groups = groups(&world);
+    let given = groups.iter().filter(
+        |g| matches!(&g.approval, Approval::Given { comment, .. } if comment == "after the backup"),
+    );
+    assert_eq!(given.count(), 2);
+}
+
+#[test]
+fn what_is_no_scope_of_an_approval_is_refused() {
+    for value in [json!("machine"), json!(1), json!("true")] {
+        let group = json!({ "machines": ["a"], "requireApproval": value });
+        let document = json!({ "updateGroups": { "db": group } });
+        let faults = FleetConfig::parse(&document).expect_err("refused");
+        assert_eq!(faults.0[0].path, "updateGroups.db.requireApproval");
     }
 }

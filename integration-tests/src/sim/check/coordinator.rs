@@ -80,6 +80,10 @@ impl World {
                 self.violate(wrong.to_string());
             }
             self.check_change(fleet, ask, change);
+            let mirror = &self.coordinator.mirror;
+            if let Some(wrong) = self.truth.approvals.check(mirror, change) {
+                self.violate(wrong);
+            }
             self.truth.attempts += u64::from(is_attempt(change));
             self.coordinator.mirror.apply(change);
         }

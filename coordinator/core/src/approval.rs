@@ -1,0 +1,179 @@
+//! Approvals: who is asked, what an answer is about, and what silence means.
+
+use common::{GroupName, OperatorName, RolloutId, Timestamp};
+
+use crate::{
+    change::Change,
+    decide::Draft,
+    fleet::{Fleet, rollout_id},
+    policy::ApprovalOf,
+    request::{Refusal, Reply},
+    rollout::{Approval, PauseReason, Rollout, RolloutGroup},
+};
+
+/// Who approves when nobody has answered in time.
+const THE_POLICY: &str = "its policy (autoApproveAfter)";
+
+/// What an operator answers.
+pub(crate) struct Answer<'a> {
+    /// In which rollout; `None`: in the only one that waits.
+    pub(crate) rollout: Option<RolloutId>,
+    /// For which group; `None`: for every one that waits.
+    pub(crate) group: Option<GroupName>,
+    /// That it is not to go.
+    pub(crate) reject: bool,
+    /// In words; may be empty.
+    pub(crate) comment: &'a str,
+}
+
+impl Fleet {
+    /// Takes an operator's answer.
+    pub(crate) fn approve(
+        &mut self,
+        now: Timestamp,
+        by: &OperatorName,
+        answer: Answer<'_>,
+        draft: &mut Draft,
+    ) -> Result<Reply, Refusal> {
+        let Answer {
+            rollout,
+            group,
+            reject,
+            comment,
+        } = answer;
+        let number = self.find(rollout, "waits for approval", |rollout| {
+            rollout.groups.iter().any(waits)
+        })?;
+        let found = &self.facts().rollouts[&number];
+        let named = |g: &&RolloutGroup| group.as_ref().is_none_or(|name| *name == g.name);
+        let chosen = found.groups.iter().filter(|g| waits(g)).filter(named);
+        let mut groups: Vec<GroupName> = chosen.map(|group| group.name.clone()).collect();
+        if groups.is_empty() {
+            let what = "group that waits for approval in this rollout";
+            let name = group.map_or_else(|| "any".to_owned(), |group| group.to_string());
+            return Err(Refusal::NotFound { what, name });
+        }
+        let config = self.facts().config.as_ref();
+        let four_eyes = config.is_some_and(|config| config.four_eyes);
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): whoever asks also answers.
+        let four_eyes = four_eyes && !self.has(crate::bug::Bug::OwnApproved);
+        if !reject && four_eyes && found.created_by == by.as_str() {
+            return Err(Refusal::Forbidden(format!(
+                "rollout {} is your own, and somebody else must approve it (updateSettings.fourEyes)",
+                found.id
+            )));
+        }
+        let (rollout, by) = (rollout_id(number), by.to_string());
+        if reject {
+            let group = groups.swap_remove(0);
+            let text = format!("rejected {group} of rollout {rollout}");
+            let comment = comment.to_owned();
+            let reason = PauseReason::Rejected { group, by, comment };
+            self.pause_rollout(&rollout, reason, draft);
+            return Ok(Reply::Done(text));
+        }
+        let groups = with_others(found, groups);
+        let names: Vec<&str> = groups.iter().map(GroupName::as_str).collect();
+        let text = format!("approved {} of rollout {rollout}", names.join(", "));
+        self.give(&rollout, groups, &by, comment, now, draft);
+        Ok(Reply::Done(text))
+    }
+
+    /// What is asked, with the command that answers it.
+    pub(crate) fn approval_text(&self, rollout: &RolloutId, group: &GroupName) -> String {
+        let command = format!("lab update approve {rollout} --group={group}");
+        let found = self.rollout(rollout).and_then(|found| found.group(group));
+        let wave = found.map_or(0, |group| group.current + 1);
+        match found.map(|group| group.policy.approval_of) {
+            None | Some(ApprovalOf::Group) => format!("`{command}`"),
+            Some(ApprovalOf::Wave) => format!("wave {wave}: `{command}`"),
+            Some(ApprovalOf::Rollout) => {
+                format!("with every group that shares its approval: `{command}`")
+            }
+        }
+    }
+
+    /// Asks for the approval that holds a group back, and sees what becomes of the question.
+    pub(crate) fn ask_approval(
+        &mut self,
+        number: u64,
+        group: usize,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        let found = &self.facts().rollouts[&number];
+        let (rollout, g) = (found.id.clone(), &found.groups[group]);
+        let (policy, group) = (&g.policy, g.name.clone());
+        let Some(asked) = g.approval.waits_since() else {
+            return;
+        };
+        let Some(since) = asked else {
+            // One answer is for all of them, and one question is enough.
+            let asked = |other: &RolloutGroup| matches!(other.approval, Approval::Asked(_));
+            let shares = policy.approval_of == ApprovalOf::Rollout;
+            if !(shares
+                && found
+                    .groups
+                    .iter()
+                    .any(|other| is_shared(other) && asked(other)))
+            {
+                let change = Change::ApprovalAsked {
+                    rollout,
+                    group,
+                    at: now,
+                };
+                self.commit(draft, change);
+            }
+            return;
+        };
+        if policy
+            .approved_after
+            .is_some_and(|after| since + after <= now)
+        {
+            let groups = with_others(found, vec![group]);
+            self.give(&rollout, groups, THE_POLICY, "", now, draft);
+        } else if since + policy.approval_expiry <= now {
+            let reason = PauseReason::ApprovalExpired { group };
+            self.pause_rollout(&rollout, reason, draft);
+        }
+    }
+
+    fn give(
+        &mut self,
+        rollout: &RolloutId,
+        groups: Vec<GroupName>,
+        by: &str,
+        comment: &str,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        for group in groups {
+            let change = Change::Approved {
+                rollout: rollout.clone(),
+                group,
+                by: by.to_owned(),
+                comment: comment.to_owned(),
+                at: now,
+            };
+            self.commit(draft, change);
+        }
+    }
+}
+
+fn waits(group: &RolloutGroup) -> bool {
+    group.approval.waits_since().is_some()
+}
+
+fn is_shared(group: &RolloutGroup) -> bool {
+    group.policy.approval_of == ApprovalOf::Rollout
+}
+
+/// These groups, and with one that shares its approval all others that do.
+fn with_others(rollout: &Rollout, groups: Vec<GroupName>) -> Vec<GroupName> {
+    let group = |name: &GroupName| rollout.group(name);
+    let shared = groups.iter().filter_map(group).any(is_shared);
+    let all = rollout.groups.iter().filter(|g| waits(g));
+    let all = all.filter(|g| groups.contains(&g.name) || (shared && is_shared(g)));
+    all.map(|group| group.name.clone()).collect()
+}
