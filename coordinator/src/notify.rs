@@ -79,7 +79,8 @@ impl Telling {
             }
             "emergency-update" | "overdue" | "approval-asked" | "promotion-asked"
             | "return-asked" | "rollout-aborted" | "restored" | "window-missed"
-            | "schedule-skipped" | "schedule-missed" | "quarantined" => Level::Warning,
+            | "schedule-skipped" | "schedule-missed" | "quarantined" | "not-updated"
+            | "not-applied" => Level::Warning,
             "rollout-finished" | "resume" | "released" => Level::Info,
             _ => return None,
         };
@@ -222,7 +223,12 @@ mod tests {
             told.body.text,
             "overdue: rollout r7, machine web-01: no [2J word"
         );
-        for warns in ["return-asked", "emergency-update", "quarantined"] {
+        for warns in [
+            "return-asked",
+            "emergency-update",
+            "quarantined",
+            "not-updated",
+        ] {
             let told = Telling::of(&entry(warns), None).expect("worth it");
             assert_eq!(told.level, Level::Warning, "{warns}");
         }

@@ -1,6 +1,6 @@
 //! `lab machines`, `lab health-check` and `lab update verify`: what machines run and how they are.
 
-use lab_proto::operator::{Check, HealthReply, Machine, MachineHealth, MachineList};
+use lab_proto::operator::{Alarm, Check, HealthReply, Machine, MachineHealth, MachineList};
 
 use super::{Look, changes, closure, counted, marked, span};
 
@@ -20,6 +20,9 @@ fn row(machine: &Machine, look: &Look) -> Vec<String> {
     }
     if let Some(quarantine) = &machine.quarantine {
         remarks.push(format!("in quarantine: {}", quarantine.reason));
+    }
+    for alarm in &machine.alarms {
+        remarks.push(format!("{} since {}", said(alarm), look.ago(&alarm.since)));
     }
     if !machine.away.is_empty() {
         remarks.push(format!("away: {}", machine.away));
@@ -53,6 +56,15 @@ fn row(machine: &Machine, look: &Look) -> Vec<String> {
         closure(&machine.running, &machine.name),
         remarks.join("; "),
     ]
+}
+
+/// What an alarm says, in words.
+fn said(alarm: &Alarm) -> &str {
+    match alarm.kind.as_str() {
+        "not-updated" => "not updated",
+        "not-applied" => "staged, not applied",
+        kind => kind,
+    }
 }
 
 /// Whether the next boot starts something else than what runs.
@@ -93,6 +105,12 @@ pub fn show(machine: &Machine, look: &Look) -> String {
         let (since, by) = (look.when(&quarantine.since), &quarantine.by);
         let text = format!("since {since}, by {by}: {}", quarantine.reason);
         rows.push(("quarantine", text));
+    }
+    for alarm in &machine.alarms {
+        rows.push((
+            "alarm",
+            format!("{} since {}", said(alarm), look.when(&alarm.since)),
+        ));
     }
     if !machine.away.is_empty() {
         rows.push(("away", machine.away.clone()));
@@ -275,6 +293,10 @@ mod tests {
                 reason: "its disk is failing".into(),
                 since: "2026-11-21T12:00:00Z".into(),
             }),
+            alarms: vec![Alarm {
+                kind: "not-updated".into(),
+                since: "2026-10-01T12:00:00Z".into(),
+            }],
             ..Machine::default()
         };
         let machines = vec![web(), offline, never];

@@ -10,6 +10,7 @@ use common::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    alarm::Alarm,
     analysis::Finding,
     config::FleetConfig,
     identity::{Certificate, Token},
@@ -39,6 +40,9 @@ pub enum Change {
         machine: MachineName,
         /// The facts of its report.
         report: Box<MachineReport>,
+        /// When. Journals of before that was of use do not say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<Timestamp>,
     },
     /// Somebody named what machines are to run.
     Pinned {
@@ -428,6 +432,15 @@ pub enum Change {
         machine: MachineName,
         /// Who said so.
         by: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// People are told that something has held of machines for too long.
+    Alarmed {
+        /// What.
+        alarm: Alarm,
+        /// Of which, and since when.
+        machines: Vec<(MachineName, Timestamp)>,
         /// When.
         at: Timestamp,
     },

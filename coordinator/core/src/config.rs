@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    alarm::Alarms,
     calendar::Calendar,
     policy::{Policy, Share, Times},
     schedule::Schedule,
@@ -77,6 +78,8 @@ pub struct FleetConfig {
     pub max_failures: Option<Share>,
     /// Failed attempts in a row after which a machine is put aside; `None`: never.
     pub quarantine_after: Option<u32>,
+    /// What is told of machines when it has lasted for so long.
+    pub alarms: Alarms,
     /// Machines that run a coordinator.
     pub coordinators: Vec<MachineName>,
     /// Whether nobody may approve a rollout of their own.

@@ -26,7 +26,9 @@ impl Fleet {
             .iter()
             .map(|number| self.rollout_deadline(*number, now));
         let schedules = self.schedule_deadline();
-        let all = rollouts.chain(leases).chain(schedules);
+        // What is told in several parts is due again at once.
+        let alarms = self.alarm_deadline(now + SHORTEST);
+        let all = rollouts.chain(leases).chain(schedules).chain([alarms]);
         all.min().unwrap_or(Timestamp::MAX)
     }
 

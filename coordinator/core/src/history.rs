@@ -260,6 +260,18 @@ impl crate::Fleet {
                 by: by.clone(),
                 ..entry("released")
             },
+            Change::Alarmed {
+                alarm,
+                machines,
+                at,
+            } => Entry {
+                machine: match &machines[..] {
+                    [(machine, _)] => Some(machine.clone()),
+                    _ => None,
+                },
+                text: crate::alarm::text(*alarm, machines, *at),
+                ..entry(alarm.kind())
+            },
             Change::ReturnAsked {
                 machine, key, from, ..
             } => Entry {

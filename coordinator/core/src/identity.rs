@@ -316,6 +316,7 @@ impl Registry {
             }
             Change::ConfigSet { .. }
             | Change::Reported { .. }
+            | Change::Alarmed { .. }
             | Change::Pinned { .. }
             | Change::RolloutCreated { .. }
             | Change::ApprovalAsked { .. }

@@ -55,6 +55,7 @@ pub fn rules(fleet: &Fleet) -> Vec<Violation> {
     waves_in_order(fleet, &mut found);
     reasons(fleet, &mut found);
     steps::aside(fleet, &mut found);
+    steps::told(fleet, &mut found);
     found
 }
 

@@ -8,6 +8,7 @@
 //! woken. [`Fleet::apply`] is the only way state changes, for requests and for recovery alike.
 
 pub mod advance;
+pub mod alarm;
 pub mod analysis;
 mod approval;
 #[cfg(feature = "seeded-bugs")]

@@ -1,6 +1,9 @@
 //! What the coordinator believes about one machine.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use common::{
     Action, AttemptStatus, BootId, CheckResult, CleanedUp, Declined, DeclinedKind, Epoch,
@@ -8,7 +11,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::wait::WaitReason;
+use crate::{alarm::Alarm, wait::WaitReason};
 
 /// Boots remembered to tell a late report of an earlier one.
 const PAST_BOOTS: usize = 8;
@@ -47,6 +50,15 @@ pub struct Machine {
     /// What its last attempts took that were carried out, in seconds, newest last.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     pub took_s: VecDeque<u64>,
+    /// Since when it has run what it runs, as far as that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs_since: Option<Timestamp>,
+    /// Since when it has had something else than it runs, or would boot something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unapplied_since: Option<Timestamp>,
+    /// What people have been told of it that still holds.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub told: BTreeSet<Alarm>,
     /// What is known from heartbeats only; not part of the journal.
     #[serde(skip)]
     pub heard: Heard,

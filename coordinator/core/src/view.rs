@@ -8,6 +8,7 @@ use common::{
 };
 
 use crate::{
+    alarm::Alarm,
     fleet::{Fleet, Stop},
     quarantine::Quarantine,
     request::{Refusal, Selection},
@@ -152,6 +153,8 @@ pub struct MachineView {
     pub enrolled: bool,
     /// Why it takes part in no rollout.
     pub quarantine: Option<Quarantine>,
+    /// What has held of it for too long, and since when.
+    pub alarms: Vec<(Alarm, Timestamp)>,
 }
 
 /// How a machine is.
@@ -338,6 +341,7 @@ impl Fleet {
                     .unwrap_or_default(),
                 enrolled: enrolled.contains(name.as_str()),
                 quarantine: self.quarantine_of(&name).cloned(),
+                alarms: self.alarms_of(&name, now),
                 name,
             }
         });

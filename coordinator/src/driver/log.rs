@@ -267,6 +267,11 @@ impl Log {
                 machine: Some(machine),
                 ..plain(format!("released by {by}"))
             },
+            Change::Alarmed {
+                alarm,
+                machines,
+                at,
+            } => warning(plain(coordinator_core::alarm::text(*alarm, machines, *at))),
             Change::AnalysisBegan {
                 rollout,
                 group,

@@ -43,6 +43,7 @@ impl SeededBug {
             Bug::ImmediateWithoutLimits,
             Bug::PauseSkipped,
             Bug::OwnApproved,
+            Bug::NoAlarms,
             Bug::ApprovedOnce,
             Bug::FleetBudgetIgnored,
             Bug::CoordinatorNotLast,

@@ -328,6 +328,9 @@ impl Stage {
             args::Command::Why(why) => return self.why(why),
             args::Command::Update(Update::Status(status)) => return self.status(&status),
             args::Command::Update(Update::Plan(plan)) => return self.plan(&plan),
+            args::Command::Machines(Machines {
+                verb: None, select, ..
+            }) => return self.list(&select),
             args::Command::Schedule(args::schedule::Schedule::List) => return self.schedules(),
             args::Command::Schedule(args::schedule::Schedule::Run(which)) => {
                 self.run.world.reason = which.reason;
@@ -475,6 +478,20 @@ impl Stage {
     fn why(&self, why: args::Why) -> Result<String, String> {
         match self.view(&Query::Why(why.machine))? {
             View::Why(seen) => Ok(view::why::why(&shown::why(seen), &self.look())),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    fn list(&self, select: &args::Select) -> Result<String, String> {
+        let now = self.run.world.coordinator_time();
+        match self.view(&Query::Machines(selection(select)))? {
+            View::Machines(seen) => {
+                let machines = seen.into_iter().map(|one| shown::machine(one, now));
+                let list = lab_proto::operator::MachineList {
+                    machines: machines.collect(),
+                };
+                Ok(view::machines::list(&list, &self.look()))
+            }
             other => Err(format!("{other:?}")),
         }
     }

@@ -205,6 +205,9 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
     let max_failures = &max_failures[machines.len() % 3];
     let quarantine = [json!(3), json!(2), json!(null)];
     let quarantine = &quarantine[machines.len() / 3 % 3];
+    let days = ["8h", "24h", "0s"];
+    let day = |nth: usize| days[(machines.len() + nth) % 3];
+    let alarms = json!({ "notUpdated": day(0), "notApplied": day(1) });
     let gates = gates(&mut groups, rng);
     // Silence must be longer than a held poll, or everybody who waits counts as offline.
     let offline = 2 * poll_hold_s + 300;
@@ -217,6 +220,7 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
             "coordinators": coordinators,
             "maxFailures": max_failures,
             "quarantineAfter": quarantine,
+            "alarms": alarms,
             "fourEyes": machines.len() % 4 == 1,
             "healthCheckTimeout": rng.one([120, 300]),
             "rollbackOnFailure": !rng.once_in(6),

@@ -252,7 +252,10 @@ impl World {
     /// One change, against the state before it.
     fn check_change(&mut self, mirror: &Fleet, change: &Change) {
         let mut wrong = None;
-        if let Change::Reported { machine, report } = change {
+        if let Change::Reported {
+            machine, report, ..
+        } = change
+        {
             let (of, boot) = boot_of(report.boot_id.as_str());
             let now = (boot, report.sequence);
             if let Some(index) = self.index_of(machine) {

@@ -23,6 +23,7 @@ use super::{
     waves,
 };
 use crate::{
+    alarm::Alarms,
     calendar::Calendar,
     policy::{self, ApprovalOf, Policy, Preset, Times},
     window::{self, Window, WindowError},
@@ -51,6 +52,7 @@ pub(super) struct Settings {
     times: Times,
     max_failures: Option<policy::Share>,
     quarantine_after: Option<u32>,
+    alarms: Alarms,
     coordinators: Vec<MachineName>,
     four_eyes: bool,
     apart: BTreeMap<MachineName, BTreeSet<MachineName>>,
@@ -143,6 +145,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
         times: settings.times,
         max_failures: settings.max_failures,
         quarantine_after: settings.quarantine_after,
+        alarms: settings.alarms,
         coordinators: settings.coordinators,
         four_eyes: settings.four_eyes,
         apart: settings.apart,
@@ -199,6 +202,7 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
         times,
         max_failures: s.share("maxFailures", faults),
         quarantine_after: quarantine_after(&mut s, faults),
+        alarms: alarms(&mut s, faults),
         coordinators: s.names("coordinators", faults).unwrap_or_default(),
         four_eyes: s.bool("fourEyes", faults).unwrap_or(false),
         apart: apart(&mut s, faults),
@@ -226,6 +230,26 @@ fn quarantine_after(settings: &mut Section<'_>, faults: &mut Faults) -> Option<u
         number.ok_or_else(|| format!("{value} is not a whole number"))
     });
     times.filter(|times| *times > 0)
+}
+
+/// `alarms = { notUpdated = "720h"; notApplied = "168h"; }`; zero: never.
+fn alarms(settings: &mut Section<'_>, faults: &mut Faults) -> Alarms {
+    let defaults = Alarms::default();
+    let path = settings.path_of("alarms");
+    let value = settings.get("alarms");
+    let Some(mut s) = value.and_then(|value| Section::new(value, &path, faults)) else {
+        return defaults;
+    };
+    let alarms = Alarms {
+        not_updated: s
+            .duration("notUpdated", faults)
+            .unwrap_or(defaults.not_updated),
+        not_applied: s
+            .duration("notApplied", faults)
+            .unwrap_or(defaults.not_applied),
+    };
+    s.finish(faults);
+    alarms
 }
 
 /// `apart = [ [ "db-01" "db-02" ] ]`: each list names machines of which one may be away at a time.

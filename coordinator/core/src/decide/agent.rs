@@ -90,6 +90,7 @@ impl Fleet {
                 Change::Reported {
                     machine: name.clone(),
                     report,
+                    at: Some(now),
                 },
             );
         }

@@ -10,7 +10,7 @@ use crate::{
     analysis::{Analysis, Last},
     calendar::Calendar,
     change::Change,
-    machine::{Failed, Pin},
+    machine::{Failed, Machine, Pin},
     quarantine::Quarantine,
     rollout::{Place, PlaceState, Rollout, RolloutGroup, Wave},
     transition::{ApprovalStep, PlaceStep, RolloutStep, WaveStep},
@@ -35,11 +35,28 @@ impl Fleet {
                     self.index.judge(&self.facts, machine);
                 }
                 self.index.find_gone(&self.facts);
+                self.index.find_lasting(&self.facts);
             }
-            Change::Reported { machine, report } => {
-                let known = self.facts.machines.entry(machine.clone()).or_default();
-                known.learn((**report).clone());
+            Change::Reported {
+                machine,
+                report,
+                at,
+            } => {
+                self.with_machine(machine, |known| {
+                    let running = known.running().cloned();
+                    known.learn((**report).clone());
+                    known.look_at_what_runs(running.as_ref(), *at);
+                });
                 self.index.judge(&self.facts, machine);
+            }
+            Change::Alarmed {
+                alarm, machines, ..
+            } => {
+                for (machine, _) in machines {
+                    self.with_machine(machine, |known| {
+                        known.told.insert(*alarm);
+                    });
+                }
             }
             Change::Pinned { targets, by, at } => {
                 for (machine, target) in targets {
@@ -377,6 +394,14 @@ impl Fleet {
         });
     }
 
+    /// Changes what is known of a machine, and since when what is to be told of it holds.
+    fn with_machine(&mut self, name: &MachineName, change: impl FnOnce(&mut Machine)) {
+        let known = self.facts.machines.entry(name.clone()).or_default();
+        self.index.no_longer_lasts(name, known);
+        change(known);
+        self.index.lasts(&self.facts, name);
+    }
+
     fn with_rollout(&mut self, id: &RolloutId, change: impl FnOnce(&mut Rollout)) {
         let rollout = number_of(id).and_then(|number| self.facts.rollouts.get_mut(&number));
         if let Some(rollout) = rollout {
@@ -611,7 +636,9 @@ impl Fleet {
         }
         self.recovered(machine);
         self.fails(machine, |_| 0);
-        self.facts.machines.remove(machine);
+        if let Some(known) = self.facts.machines.remove(machine) {
+            self.index.no_longer_lasts(machine, &known);
+        }
         self.index.judge(&self.facts, machine);
     }
 

@@ -4,10 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{GroupName, HealthState, LeaseId, MachineName};
+use common::{GroupName, HealthState, LeaseId, MachineName, Timestamp};
 
 use super::Facts;
-use crate::rollout::{PlaceState, Rules};
+use crate::{
+    alarm::Alarm,
+    machine::Machine,
+    rollout::{PlaceState, Rules},
+};
 
 /// Where a machine's part in an unfinished rollout is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,8 @@ pub struct Index {
     pub gone: BTreeSet<MachineName>,
     /// Machines whose last attempts failed, by how many there were on end.
     pub failing: BTreeSet<(u32, MachineName)>,
+    /// What holds of machines of the configuration and is still to be told, by since when.
+    pub lasting: BTreeMap<Alarm, BTreeSet<(Timestamp, MachineName)>>,
 }
 
 impl Index {
@@ -84,7 +90,45 @@ impl Index {
             index.enter(*number, rollout);
         }
         index.find_gone(facts);
+        index.find_lasting(facts);
         index
+    }
+
+    /// Finds out anew of which machines something holds that is still to be told.
+    pub(super) fn find_lasting(&mut self, facts: &Facts) {
+        self.lasting.clear();
+        for name in facts.machines.keys() {
+            self.lasts(facts, name);
+        }
+    }
+
+    /// What holds of the machine is to be told.
+    pub(super) fn lasts(&mut self, facts: &Facts, name: &MachineName) {
+        let config = facts.config.as_ref();
+        let Some(machine) = facts.machines.get(name) else {
+            return;
+        };
+        if !config.is_some_and(|config| config.group_of.contains_key(name)) {
+            return;
+        }
+        for alarm in Alarm::ALL {
+            if let Some(since) = machine.untold(alarm) {
+                let lasting = self.lasting.entry(alarm).or_default();
+                lasting.insert((since, name.clone()));
+            }
+        }
+    }
+
+    /// What holds of the machine, as it is now, is not to be told any more.
+    pub(super) fn no_longer_lasts(&mut self, name: &MachineName, machine: &Machine) {
+        for alarm in Alarm::ALL {
+            if let Some(since) = machine.untold(alarm)
+                && let Some(lasting) = self.lasting.get_mut(&alarm)
+            {
+                lasting.remove(&(since, name.clone()));
+            }
+        }
+        self.lasting.retain(|_, lasting| !lasting.is_empty());
     }
 
     /// The machine has failed so often on end, and not as often as before.

@@ -4,6 +4,7 @@ use common::{GroupName, LeaseId, MachineName, RolloutId};
 
 use super::{Violation, violate};
 use crate::{
+    alarm::Alarm,
     change::Change,
     fleet::Fleet,
     rollout::{Place, PlaceState, Rollout, RolloutGroup, Wave, WaveState},
@@ -162,6 +163,14 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
         }
         Change::RolloutCreated { rollout, .. } => takes_back_rightly(before, rollout),
         Change::Quarantined { machine, .. } => before.quarantine_of(machine).is_none(),
+        Change::Alarmed {
+            alarm, machines, ..
+        } => machines.iter().all(|(machine, since)| {
+            let known = before.facts().machines.get(machine);
+            known.is_some_and(|known| {
+                known.since(*alarm) == Some(*since) && !known.told.contains(alarm)
+            })
+        }),
         Change::Released { machine, .. } => before.quarantine_of(machine).is_some(),
         Change::ConfigSet { .. }
         | Change::Reported { .. }
@@ -279,6 +288,30 @@ pub(super) fn aside(fleet: &Fleet, found: &mut Vec<Violation>) {
                 known.failures_in_a_row
             );
             violate(found, 2, text);
+        }
+    }
+}
+
+/// 2: what has lasted for too long has been told, unless it is due.
+pub(super) fn told(fleet: &Fleet, found: &mut Vec<Violation>) {
+    let config = fleet.facts().config.as_ref();
+    let Some(config) = config else { return };
+    let (now, deadline) = (fleet.hearsay().now, fleet.hearsay().deadline);
+    let alarms = [
+        (Alarm::NotUpdated, config.alarms.not_updated),
+        (Alarm::NotApplied, config.alarms.not_applied),
+    ];
+    for (name, known) in &fleet.facts().machines {
+        for (alarm, after) in alarms {
+            let since = known
+                .since(alarm)
+                .filter(|_| !known.told.contains(&alarm) && !after.is_zero());
+            let configured = config.group_of.contains_key(name);
+            let due = since.filter(|_| configured).map(|since| since + after);
+            if due.is_some_and(|due| due <= now && due < deadline && now < deadline) {
+                let text = format!("{name}: {} for too long, and nobody is told", alarm.says());
+                violate(found, 2, text);
+            }
         }
     }
 }

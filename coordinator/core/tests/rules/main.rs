@@ -4,6 +4,7 @@
     reason = "in a test, any other answer is the failure"
 )]
 
+mod alarms;
 mod apart;
 mod approvals;
 mod budget;

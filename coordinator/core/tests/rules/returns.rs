@@ -21,7 +21,10 @@ const KEY: &str = "2f";
 /// Machine `a` with the certificate `51`, which ended long ago.
 fn away() -> World {
     let groups = json!({ "one": { "machines": ["a", "b"] } });
-    let mut world = World::new(groups, json!({}));
+    let mut world = World::new(
+        groups,
+        json!({ "alarms": { "notUpdated": 0, "notApplied": 0 } }),
+    );
     world.enrolled("a", 1, "51");
     world.now = world.now + 90 * DAY;
     world

@@ -353,7 +353,7 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
 }
 
 /// One machine.
-pub(crate) fn machine(view: MachineView, now: Timestamp) -> wire::Machine {
+pub fn machine(view: MachineView, now: Timestamp) -> wire::Machine {
     let report = view.report.as_ref();
     let staged = report.and_then(|report| report.staged.as_ref());
     let of_report = |what: fn(&common::MachineReport) -> Option<&common::StorePath>| {
@@ -403,6 +403,14 @@ pub(crate) fn machine(view: MachineView, now: Timestamp) -> wire::Machine {
             reason: quarantine.reason,
             since: time(quarantine.at),
         }),
+        alarms: view
+            .alarms
+            .into_iter()
+            .map(|(alarm, since)| wire::Alarm {
+                kind: alarm.kind().to_owned(),
+                since: time(since),
+            })
+            .collect(),
         step: view
             .attempt
             .map_or_else(String::new, |attempt| attempt.step),

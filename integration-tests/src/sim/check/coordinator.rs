@@ -122,7 +122,9 @@ impl World {
         let index = |name| self.index_of.get(name).copied();
         let mut wrong = None;
         match change {
-            Change::Reported { machine, report } => {
+            Change::Reported {
+                machine, report, ..
+            } => {
                 let Some(machine) = index(machine) else {
                     return;
                 };
@@ -247,6 +249,7 @@ impl World {
             | Change::WaveOpened { .. }
             | Change::GroupFinished { .. }
             | Change::WindowMissed { .. }
+            | Change::Alarmed { .. }
             | Change::LeaseOverdue { .. }
             | Change::LeaseRevived { .. }
             | Change::LeaseLost { .. }
