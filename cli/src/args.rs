@@ -6,6 +6,7 @@ mod handbook;
 pub mod machines;
 pub mod parse;
 pub mod schedule;
+pub mod targets;
 pub mod trust;
 pub mod update;
 
@@ -116,6 +117,9 @@ pub enum Command {
     Schedule(schedule::Schedule),
     /// The machines and what they run.
     Machines(machines::Machines),
+    /// What machines are to run: targets that were put aside.
+    #[command(subcommand)]
+    Targets(targets::Targets),
     /// Why a machine does not go now, and what would change it.
     #[command(after_help = "Example:\n  lab why db-primary")]
     Why(Why),

@@ -8,6 +8,7 @@ pub mod prepare;
 pub mod rollback;
 pub mod schedule;
 pub mod shell;
+pub mod targets;
 pub mod trust;
 pub mod update;
 pub mod verify;
@@ -46,6 +47,7 @@ pub async fn run(context: &Context, command: Command) -> Result<Exit, LabError> 
         Command::Notify(args) => fleet::notify(context, args).await,
         Command::UpdateConfig(verb) => config::run(context, verb).await,
         Command::Schedule(verb) => schedule::run(context, verb).await,
+        Command::Targets(verb) => targets::run(context, verb).await,
         Command::Machines(args) => machines::run(context, args).await,
         Command::Why(args) => fleet::why(context, &args).await,
         Command::EmergencyStop(args) => emergency::stop(context, &args).await,

@@ -9,6 +9,7 @@ pub mod plan;
 pub mod progress;
 pub mod schedule;
 pub mod status;
+pub mod targets;
 pub mod trust;
 pub mod why;
 

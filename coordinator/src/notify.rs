@@ -79,9 +79,9 @@ impl Telling {
             }
             "emergency-update" | "overdue" | "approval-asked" | "promotion-asked"
             | "return-asked" | "rollout-aborted" | "restored" | "window-missed"
-            | "schedule-skipped" | "schedule-missed" | "quarantined" | "not-updated"
-            | "not-applied" => Level::Warning,
-            "rollout-finished" | "resume" | "released" => Level::Info,
+            | "schedule-skipped" | "schedule-missed" | "quarantined" | "target-quarantined"
+            | "not-updated" | "not-applied" => Level::Warning,
+            "rollout-finished" | "resume" | "released" | "target-released" => Level::Info,
             _ => return None,
         };
         let named = [
@@ -227,6 +227,7 @@ mod tests {
             "return-asked",
             "emergency-update",
             "quarantined",
+            "target-quarantined",
             "not-updated",
         ] {
             let told = Telling::of(&entry(warns), None).expect("worth it");

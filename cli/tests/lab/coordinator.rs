@@ -342,6 +342,24 @@ impl Operator for Scripted {
         self.answer("list_tokens", request)
     }
 
+    async fn list_targets(
+        &self,
+        request: Request<pb::ListTargetsRequest>,
+    ) -> Answer<pb::TargetList> {
+        self.answer("list_targets", request)
+    }
+
+    async fn quarantine_target(
+        &self,
+        request: Request<pb::QuarantineTargetRequest>,
+    ) -> Answer<pb::Done> {
+        self.answer("quarantine_target", request)
+    }
+
+    async fn release_target(&self, request: Request<pb::ReleaseTargetRequest>) -> Answer<pb::Done> {
+        self.answer("release_target", request)
+    }
+
     async fn list_schedules(
         &self,
         request: Request<pb::ListSchedulesRequest>,

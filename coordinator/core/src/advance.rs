@@ -29,6 +29,7 @@ impl Fleet {
         self.expire_leases(now, draft);
         self.leave_out_gone(draft);
         self.look_at_quarantine(now, draft);
+        self.look_at_targets(now, draft);
         self.look_at_alarms(now, draft);
         let opened = self.look_at_windows(now, draft);
         // Each round applies at least one change, and every change moves a state machine on; a

@@ -49,6 +49,8 @@ pub enum Bug {
     OwnApproved,
     /// An approval of one wave counts for those after it as well.
     ApprovedOnce,
+    /// Machines are updated to a target that was put aside.
+    BadTargetIgnored,
     /// Nobody is told of machines that are not updated for too long.
     NoAlarms,
     /// Machines in quarantine go.

@@ -435,6 +435,26 @@ pub enum Change {
         /// When.
         at: Timestamp,
     },
+    /// Nobody is updated to this target until it is released.
+    TargetQuarantined {
+        /// A closure, a flake reference, or a channel.
+        target: String,
+        /// Who put it aside.
+        by: String,
+        /// Why.
+        reason: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// Machines may be updated to this target again.
+    TargetReleased {
+        /// Which.
+        target: String,
+        /// Who said so.
+        by: String,
+        /// When.
+        at: Timestamp,
+    },
     /// People are told that something has held of machines for too long.
     Alarmed {
         /// What.

@@ -78,6 +78,8 @@ pub struct FleetConfig {
     pub max_failures: Option<Share>,
     /// Failed attempts in a row after which a machine is put aside; `None`: never.
     pub quarantine_after: Option<u32>,
+    /// Machines that a target may fail on before it is put aside; `None`: any number.
+    pub quarantine_target_after: Option<u32>,
     /// What is told of machines when it has lasted for so long.
     pub alarms: Alarms,
     /// Machines that run a coordinator.

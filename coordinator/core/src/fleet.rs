@@ -67,6 +67,9 @@ pub struct Facts {
     /// Machines that take part in no rollout until somebody releases them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub quarantined: BTreeMap<MachineName, Quarantine>,
+    /// Targets that nobody is updated to until somebody releases them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub targets_aside: BTreeMap<String, Quarantine>,
 }
 
 impl Default for Facts {
@@ -86,6 +89,7 @@ impl Default for Facts {
             courses: BTreeMap::new(),
             schedule_runs: 0,
             quarantined: BTreeMap::new(),
+            targets_aside: BTreeMap::new(),
         }
     }
 }

@@ -260,6 +260,18 @@ impl crate::Fleet {
                 by: by.clone(),
                 ..entry("released")
             },
+            Change::TargetQuarantined {
+                target, by, reason, ..
+            } => Entry {
+                by: by.clone(),
+                text: format!("{target}: {reason}: `lab targets release {target}`"),
+                ..entry("target-quarantined")
+            },
+            Change::TargetReleased { target, by, .. } => Entry {
+                by: by.clone(),
+                text: target.clone(),
+                ..entry("target-released")
+            },
             Change::Alarmed {
                 alarm,
                 machines,

@@ -317,6 +317,8 @@ impl Registry {
             Change::ConfigSet { .. }
             | Change::Reported { .. }
             | Change::Alarmed { .. }
+            | Change::TargetQuarantined { .. }
+            | Change::TargetReleased { .. }
             | Change::Pinned { .. }
             | Change::RolloutCreated { .. }
             | Change::ApprovalAsked { .. }

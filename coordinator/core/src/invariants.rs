@@ -55,6 +55,7 @@ pub fn rules(fleet: &Fleet) -> Vec<Violation> {
     waves_in_order(fleet, &mut found);
     reasons(fleet, &mut found);
     steps::aside(fleet, &mut found);
+    steps::bad_targets(fleet, &mut found);
     steps::told(fleet, &mut found);
     found
 }
@@ -279,6 +280,7 @@ fn says_nothing(reason: &WaitReason) -> bool {
         | WaitReason::Final { .. } => true,
         WaitReason::UnknownMachine
         | WaitReason::Quarantined { .. }
+        | WaitReason::TargetQuarantined { .. }
         | WaitReason::Stopped { .. }
         | WaitReason::Paused { .. }
         | WaitReason::Dependency { .. }

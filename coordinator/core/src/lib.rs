@@ -11,6 +11,7 @@ pub mod advance;
 pub mod alarm;
 pub mod analysis;
 mod approval;
+pub mod bad_target;
 #[cfg(feature = "seeded-bugs")]
 pub mod bug;
 pub mod calendar;

@@ -44,6 +44,9 @@ pub struct Machine {
     /// Whether its last attempt did not end as it should.
     #[serde(default)]
     pub failed_last: bool,
+    /// What its last update was to and failed with, since that was last put aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_with: Option<String>,
     /// Attempts on end that did not end as they should, since somebody last put it aside or released it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures_in_a_row: u32,

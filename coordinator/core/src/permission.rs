@@ -31,6 +31,7 @@ impl Fleet {
             return Err(WaitReason::Offline { since });
         }
         self.time_for(machine, at, now)?;
+        self.good(rollout.action, &place.target)?;
         self.fit(machine, rollout, place)?;
         self.apart(machine, now)?;
         self.quorum(machine, now)?;
@@ -93,7 +94,11 @@ impl Fleet {
         match known.and_then(|machine| Some((machine, machine.pin.as_ref()?))) {
             None => WaitReason::NoTarget,
             Some((machine, pin)) if machine.runs(&pin.target) => WaitReason::UpToDate,
-            Some(_) => self.not_staged(machine).unwrap_or(WaitReason::NoRollout),
+            Some((_, pin)) => {
+                let aside = self.good(Action::Update, &pin.target).err();
+                let why = aside.or_else(|| self.not_staged(machine));
+                why.unwrap_or(WaitReason::NoRollout)
+            }
         }
     }
 

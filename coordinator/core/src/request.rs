@@ -295,6 +295,20 @@ pub enum OperatorRequest {
         /// Why.
         reason: String,
     },
+    /// Let nobody be updated to a target until it is released.
+    QuarantineTarget {
+        /// A closure, a flake reference, or a channel.
+        target: String,
+        /// Why; not empty.
+        reason: String,
+    },
+    /// Let machines be updated to a target again.
+    ReleaseTarget {
+        /// Which.
+        target: String,
+        /// Why.
+        reason: String,
+    },
     /// Replace the fleet configuration.
     SetConfig {
         /// The validated configuration.

@@ -46,6 +46,8 @@ pub enum Query {
     StopProgress,
     /// Schedules, for `lab schedule list`.
     Schedules,
+    /// Targets that were put aside, for `lab targets list`.
+    Targets,
 }
 
 /// An answer to a [`Query`].
@@ -65,6 +67,8 @@ pub enum View {
     StopProgress(Vec<StopView>),
     /// To `Schedules`.
     Schedules(Vec<ScheduleView>),
+    /// To `Targets`: what each is in quarantine for.
+    Targets(Vec<(String, Quarantine)>),
     /// No such thing.
     Refused(Refusal),
 }
@@ -199,6 +203,10 @@ impl Fleet {
             }
             Query::StopProgress => Ok(View::StopProgress(self.stop_progress(now))),
             Query::Schedules => Ok(View::Schedules(self.schedules())),
+            Query::Targets => {
+                let aside = self.facts().targets_aside.clone();
+                Ok(View::Targets(aside.into_iter().collect()))
+            }
         };
         result.unwrap_or_else(View::Refused)
     }

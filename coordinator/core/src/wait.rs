@@ -51,6 +51,17 @@ pub enum WaitReason {
         /// Since when.
         at: Timestamp,
     },
+    /// Nobody is updated to this target until it is released.
+    TargetQuarantined {
+        /// Which.
+        target: String,
+        /// Who put it aside.
+        by: String,
+        /// Why.
+        reason: String,
+        /// Since when.
+        at: Timestamp,
+    },
     /// The target failed on this machine before and was not asked for again.
     BadTarget {
         /// What went wrong then.
@@ -230,6 +241,7 @@ impl WaitReason {
             Self::NoTarget => "no-target",
             Self::UnknownMachine => "unknown-machine",
             Self::Quarantined { .. } => "quarantined",
+            Self::TargetQuarantined { .. } => "target-quarantined",
             Self::BadTarget { .. } => "bad-target",
             Self::TargetNotAllowed { .. } => "target-not-allowed",
             Self::Final { .. } => "final",
@@ -274,6 +286,7 @@ impl WaitReason {
             | Self::NoTarget
             | Self::UnknownMachine
             | Self::Quarantined { .. }
+            | Self::TargetQuarantined { .. }
             | Self::BadTarget { .. }
             | Self::TargetNotAllowed { .. }
             | Self::Final { .. }
@@ -318,6 +331,7 @@ impl WaitReason {
             | Self::NoTarget
             | Self::UnknownMachine
             | Self::Quarantined { .. }
+            | Self::TargetQuarantined { .. }
             | Self::BadTarget { .. }
             | Self::TargetNotAllowed { .. }
             | Self::Final { .. }
@@ -349,6 +363,7 @@ impl WaitReason {
             ),
             Self::UnknownMachine => Some("lab update-config show".to_owned()),
             Self::Quarantined { machine, .. } => Some(format!("lab machines release {machine}")),
+            Self::TargetQuarantined { target, .. } => Some(format!("lab targets release {target}")),
             Self::Approval { group, rollout, .. } => {
                 Some(format!("lab update approve {rollout} --group={group}"))
             }
@@ -421,6 +436,13 @@ impl fmt::Display for WaitReason {
             Self::UnknownMachine => f.write_str("in no group of the fleet configuration"),
             Self::Quarantined { by, reason, at, .. } => {
                 write!(f, "in quarantine since {}, by {by}: {reason}", instant(*at))
+            }
+            Self::TargetQuarantined { by, reason, at, .. } => {
+                let since = instant(*at);
+                write!(
+                    f,
+                    "its target is in quarantine since {since}, by {by}: {reason}"
+                )
             }
             Self::BadTarget { reason } => write!(f, "this target failed here before: {reason}"),
             Self::TargetNotAllowed { reason } => write!(f, "its target is not allowed: {reason}"),

@@ -267,6 +267,12 @@ impl Log {
                 machine: Some(machine),
                 ..plain(format!("released by {by}"))
             },
+            Change::TargetQuarantined {
+                target, by, reason, ..
+            } => warning(plain(format!("{target} in quarantine, by {by}: {reason}"))),
+            Change::TargetReleased { target, by, .. } => {
+                plain(format!("{target} released by {by}"))
+            }
             Change::Alarmed {
                 alarm,
                 machines,

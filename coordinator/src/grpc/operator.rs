@@ -284,6 +284,35 @@ impl wire::operator_server::Operator for OperatorService {
         self.done(actor, from::release(request.get_ref())?).await
     }
 
+    async fn list_targets(
+        &self,
+        _: Request<wire::ListTargetsRequest>,
+    ) -> Result<Response<wire::TargetList>, Status> {
+        let seen = self.view(Query::Targets).await?;
+        let View::Targets(targets) = seen.view else {
+            return Err(convert::other_view(&seen.view));
+        };
+        Ok(Response::new(convert::status::targets(targets)))
+    }
+
+    async fn quarantine_target(
+        &self,
+        request: Request<wire::QuarantineTargetRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        let request = from::quarantine_target(request.get_ref());
+        self.done(actor, request).await
+    }
+
+    async fn release_target(
+        &self,
+        request: Request<wire::ReleaseTargetRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        let request = from::release_target(request.get_ref());
+        self.done(actor, request).await
+    }
+
     async fn get_config(
         &self,
         request: Request<wire::GetConfigRequest>,

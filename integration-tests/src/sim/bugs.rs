@@ -44,6 +44,7 @@ impl SeededBug {
             Bug::PauseSkipped,
             Bug::OwnApproved,
             Bug::NoAlarms,
+            Bug::BadTargetIgnored,
             Bug::ApprovedOnce,
             Bug::FleetBudgetIgnored,
             Bug::CoordinatorNotLast,

@@ -301,6 +301,12 @@ pub(crate) enum Command {
     Release {
         machines: Vec<MachineIndex>,
     },
+    QuarantineTarget {
+        target: String,
+    },
+    ReleaseTarget {
+        target: String,
+    },
     RunSchedule {
         schedule: String,
     },

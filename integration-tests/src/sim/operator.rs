@@ -199,6 +199,14 @@ impl World {
                 machines: machines.iter().map(name).collect(),
                 reason,
             },
+            Command::QuarantineTarget { target } => OperatorRequest::QuarantineTarget {
+                target: target.clone(),
+                reason,
+            },
+            Command::ReleaseTarget { target } => OperatorRequest::ReleaseTarget {
+                target: target.clone(),
+                reason,
+            },
             Command::Forget { machine } => OperatorRequest::ForgetMachine {
                 machine: name(machine),
                 reason,

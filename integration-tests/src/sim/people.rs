@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use common::{Action, StopMode};
 use coordinator_core::{
     Fleet,
+    bad_target::source_of,
     rollout::{Approval, Rollout, RolloutState},
 };
 use serde_json::{Value, json};
@@ -108,8 +109,12 @@ impl Chance {
         true
     }
 
-    /// Somebody puts a machine aside, or lets those take part again that are.
+    /// Somebody puts a machine aside or what one is to run, or lets those take part again that are.
     fn aside(&mut self, world: &World, fleet: &Fleet, now: u64) {
+        if let Some(target) = fleet.facts().targets_aside.keys().next() {
+            let target = target.clone();
+            return self.order(now, Command::ReleaseTarget { target });
+        }
         let aside = fleet.facts().quarantined.keys();
         let aside: Vec<MachineIndex> = aside
             .filter_map(|name| world.index_of.get(name).copied())
@@ -117,7 +122,15 @@ impl Chance {
         if !aside.is_empty() && !self.rng.once_in(3) {
             return self.order(now, Command::Release { machines: aside });
         }
-        let machines = vec![self.rng.index(world.machines.len())];
+        let machine = self.rng.index(world.machines.len());
+        let known = fleet.facts().machines.values().nth(machine);
+        let pin = known.and_then(|known| known.pin.as_ref());
+        // Drawn by what was drawn before, so that this moves no other draw.
+        if let Some(pin) = pin.filter(|_| machine % 3 == 1) {
+            let target = source_of(&pin.target).to_owned();
+            return self.order(now, Command::QuarantineTarget { target });
+        }
+        let machines = vec![machine];
         self.order(now, Command::Quarantine { machines });
     }
 

@@ -31,6 +31,7 @@ use cli::{
     args::{
         self, Lab,
         machines::{Machines, Verb},
+        targets::Targets,
         update::Update,
     },
     view::{self, Look},
@@ -344,6 +345,19 @@ impl Stage {
                     schedule: which.schedule.into(),
                 }
             }
+            args::Command::Targets(Targets::List) => return self.targets(),
+            args::Command::Targets(Targets::Quarantine(which)) => {
+                self.gives(which.reason);
+                Command::QuarantineTarget {
+                    target: which.target,
+                }
+            }
+            args::Command::Targets(Targets::Release(which)) => {
+                self.gives(which.reason);
+                Command::ReleaseTarget {
+                    target: which.target,
+                }
+            }
             args::Command::EmergencyStop(stop) => {
                 self.gives(stop.reason);
                 Command::Stop {
@@ -517,6 +531,16 @@ impl Stage {
             Ok(plan) => view::plan::plan(&shown::plan(&plan, now), &self.look()),
             Err(refusal) => format!("lab: {refusal}\n"),
         })
+    }
+
+    fn targets(&self) -> Result<String, String> {
+        match self.view(&Query::Targets)? {
+            View::Targets(seen) => {
+                let list = shown::targets(seen);
+                Ok(view::targets::list(&list, &self.look()))
+            }
+            other => Err(format!("{other:?}")),
+        }
     }
 
     fn schedules(&self) -> Result<String, String> {

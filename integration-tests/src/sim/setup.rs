@@ -220,6 +220,7 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
             "coordinators": coordinators,
             "maxFailures": max_failures,
             "quarantineAfter": quarantine,
+            "quarantineTargetAfter": (machines.len() + 1) % 4,
             "alarms": alarms,
             "fourEyes": machines.len() % 4 == 1,
             "healthCheckTimeout": rng.one([120, 300]),

@@ -52,6 +52,7 @@ pub(super) struct Settings {
     times: Times,
     max_failures: Option<policy::Share>,
     quarantine_after: Option<u32>,
+    quarantine_target_after: Option<u32>,
     alarms: Alarms,
     coordinators: Vec<MachineName>,
     four_eyes: bool,
@@ -145,6 +146,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
         times: settings.times,
         max_failures: settings.max_failures,
         quarantine_after: settings.quarantine_after,
+        quarantine_target_after: settings.quarantine_target_after,
         alarms: settings.alarms,
         coordinators: settings.coordinators,
         four_eyes: settings.four_eyes,
@@ -201,7 +203,8 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
             .unwrap_or(minutes(10)),
         times,
         max_failures: s.share("maxFailures", faults),
-        quarantine_after: quarantine_after(&mut s, faults),
+        quarantine_after: how_many(&mut s, "quarantineAfter", faults),
+        quarantine_target_after: how_many(&mut s, "quarantineTargetAfter", faults),
         alarms: alarms(&mut s, faults),
         coordinators: s.names("coordinators", faults).unwrap_or_default(),
         four_eyes: s.bool("fourEyes", faults).unwrap_or(false),
@@ -222,10 +225,10 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
     settings
 }
 
-/// Failed attempts in a row after which a machine is put aside; 0, or nothing: never.
-fn quarantine_after(settings: &mut Section<'_>, faults: &mut Faults) -> Option<u32> {
+/// How many of something it takes; 0, or nothing: that never comes.
+fn how_many(s: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Option<u32> {
     let hint = "write a whole number without quotes, 0 for never";
-    let times = settings.parsed("quarantineAfter", hint, faults, |value| {
+    let times = s.parsed(key, hint, faults, |value| {
         let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
         number.ok_or_else(|| format!("{value} is not a whole number"))
     });

@@ -103,6 +103,12 @@ impl Fleet {
             OperatorRequest::Release { machines, .. } => {
                 or_refused(self.release(now, by, machines, draft))
             }
+            OperatorRequest::QuarantineTarget { target, reason } => {
+                or_refused(self.quarantine_target(now, by, &target, reason, draft))
+            }
+            OperatorRequest::ReleaseTarget { target, .. } => {
+                or_refused(self.release_target(now, by, &target, draft))
+            }
             OperatorRequest::SetConfig {
                 config,
                 if_revision,
@@ -429,6 +435,16 @@ fn subject(request: &OperatorRequest) -> Option<(&'static str, String, String)> 
         OperatorRequest::Release { machines, reason } => {
             ("release", all_of(machines), reason.as_str())
         }
+        OperatorRequest::QuarantineTarget { target, reason } => (
+            "quarantine-target",
+            format!("target {target}"),
+            reason.as_str(),
+        ),
+        OperatorRequest::ReleaseTarget { target, reason } => (
+            "release-target",
+            format!("target {target}"),
+            reason.as_str(),
+        ),
         OperatorRequest::SetConfig { reason, .. } => (
             "set-config",
             "the configuration".to_owned(),

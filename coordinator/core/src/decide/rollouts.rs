@@ -194,6 +194,7 @@ impl Fleet {
         if machine.is_there(wish.action, &target) {
             return Err(WaitReason::UpToDate);
         }
+        self.good(wish.action, &target)?;
         let staged = machine
             .report
             .as_ref()

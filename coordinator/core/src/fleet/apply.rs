@@ -8,6 +8,7 @@ use common::{Action, GroupName, LeaseId, MachineName, OutcomeKind, RolloutId, Ti
 use super::{ENDED_KEPT, Fleet, Location, Stop, number_of};
 use crate::{
     analysis::{Analysis, Last},
+    bad_target::source_of,
     calendar::Calendar,
     change::Change,
     machine::{Failed, Machine, Pin},
@@ -275,6 +276,26 @@ impl Fleet {
                 self.facts.quarantined.insert(machine.clone(), quarantine);
                 self.fails(machine, |_| 0);
             }
+            Change::TargetQuarantined {
+                target,
+                by,
+                reason,
+                at,
+            } => {
+                let quarantine = Quarantine {
+                    by: by.clone(),
+                    reason: reason.clone(),
+                    at: *at,
+                };
+                self.facts.targets_aside.insert(target.clone(), quarantine);
+                let failed = self.index.failing_with.get(target).cloned();
+                for machine in failed.unwrap_or_default() {
+                    self.fails_with(&machine, None);
+                }
+            }
+            Change::TargetReleased { target, .. } => {
+                self.facts.targets_aside.remove(target);
+            }
             Change::Released { machine, .. } => {
                 self.facts.quarantined.remove(machine);
                 self.fails(machine, |_| 0);
@@ -539,6 +560,13 @@ impl Fleet {
             }
             OutcomeKind::Abandoned => {}
         }
+        let failed_with = match (outcome, lease.action) {
+            (OutcomeKind::RolledBack | OutcomeKind::Stuck, Action::Update) => {
+                target.as_ref().map(|target| source_of(target).to_owned())
+            }
+            (OutcomeKind::Refused | OutcomeKind::Abandoned, _) => machine.failed_with.clone(),
+            _ => None,
+        };
         let on_end = match outcome {
             OutcomeKind::Confirmed | OutcomeKind::RebootRequired => 0,
             OutcomeKind::RolledBack | OutcomeKind::Stuck => machine.failures_in_a_row + 1,
@@ -576,6 +604,7 @@ impl Fleet {
             ) => {}
         }
         self.fails(&lease.machine, |_| on_end);
+        self.fails_with(&lease.machine, failed_with);
         if self.facts.machines[&lease.machine].failed.is_none() {
             self.index.mark_back(&lease.group, &lease.machine);
         }
@@ -589,9 +618,11 @@ impl Fleet {
         self.drop_expiry(id);
         self.index.lease_of.remove(&lease.machine);
         let reason = "not heard of again after its lease ran out";
+        let mut target = None;
         self.end_place(&lease, |place| {
             place.step(PlaceStep::Lost);
             reason.clone_into(&mut place.reason);
+            target = Some(source_of(&place.target).to_owned());
         });
         let machine = self
             .facts
@@ -606,6 +637,9 @@ impl Fleet {
             reason: reason.to_owned(),
         });
         self.fails(&lease.machine, |times| times + 1);
+        if lease.action == Action::Update {
+            self.fails_with(&lease.machine, target);
+        }
         self.index.judge(&self.facts, &lease.machine);
     }
 
@@ -618,6 +652,16 @@ impl Fleet {
         known.failures_in_a_row = times(before);
         let now = known.failures_in_a_row;
         self.index.failing_as(machine, before, now);
+    }
+
+    /// What the machine's last update was to and failed with.
+    fn fails_with(&mut self, machine: &MachineName, source: Option<String>) {
+        let Some(known) = self.facts.machines.get_mut(machine) else {
+            return;
+        };
+        let before = std::mem::replace(&mut known.failed_with, source.clone());
+        self.index
+            .failing_with(machine, before.as_deref(), source.as_deref());
     }
 
     fn recovered(&mut self, machine: &MachineName) {
@@ -636,6 +680,7 @@ impl Fleet {
         }
         self.recovered(machine);
         self.fails(machine, |_| 0);
+        self.fails_with(machine, None);
         if let Some(known) = self.facts.machines.remove(machine) {
             self.index.no_longer_lasts(machine, &known);
         }

@@ -62,6 +62,10 @@ pub struct Index {
     pub gone: BTreeSet<MachineName>,
     /// Machines whose last attempts failed, by how many there were on end.
     pub failing: BTreeSet<(u32, MachineName)>,
+    /// Machines whose last update failed, by what that was to.
+    pub failing_with: BTreeMap<String, BTreeSet<MachineName>>,
+    /// The same targets, by how many machines they failed on.
+    pub failing_targets: BTreeSet<(u32, String)>,
     /// What holds of machines of the configuration and is still to be told, by since when.
     pub lasting: BTreeMap<Alarm, BTreeSet<(Timestamp, MachineName)>>,
 }
@@ -82,6 +86,7 @@ impl Index {
         for (name, machine) in &facts.machines {
             index.judge(facts, name);
             index.failing_as(name, 0, machine.failures_in_a_row);
+            index.failing_with(name, None, machine.failed_with.as_deref());
         }
         for (number, rollout) in &facts.rollouts {
             if rollout.is_final() {
@@ -138,6 +143,33 @@ impl Index {
         }
         if now > 0 {
             self.failing.insert((now, machine.clone()));
+        }
+    }
+
+    /// The machine's last update failed with this, and the one before it with that.
+    pub(super) fn failing_with(
+        &mut self,
+        machine: &MachineName,
+        before: Option<&str>,
+        now: Option<&str>,
+    ) {
+        for (source, failed) in [(before, false), (now, true)] {
+            let Some(source) = source else { continue };
+            let machines = self.failing_with.entry(source.to_owned()).or_default();
+            let count = |machines: &BTreeSet<_>| u32::try_from(machines.len()).unwrap_or(u32::MAX);
+            let known = count(machines);
+            if failed {
+                machines.insert(machine.clone());
+            } else {
+                machines.remove(machine);
+            }
+            let count = count(machines);
+            self.failing_targets.remove(&(known, source.to_owned()));
+            if count > 0 {
+                self.failing_targets.insert((count, source.to_owned()));
+            } else {
+                self.failing_with.remove(source);
+            }
         }
     }
 

@@ -1,10 +1,13 @@
 //! Every fact against the state before it: each step of a state machine is one that exists.
 
-use common::{GroupName, LeaseId, MachineName, RolloutId};
+use std::collections::BTreeMap;
+
+use common::{Action, GroupName, LeaseId, MachineName, RolloutId, Target};
 
 use super::{Violation, violate};
 use crate::{
     alarm::Alarm,
+    bad_target::source_of,
     change::Change,
     fleet::Fleet,
     rollout::{Place, PlaceState, Rollout, RolloutGroup, Wave, WaveState},
@@ -171,6 +174,10 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
                 known.since(*alarm) == Some(*since) && !known.told.contains(alarm)
             })
         }),
+        Change::TargetQuarantined { target, .. } => {
+            !before.facts().targets_aside.contains_key(target)
+        }
+        Change::TargetReleased { target, .. } => before.facts().targets_aside.contains_key(target),
         Change::Released { machine, .. } => before.quarantine_of(machine).is_some(),
         Change::ConfigSet { .. }
         | Change::Reported { .. }
@@ -288,6 +295,46 @@ pub(super) fn aside(fleet: &Fleet, found: &mut Vec<Violation>) {
                 known.failures_in_a_row
             );
             violate(found, 2, text);
+        }
+    }
+}
+
+/// 2: nobody is about to be updated to what was put aside, and what has failed on so many machines that it
+/// is to be put aside has been.
+pub(super) fn bad_targets(fleet: &Fleet, found: &mut Vec<Violation>) {
+    let facts = fleet.facts();
+    let aside = |target: &Target| facts.targets_aside.contains_key(source_of(target));
+    if !facts.targets_aside.is_empty() {
+        for rollout in facts
+            .rollouts
+            .values()
+            .filter(|r| r.action == Action::Update)
+        {
+            let places = rollout.places().filter(|place| aside(&place.target));
+            for place in places.filter(|place| place.state == PlaceState::Pending) {
+                let machine = &place.machine;
+                if fleet.still_to_go(machine).as_ref() == Some(&rollout.id) {
+                    let text = format!("{machine} is still to go to what is in quarantine");
+                    violate(found, 2, text);
+                }
+            }
+        }
+    }
+    let config = facts.config.as_ref();
+    let Some(after) = config.and_then(|config| config.quarantine_target_after) else {
+        return;
+    };
+    let mut counts = BTreeMap::<&str, u32>::new();
+    for source in facts
+        .machines
+        .values()
+        .filter_map(|m| m.failed_with.as_deref())
+    {
+        *counts.entry(source).or_default() += 1;
+    }
+    for (source, count) in counts {
+        if count >= after {
+            violate(found, 2, format!("{source} failed on {count} machines"));
         }
     }
 }

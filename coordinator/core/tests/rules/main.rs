@@ -7,6 +7,7 @@
 mod alarms;
 mod apart;
 mod approvals;
+mod bad_targets;
 mod budget;
 mod cleanups;
 mod coordinators;

@@ -278,6 +278,20 @@ pub(crate) fn release(
     })
 }
 
+pub(crate) fn quarantine_target(message: &wire::QuarantineTargetRequest) -> OperatorRequest {
+    OperatorRequest::QuarantineTarget {
+        target: message.target.clone(),
+        reason: text(&message.reason),
+    }
+}
+
+pub(crate) fn release_target(message: &wire::ReleaseTargetRequest) -> OperatorRequest {
+    OperatorRequest::ReleaseTarget {
+        target: message.target.clone(),
+        reason: text(&message.reason),
+    }
+}
+
 /// A document, read and checked.
 pub(crate) fn document(document: &str) -> Result<FleetConfig, BadDocument> {
     let value = platform::json::document(document);

@@ -7,6 +7,7 @@ use coordinator_core::{
     fleet::Stop,
     plan::{Plan, PlannedGroup, PlannedMachine},
     policy::Policy,
+    quarantine::Quarantine,
     rollout::{Approval, PauseReason, Place, Rollout, RolloutState, Turn, Wave, WaveState},
     view::{HealthView, MachineView, PlaceView, RolloutView, StatusView, StopView, WhyView},
 };
@@ -255,7 +256,8 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             shown.by.clone_from(by);
             shown.reason.clone_from(reason);
         }
-        WaitReason::Quarantined { by, reason, at, .. } => {
+        WaitReason::Quarantined { by, reason, at, .. }
+        | WaitReason::TargetQuarantined { by, reason, at, .. } => {
             shown.by.clone_from(by);
             shown.reason.clone_from(reason);
             shown.since = time(*at);
@@ -352,6 +354,27 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
     shown
 }
 
+/// Targets that were put aside.
+pub fn targets(aside: Vec<(String, Quarantine)>) -> wire::TargetList {
+    let targets = aside
+        .into_iter()
+        .map(|(target, quarantine)| wire::TargetAside {
+            target,
+            quarantine: Some(of_quarantine(quarantine)),
+        });
+    wire::TargetList {
+        targets: targets.collect(),
+    }
+}
+
+fn of_quarantine(quarantine: Quarantine) -> wire::Quarantine {
+    wire::Quarantine {
+        by: quarantine.by,
+        reason: quarantine.reason,
+        since: time(quarantine.at),
+    }
+}
+
 /// One machine.
 pub fn machine(view: MachineView, now: Timestamp) -> wire::Machine {
     let report = view.report.as_ref();
@@ -398,11 +421,7 @@ pub fn machine(view: MachineView, now: Timestamp) -> wire::Machine {
         checks: view.checks.into_iter().map(check).collect(),
         epoch: view.epoch.0,
         enrolled: view.enrolled,
-        quarantine: view.quarantine.map(|quarantine| wire::Quarantine {
-            by: quarantine.by,
-            reason: quarantine.reason,
-            since: time(quarantine.at),
-        }),
+        quarantine: view.quarantine.map(of_quarantine),
         alarms: view
             .alarms
             .into_iter()

@@ -250,6 +250,8 @@ impl World {
             | Change::GroupFinished { .. }
             | Change::WindowMissed { .. }
             | Change::Alarmed { .. }
+            | Change::TargetQuarantined { .. }
+            | Change::TargetReleased { .. }
             | Change::LeaseOverdue { .. }
             | Change::LeaseRevived { .. }
             | Change::LeaseLost { .. }

@@ -1,0 +1,181 @@
+//! Targets that are put aside: who does it, what it holds up, and what it does not.
+
+use common::{Action, OutcomeKind};
+use coordinator_core::{
+    FleetConfig,
+    request::{OperatorRequest, Refusal, Reply, Wish},
+    rollout::RolloutState,
+    wait::WaitReason,
+};
+use serde_json::{Value, json};
+
+use crate::fleet::{World, minutes, name, path, wish};
+
+fn world(settings: Value) -> World {
+    let mut all = json!({ "maxParallel": 4, "rollbackOnFailure": "machine" });
+    let settings = settings.as_object().expect("keys").clone();
+    all.as_object_mut().expect("an object").extend(settings);
+    let group = json!({
+        "machines": ["a", "b", "c", "d"], "updatePolicy": "aggressive", "maxFailures": 4,
+    });
+    World::new(json!({ "web": group }), all)
+}
+
+/// What everybody is to run.
+fn target() -> String {
+    path("2").to_string()
+}
+
+fn aside(reason: &str) -> OperatorRequest {
+    OperatorRequest::QuarantineTarget {
+        target: target(),
+        reason: reason.to_owned(),
+    }
+}
+
+fn release() -> OperatorRequest {
+    OperatorRequest::ReleaseTarget {
+        target: target(),
+        reason: String::new(),
+    }
+}
+
+fn back() -> Wish {
+    Wish {
+        action: Action::Rollback,
+        ..wish(&[])
+    }
+}
+
+/// The machine's turn comes, and it goes back.
+fn fails(world: &mut World, machine: &str) {
+    let grant = world.go(machine);
+    world.end(machine, &grant, OutcomeKind::RolledBack);
+}
+
+#[test]
+fn nobody_begins_an_update_to_what_was_put_aside_and_who_is_at_it_finishes() {
+    let mut world = world(json!({}));
+    let rollout = world.execute();
+    let grant = world.go("a");
+    world.done(aside("it breaks DNS"));
+    for machine in ["b", "c", "d"] {
+        assert_eq!(world.place(&rollout, machine), "skipped", "{machine}");
+    }
+    world.end("a", &grant, OutcomeKind::Confirmed);
+    assert_eq!(*world.state(&rollout), RolloutState::Finished);
+    let plan = world.fleet.plan(&wish(&[])).expect("a plan");
+    assert!(plan.is_empty());
+    let (_, why) = plan
+        .excluded
+        .iter()
+        .find(|(m, _)| *m == name("b"))
+        .expect("left out");
+    let WaitReason::TargetQuarantined {
+        target: of, reason, ..
+    } = why
+    else {
+        panic!("{why}");
+    };
+    assert_eq!(
+        (of.as_str(), reason.as_str()),
+        (target().as_str(), "it breaks DNS")
+    );
+    world.done(release());
+    world.execute();
+    world.update("b");
+}
+
+#[test]
+fn the_way_back_is_open_whatever_is_put_aside() {
+    let mut world = world(json!({}));
+    world.execute();
+    world.update("a");
+    let before = path("1").to_string();
+    world.done(OperatorRequest::QuarantineTarget {
+        target: before,
+        reason: "it is old".to_owned(),
+    });
+    let plan = world.fleet.plan(&back()).expect("a plan");
+    assert!(!plan.is_empty(), "{plan:?}");
+}
+
+#[test]
+fn what_fails_on_too_many_machines_is_put_aside_and_counts_anew_when_it_is_released() {
+    let mut world = world(json!({ "quarantineTargetAfter": 2 }));
+    let rollout = world.execute();
+    fails(&mut world, "a");
+    assert!(world.fleet.facts().targets_aside.is_empty());
+    fails(&mut world, "b");
+    let aside = world.fleet.facts().targets_aside.get(&target()).cloned();
+    let aside = aside.expect("put aside");
+    assert_eq!(aside.reason, "it failed on a, b");
+    assert_eq!(world.place(&rollout, "c"), "skipped");
+    assert_eq!(*world.state(&rollout), RolloutState::Failed);
+    world.done(release());
+    world.execute();
+    fails(&mut world, "c");
+    assert!(world.fleet.facts().targets_aside.is_empty());
+    // It failed on c, and then it did not.
+    world.pass(minutes(1));
+    let machines = world.fleet.facts().machines.values();
+    assert_eq!(machines.filter(|m| m.failed_with.is_some()).count(), 1);
+    fails(&mut world, "d");
+    assert!(!world.fleet.facts().targets_aside.is_empty());
+}
+
+#[test]
+fn who_was_updated_after_all_speaks_against_nothing() {
+    let mut world = world(json!({ "quarantineTargetAfter": 2 }));
+    world.execute();
+    fails(&mut world, "a");
+    world.update("b");
+    world.update("c");
+    world.update("d");
+    world.execute();
+    world.update("a");
+    let machines = world.fleet.facts().machines.values();
+    assert_eq!(machines.filter(|m| m.failed_with.is_some()).count(), 0);
+}
+
+#[test]
+fn what_cannot_be_put_aside_is_refused() {
+    let mut world = world(json!({}));
+    let refused = world.refused(aside(" "));
+    assert!(matches!(refused, Refusal::Invalid(_)), "{refused}");
+    let refused = world.refused(release());
+    assert!(matches!(refused, Refusal::NotNow(_)), "{refused}");
+    world.done(aside("it breaks DNS"));
+    let refused = world.refused(aside("it does"));
+    assert!(matches!(refused, Refusal::NotNow(_)), "{refused}");
+    for target in ["", "#web-01", "two words", &"x".repeat(1025)] {
+        let refused = world.refused(OperatorRequest::QuarantineTarget {
+            target: target.to_owned(),
+            reason: "so".to_owned(),
+        });
+        assert!(
+            matches!(refused, Refusal::Invalid(_)),
+            "{target}: {refused}"
+        );
+    }
+    // All attributes of a flake are one target.
+    let reply = world.ask(OperatorRequest::QuarantineTarget {
+        target: "git+https://git.example.org/fleet?rev=4e5a#web-01".to_owned(),
+        reason: "so".to_owned(),
+    });
+    let text =
+        "in quarantine: git+https://git.example.org/fleet?rev=4e5a; no machine is to run it now";
+    assert_eq!(reply, Reply::Done(text.to_owned()));
+}
+
+#[test]
+fn how_many_is_a_whole_number() {
+    for value in [json!("two"), json!(1.5), json!(-1)] {
+        let document = json!({
+            "updateGroups": { "web": { "machines": ["a"] } },
+            "updateSettings": { "quarantineTargetAfter": value },
+        });
+        let faults = FleetConfig::parse(&document).expect_err("refused");
+        assert_eq!(faults.0[0].path, "updateSettings.quarantineTargetAfter");
+    }
+}
