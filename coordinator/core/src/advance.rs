@@ -371,6 +371,7 @@ impl Fleet {
                 let machine = self.facts().machines.get(&place.machine);
                 let there_since = machine.and_then(|machine| machine.heard.since);
                 let there_since = there_since.unwrap_or(self.hearsay().since);
+                let there_since = there_since.max(place.retry_at.unwrap_or(there_since));
                 machine.is_none_or(|machine| machine.staged(&place.target).is_none())
                     && !self.is_offline(&place.machine, now)
                     && there_since + self.times().stage <= now
@@ -383,10 +384,11 @@ impl Fleet {
                 draft,
                 Change::Declined {
                     rollout: rollout_id(number),
-                    machine,
+                    machine: machine.clone(),
                     reason,
                 },
             );
+            self.retry(&machine, now, draft);
         }
     }
 

@@ -49,6 +49,10 @@ pub enum Bug {
     OwnApproved,
     /// An approval of one wave counts for those after it as well.
     ApprovedOnce,
+    /// A machine that fails tries again without end.
+    RetriesUnlimited,
+    /// Others begin beside machines that failed and are to try again, whatever the budget.
+    RetryingCountsForNothing,
     /// Machines are updated to a target that was put aside.
     BadTargetIgnored,
     /// Nobody is told of machines that are not updated for too long.

@@ -455,6 +455,17 @@ pub enum Change {
         /// When.
         at: Timestamp,
     },
+    /// A machine whose attempt failed is to try again.
+    Retried {
+        /// In which rollout.
+        rollout: RolloutId,
+        /// Which.
+        machine: MachineName,
+        /// Not before then.
+        until: Timestamp,
+        /// When its attempt failed.
+        at: Timestamp,
+    },
     /// People are told that something has held of machines for too long.
     Alarmed {
         /// What.

@@ -51,6 +51,9 @@ impl Fleet {
             if let Some(until) = wait.as_ref().and_then(WaitReason::until) {
                 deadline = deadline.min(until);
             }
+            if let Some(due) = self.next_try(number, index, now) {
+                deadline = deadline.min(due);
+            }
             if let Some(due) = self.gates_due(number, index, now) {
                 deadline = deadline.min(due);
             }

@@ -1,6 +1,6 @@
 //! What the history keeps: one entry per event that a person would ask about later.
 
-use common::{MachineName, OutcomeKind, RolloutId, StorePath, Timestamp};
+use common::{MachineName, OutcomeKind, RolloutId, StorePath, Timestamp, time::span};
 use serde::{Deserialize, Serialize};
 
 use crate::window::clock;
@@ -259,6 +259,18 @@ impl crate::Fleet {
                 group: self.group_of(machine).cloned(),
                 by: by.clone(),
                 ..entry("released")
+            },
+            Change::Retried {
+                rollout,
+                machine,
+                until,
+                at,
+            } => Entry {
+                rollout: Some(rollout.clone()),
+                machine: Some(machine.clone()),
+                group: self.group_of(machine).cloned(),
+                text: format!("tries again in {}", span(until.since(*at))),
+                ..entry("retry")
             },
             Change::TargetQuarantined {
                 target, by, reason, ..

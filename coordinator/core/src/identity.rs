@@ -317,6 +317,7 @@ impl Registry {
             Change::ConfigSet { .. }
             | Change::Reported { .. }
             | Change::Alarmed { .. }
+            | Change::Retried { .. }
             | Change::TargetQuarantined { .. }
             | Change::TargetReleased { .. }
             | Change::Pinned { .. }

@@ -281,6 +281,8 @@ fn says_nothing(reason: &WaitReason) -> bool {
         WaitReason::UnknownMachine
         | WaitReason::Quarantined { .. }
         | WaitReason::TargetQuarantined { .. }
+        | WaitReason::Retry { .. }
+        | WaitReason::Retrying { .. }
         | WaitReason::Stopped { .. }
         | WaitReason::Paused { .. }
         | WaitReason::Dependency { .. }

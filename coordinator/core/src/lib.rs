@@ -35,6 +35,7 @@ pub mod policy;
 pub mod quarantine;
 pub mod request;
 mod restore;
+pub mod retry;
 pub mod returns;
 pub mod rollout;
 pub mod schedule;

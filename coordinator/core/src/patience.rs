@@ -130,6 +130,7 @@ impl Fleet {
         }
         match self.group_wait(number, group, now) {
             Some(reason) if reason.is_orderly() => Pace::Waits,
+            None if self.next_try(number, group, now).is_some() => Pace::Waits,
             Some(_) | None => Pace::StandsStill,
         }
     }

@@ -32,6 +32,7 @@ impl Fleet {
         }
         self.time_for(machine, at, now)?;
         self.good(rollout.action, &place.target)?;
+        self.its_try(rollout, group, place, now)?;
         self.fit(machine, rollout, place)?;
         self.apart(machine, now)?;
         self.quorum(machine, now)?;
@@ -220,7 +221,7 @@ impl Fleet {
             return Err(WaitReason::Offline { since: None });
         };
         if rollout.action != Action::Reboot && known.staged(&place.target).is_none() {
-            let declined = known.declined(&place.target, 0);
+            let declined = known.declined(&place.target, place.tries.into());
             return Err(declined.unwrap_or(WaitReason::Staging));
         }
         if let Some(failed) = &known.failed {

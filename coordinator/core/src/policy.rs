@@ -250,6 +250,12 @@ pub struct Policy {
     /// Whether machines that were updated go back by themselves when too many others of the group fail.
     #[serde(default)]
     pub takes_back: bool,
+    /// How often a machine whose attempt failed tries again in the same rollout.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retries: u32,
+    /// How long it waits before the first of those; twice as long before each other.
+    #[serde(default, skip_serializing_if = "Duration::is_zero")]
+    pub retry_after: Duration,
     /// What an attempt is expected to take where a machine has not shown yet what it takes: it must
     /// fit into what is left of the window.
     pub expected_duration: Duration,
@@ -276,6 +282,14 @@ impl ApprovalOf {
     pub fn is_of_the_group(&self) -> bool {
         *self == Self::Group
     }
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Times of the whole fleet.

@@ -252,6 +252,9 @@ pub struct RolloutGroup {
     pub finished_at: Option<Timestamp>,
     /// Machines that failed.
     pub failed: u32,
+    /// Machines that failed and are to try again.
+    #[serde(default)]
+    pub retrying: u32,
     /// Failures that somebody accepted by resuming.
     pub forgiven: u32,
     /// The wave that may close although nobody of it was updated: somebody resumed the rollout
@@ -373,6 +376,12 @@ pub struct Place {
     /// How often it had its turn and gave it back.
     #[serde(default)]
     pub returned: u32,
+    /// How often it has failed and was to try again.
+    #[serde(default)]
+    pub tries: u32,
+    /// Before that, it does not try again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Timestamp>,
     /// Which of its group's rules it obeys.
     #[serde(default, skip_serializing_if = "Rules::is_of_the_group")]
     pub rules: Rules,
@@ -500,6 +509,11 @@ impl Rollout {
     /// said so, and on the way back, which leads to what ran before.
     pub fn force(&self) -> bool {
         self.retry_failed || self.action == Action::Rollback
+    }
+
+    /// Whether this machine is.
+    pub fn forces(&self, place: &Place) -> bool {
+        self.force() || place.tries > 0
     }
 
     /// Whether it is an update past windows, soak and stagger.

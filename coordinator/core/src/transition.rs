@@ -28,6 +28,8 @@ pub(crate) enum PlaceStep {
     Declined,
     /// It is left out.
     Skipped,
+    /// It is to try again.
+    Retried,
 }
 
 impl PlaceState {
@@ -42,6 +44,7 @@ impl PlaceState {
                 PlaceStep::Overdue
                 | PlaceStep::Revived
                 | PlaceStep::Ended(..)
+                | PlaceStep::Retried
                 | PlaceStep::Lost => None,
             },
             Self::Leased(lease) => match step {
@@ -52,6 +55,7 @@ impl PlaceState {
                 | PlaceStep::Revived
                 | PlaceStep::Arrived
                 | PlaceStep::Declined
+                | PlaceStep::Retried
                 | PlaceStep::Skipped => None,
             },
             Self::Overdue(lease) => match step {
@@ -62,14 +66,21 @@ impl PlaceState {
                 | PlaceStep::Overdue
                 | PlaceStep::Arrived
                 | PlaceStep::Declined
+                | PlaceStep::Retried
                 | PlaceStep::Skipped => None,
             },
-            Self::Updated
-            | Self::RolledBack
-            | Self::Refused
-            | Self::Failed
-            | Self::RebootRequired
-            | Self::Skipped => None,
+            Self::RolledBack | Self::Refused => match step {
+                PlaceStep::Retried => Some(Self::Pending),
+                PlaceStep::Granted(_)
+                | PlaceStep::Overdue
+                | PlaceStep::Revived
+                | PlaceStep::Ended(..)
+                | PlaceStep::Lost
+                | PlaceStep::Arrived
+                | PlaceStep::Declined
+                | PlaceStep::Skipped => None,
+            },
+            Self::Updated | Self::Failed | Self::RebootRequired | Self::Skipped => None,
         }
     }
 }

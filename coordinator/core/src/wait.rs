@@ -51,6 +51,20 @@ pub enum WaitReason {
         /// Since when.
         at: Timestamp,
     },
+    /// Its attempt failed, and it is to try again.
+    Retry {
+        /// Not before then.
+        until: Timestamp,
+        /// How often it has failed.
+        tries: u32,
+        /// What happened.
+        reason: String,
+    },
+    /// Machines failed and are to try again: if they fail for good, the budget is spent.
+    Retrying {
+        /// Which.
+        machines: Vec<MachineName>,
+    },
     /// Nobody is updated to this target until it is released.
     TargetQuarantined {
         /// Which.
@@ -242,6 +256,8 @@ impl WaitReason {
             Self::UnknownMachine => "unknown-machine",
             Self::Quarantined { .. } => "quarantined",
             Self::TargetQuarantined { .. } => "target-quarantined",
+            Self::Retry { .. } => "retry",
+            Self::Retrying { .. } => "retrying",
             Self::BadTarget { .. } => "bad-target",
             Self::TargetNotAllowed { .. } => "target-not-allowed",
             Self::Final { .. } => "final",
@@ -272,7 +288,9 @@ impl WaitReason {
     /// The instant at which this reason ends by itself, where it does.
     pub fn until(&self) -> Option<Timestamp> {
         match self {
-            Self::Stagger { until, .. } | Self::Soaking { until } => Some(*until),
+            Self::Stagger { until, .. } | Self::Soaking { until } | Self::Retry { until, .. } => {
+                Some(*until)
+            }
             Self::Approval { counts_at, .. } => *counts_at,
             Self::Analysing { until, .. } => *until,
             Self::WindowClosed { opens_at, .. }
@@ -287,6 +305,7 @@ impl WaitReason {
             | Self::UnknownMachine
             | Self::Quarantined { .. }
             | Self::TargetQuarantined { .. }
+            | Self::Retrying { .. }
             | Self::BadTarget { .. }
             | Self::TargetNotAllowed { .. }
             | Self::Final { .. }
@@ -320,6 +339,7 @@ impl WaitReason {
             | Self::CoordinatorLast { .. }
             | Self::Soaking { .. }
             | Self::CleaningUp
+            | Self::Retry { .. }
             | Self::Analysing { .. } => true,
             // What never comes is not waited for.
             Self::WindowClosed { opens_at, .. }
@@ -332,6 +352,7 @@ impl WaitReason {
             | Self::UnknownMachine
             | Self::Quarantined { .. }
             | Self::TargetQuarantined { .. }
+            | Self::Retrying { .. }
             | Self::BadTarget { .. }
             | Self::TargetNotAllowed { .. }
             | Self::Final { .. }
@@ -371,6 +392,7 @@ impl WaitReason {
                 Some(format!("lab update promote {rollout} --group={group}"))
             }
             Self::GroupUnhealthy { machines }
+            | Self::Retrying { machines }
             | Self::Apart { machines }
             | Self::Quorum { machines, .. } => machines
                 .first()
@@ -381,6 +403,7 @@ impl WaitReason {
             Self::NoRollout => Some("lab update execute".to_owned()),
             Self::UpToDate
             | Self::MovedOn { .. }
+            | Self::Retry { .. }
             | Self::Final { .. }
             | Self::Offline { .. }
             | Self::Staging
@@ -437,6 +460,21 @@ impl fmt::Display for WaitReason {
             Self::Quarantined { by, reason, at, .. } => {
                 write!(f, "in quarantine since {}, by {by}: {reason}", instant(*at))
             }
+            Self::Retry {
+                until,
+                tries,
+                reason,
+            } => write!(
+                f,
+                "failed {tries} × ({reason}), and tries again from {}",
+                instant(*until)
+            ),
+            Self::Retrying { machines } => write!(
+                f,
+                "the budget has no room beside {}, which failed and {} to try again",
+                list(machines),
+                if machines.len() == 1 { "is" } else { "are" }
+            ),
             Self::TargetQuarantined { by, reason, at, .. } => {
                 let since = instant(*at);
                 write!(

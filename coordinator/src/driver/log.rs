@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use common::{Epoch, GroupName, LeaseId, MachineName, OutcomeKind, RolloutId, ScheduleName};
+use common::{
+    Epoch, GroupName, LeaseId, MachineName, OutcomeKind, RolloutId, ScheduleName, time::span,
+};
 use coordinator_core::{Change, Fleet, schedule::ScheduleStep};
 use tracing::field::display;
 
@@ -266,6 +268,16 @@ impl Log {
             Change::Released { machine, by, .. } => Line {
                 machine: Some(machine),
                 ..plain(format!("released by {by}"))
+            },
+            Change::Retried {
+                rollout,
+                machine,
+                until,
+                at,
+            } => Line {
+                rollout: Some(rollout),
+                machine: Some(machine),
+                ..plain(format!("tries again in {}", span(until.since(*at))))
             },
             Change::TargetQuarantined {
                 target, by, reason, ..

@@ -44,6 +44,8 @@ impl SeededBug {
             Bug::PauseSkipped,
             Bug::OwnApproved,
             Bug::NoAlarms,
+            Bug::RetriesUnlimited,
+            Bug::RetryingCountsForNothing,
             Bug::BadTargetIgnored,
             Bug::ApprovedOnce,
             Bug::FleetBudgetIgnored,

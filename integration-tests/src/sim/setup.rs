@@ -370,6 +370,10 @@ fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
         let on = rng.index(index);
         group.insert("dependencies".to_owned(), json!([format!("g{on}")]));
     }
+    if members.len() % 3 != 1 {
+        group.insert("retries".to_owned(), json!(members.len() % 3 + 1));
+        group.insert("retryAfter".to_owned(), json!("20m"));
+    }
     // Less than most attempts take, so that what machines have shown counts.
     if index % 3 == 1 {
         group.insert("expectedDuration".to_owned(), json!("1m"));

@@ -35,6 +35,9 @@ const OFFLINE_MIN: Duration = Duration::from_secs(120);
 /// Anything but nothing.
 const SOME: Duration = Duration::from_secs(1);
 
+/// What goes wrong for a moment is over by then.
+const RETRY_AFTER: Duration = Duration::from_secs(600);
+
 const TIMES: &str = "write times such as \"02:00-06:00\"; midnight is 00:00";
 const DAY: &str = "write each day by itself, such as \"mon\" or \"monday\"";
 
@@ -458,6 +461,10 @@ pub(super) fn policy(
             .unwrap_or(settings.health_timeout),
         rollback_on_failure,
         takes_back,
+        retries: how_many(s, "retries", faults).unwrap_or(0),
+        retry_after: s
+            .duration_from("retryAfter", SOME, faults)
+            .unwrap_or(RETRY_AFTER),
         expected_duration: s
             .duration("expectedDuration", faults)
             .unwrap_or(settings.expected_duration),

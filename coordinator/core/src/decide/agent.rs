@@ -287,8 +287,8 @@ impl Fleet {
                 return None;
             }
             let machine = self.facts().machines.get(name)?;
-            let (id, target, force) = (rollout.id.clone(), place.target.clone(), rollout.force());
-            let action = rollout.action;
+            let (id, target) = (rollout.id.clone(), place.target.clone());
+            let (action, force, wish) = (rollout.action, rollout.forces(place), place.tries.into());
             if machine.is_there(action, &target) && machine.health() != HealthState::Unhealthy {
                 self.commit(
                     draft,
@@ -305,7 +305,7 @@ impl Fleet {
                     target,
                     action,
                     force,
-                    wish: 0,
+                    wish,
                 });
             }
             return None;
@@ -371,7 +371,7 @@ impl Fleet {
             allow_soft_reboot: policy.soft_reboot,
             rollback_on_failure: policy.rollback_on_failure,
             health_timeout: policy.health_timeout,
-            force: rollout.force(),
+            force: rollout.forces(place),
         })
     }
 
@@ -459,6 +459,7 @@ impl Fleet {
                 for entry in &mut draft.history[before..] {
                     entry.took_s = took.as_secs();
                 }
+                self.retry(name, now, draft);
             }
             None if lease == LeaseId::default() && outcome.kind == OutcomeKind::Refused => {
                 let pending = self
@@ -480,6 +481,7 @@ impl Fleet {
                             reason,
                         },
                     );
+                    self.retry(name, now, draft);
                 }
             }
             None => {

@@ -358,6 +358,8 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &str, now: Timestamp) -> 
         verdict: None,
         closure: None,
         returned: 0,
+        tries: 0,
+        retry_at: None,
         rules: machine.rules,
         from: machine.running.clone(),
     };
@@ -384,6 +386,7 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &str, now: Timestamp) -> 
         },
         finished_at: None,
         failed: 0,
+        retrying: 0,
         forgiven: 0,
         unshown_accepted: None,
         promoted: 0,

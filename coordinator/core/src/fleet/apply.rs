@@ -276,6 +276,11 @@ impl Fleet {
                 self.facts.quarantined.insert(machine.clone(), quarantine);
                 self.fails(machine, |_| 0);
             }
+            Change::Retried { machine, until, .. } => self.with_place(machine, |place| {
+                place.step(PlaceStep::Retried);
+                place.tries += 1;
+                place.retry_at = Some(*until);
+            }),
             Change::TargetQuarantined {
                 target,
                 by,
@@ -485,13 +490,13 @@ impl Fleet {
         };
         let group = &mut rollout.groups[at.group];
         let place = &mut group.waves[at.wave].places[at.place];
-        let before = place.state;
+        let before = place.clone();
         change(place);
-        let after = place.state;
-        let rules = place.rules;
-        group.failed += u32::from(after.is_failure());
-        group.failed -= u32::from(before.is_failure());
-        self.index.moved(at, rules, before, after);
+        group.failed += u32::from(place.state.is_failure());
+        group.failed -= u32::from(before.state.is_failure());
+        group.retrying += u32::from(place.is_retrying());
+        group.retrying -= u32::from(before.is_retrying());
+        self.index.moved(at, &before, place);
     }
 
     /// The place's state after a lease came to this end, wherever the rollout stands meanwhile: a

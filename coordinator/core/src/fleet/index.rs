@@ -10,7 +10,7 @@ use super::Facts;
 use crate::{
     alarm::Alarm,
     machine::Machine,
-    rollout::{PlaceState, Rules},
+    rollout::{Place, PlaceState, Rules},
 };
 
 /// Where a machine's part in an unfinished rollout is.
@@ -33,6 +33,8 @@ pub struct WaveCount {
     pub pending: BTreeSet<usize>,
     /// How many of those obey rules that are not their group's, by the rules.
     pub pending_by_own: BTreeMap<Rules, usize>,
+    /// Those of them that are to try again, by when.
+    pub retries: BTreeSet<(Timestamp, usize)>,
     /// Places that hold a lease, live or overdue.
     pub live: u32,
     /// Places that ended as they should.
@@ -189,7 +191,7 @@ impl Index {
             for (wave, w) in g.waves.iter().enumerate() {
                 let count = self.waves.entry((number, group, wave)).or_default();
                 for (place, p) in w.places.iter().enumerate() {
-                    count.add(place, p.rules, p.state);
+                    count.add(place, p);
                     open += usize::from(!p.state.is_final());
                     let location = Location {
                         rollout: number,
@@ -229,16 +231,16 @@ impl Index {
     }
 
     /// Takes a change of a place's state into account.
-    pub(super) fn moved(&mut self, at: Location, rules: Rules, from: PlaceState, to: PlaceState) {
+    pub(super) fn moved(&mut self, at: Location, from: &Place, to: &Place) {
         let count = self
             .waves
             .entry((at.rollout, at.group, at.wave))
             .or_default();
-        count.remove(at.place, rules, from);
-        count.add(at.place, rules, to);
+        count.remove(at.place, from);
+        count.add(at.place, to);
         let open = self.open_places.entry(at.rollout).or_default();
-        *open += usize::from(!to.is_final());
-        *open -= usize::from(!from.is_final());
+        *open += usize::from(!to.state.is_final());
+        *open -= usize::from(!from.state.is_final());
     }
 
     /// The machine takes a slot of this group.
@@ -330,12 +332,13 @@ impl WaveCount {
         group.into_iter().chain(self.pending_by_own.keys().copied())
     }
 
-    fn add(&mut self, place: usize, rules: Rules, state: PlaceState) {
-        match state {
+    fn add(&mut self, place: usize, of: &Place) {
+        match of.state {
             PlaceState::Pending => {
-                if self.pending.insert(place) && !rules.is_of_the_group() {
-                    *self.pending_by_own.entry(rules).or_default() += 1;
+                if self.pending.insert(place) && !of.rules.is_of_the_group() {
+                    *self.pending_by_own.entry(of.rules).or_default() += 1;
                 }
+                self.retries.extend(of.retry_at.map(|until| (until, place)));
             }
             PlaceState::Leased(_) | PlaceState::Overdue(_) => self.live += 1,
             PlaceState::Updated | PlaceState::RebootRequired => self.updated += 1,
@@ -346,14 +349,17 @@ impl WaveCount {
         }
     }
 
-    fn remove(&mut self, place: usize, rules: Rules, state: PlaceState) {
-        match state {
+    fn remove(&mut self, place: usize, of: &Place) {
+        match of.state {
             PlaceState::Pending => {
                 if self.pending.remove(&place)
-                    && let Some(count) = self.pending_by_own.get_mut(&rules)
+                    && let Some(count) = self.pending_by_own.get_mut(&of.rules)
                 {
                     *count -= 1;
                     self.pending_by_own.retain(|_, count| *count > 0);
+                }
+                if let Some(until) = of.retry_at {
+                    self.retries.remove(&(until, place));
                 }
             }
             PlaceState::Leased(_) | PlaceState::Overdue(_) => self.live -= 1,

@@ -174,6 +174,19 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
                 known.since(*alarm) == Some(*since) && !known.told.contains(alarm)
             })
         }),
+        Change::Retried {
+            rollout, machine, ..
+        } => {
+            let place = place_in(before, rollout, machine);
+            let found = before.rollout(rollout);
+            let groups = found.into_iter().flat_map(|rollout| &rollout.groups);
+            let mut groups = groups.filter(|g| g.places().any(|p| p.machine == *machine));
+            let rules = place.and_then(|place| Some(groups.next()?.rules(place.rules)));
+            place.is_some_and(|place| {
+                let may = rules.is_some_and(|rules| place.tries < rules.retries);
+                may && takes(place, PlaceStep::Retried)
+            })
+        }
         Change::TargetQuarantined { target, .. } => {
             !before.facts().targets_aside.contains_key(target)
         }

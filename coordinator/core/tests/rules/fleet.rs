@@ -227,11 +227,11 @@ impl World {
     }
 
     /// Polls as a machine would that obtains nothing.
-    pub(crate) fn poll_without_staging(&mut self, machine: &str) {
+    pub(crate) fn poll_without_staging(&mut self, machine: &str) -> Reply {
         let known = self.reports.get_mut(&name(machine)).expect(machine);
         known.sequence += 1;
         let report = Box::new(known.clone());
-        let _told = self.agent(machine, AgentRequest::Poll { report });
+        self.agent(machine, AgentRequest::Poll { report }).reply
     }
 
     /// Time passes in which this machine polls and obtains nothing; the others are heard as well.

@@ -20,6 +20,7 @@ mod members;
 mod order;
 mod quarantine;
 mod reach;
+mod retries;
 mod retry;
 mod returns;
 mod schedule_times;

@@ -262,6 +262,10 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             shown.reason.clone_from(reason);
             shown.since = time(*at);
         }
+        WaitReason::Retry { tries, reason, .. } => {
+            shown.count = u64::from(*tries);
+            shown.reason.clone_from(reason);
+        }
         WaitReason::Paused { rollout, reason } => {
             shown.rollout = rollout.to_string();
             shown.reason.clone_from(reason);
@@ -322,7 +326,9 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             shown.count = u64::from(*wave);
             shown.allowed = u64::from(*open);
         }
-        WaitReason::GroupUnhealthy { machines } | WaitReason::Apart { machines } => {
+        WaitReason::Retrying { machines }
+        | WaitReason::GroupUnhealthy { machines }
+        | WaitReason::Apart { machines } => {
             shown.machines = names(machines);
         }
         WaitReason::Quorum { machines, allowed } => {

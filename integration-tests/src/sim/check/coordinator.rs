@@ -250,6 +250,7 @@ impl World {
             | Change::GroupFinished { .. }
             | Change::WindowMissed { .. }
             | Change::Alarmed { .. }
+            | Change::Retried { .. }
             | Change::TargetQuarantined { .. }
             | Change::TargetReleased { .. }
             | Change::LeaseOverdue { .. }
