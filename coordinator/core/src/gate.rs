@@ -8,7 +8,7 @@ use common::{GroupName, Timestamp};
 use crate::{
     fleet::{Fleet, Location},
     policy::Policy,
-    rollout::{Rollout, RolloutGroup, WaveState},
+    rollout::{Rollout, RolloutGroup, Wave, WaveState},
     wait::WaitReason,
 };
 
@@ -28,16 +28,17 @@ impl Fleet {
         }
     }
 
-    /// Whether somebody of the group who obeys this policy may go on at all: dependencies, approval,
-    /// stagger, window; and whether there is so much time.
+    /// Whether somebody of this wave of the group who obeys this policy may go on at all: dependencies,
+    /// approval, stagger, window; and whether there is so much time.
     pub(crate) fn gate(
         &self,
         rollout: &Rollout,
-        group: &RolloutGroup,
+        (group, wave): (&RolloutGroup, &Wave),
         (policy, needs): (&Policy, Duration),
         now: Timestamp,
     ) -> Result<(), WaitReason> {
-        self.gate_with(rollout, group, false, now, || {
+        let begun = wave.state != WaveState::Waiting;
+        self.gate_with(rollout, group, begun, now, || {
             self.has_time(policy, &self.look(policy, needs, now), needs, now)
         })
     }

@@ -389,12 +389,20 @@ fn grants(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
         }
         coordinators(after, lease, rollout, found);
         // Of the machine's own numbers, and not of what the grant took them for.
-        let place = group.places().find(|place| place.machine == lease.machine);
-        let policy = place.map_or(&group.policy, |place| group.rules(place.rules));
+        let places = group.waves.iter();
+        let mut places = places.flat_map(|wave| wave.places.iter().map(move |p| (wave, p)));
+        let Some((wave, place)) = places.find(|(_, place)| place.machine == lease.machine) else {
+            violate(found, 1, say("granted without a place"));
+            continue;
+        };
+        if place.tries == 0 && spent_before.is_some_and(RolloutGroup::leaves_no_room) {
+            violate(found, 3, say("beside some that are to try again"));
+        }
+        let policy = group.rules(place.rules);
         let expected = policy.expected_duration;
         let known = after.facts().machines.get(&lease.machine);
         let needs = known.map_or(expected, |known| known.needs(expected));
-        if let Err(reason) = after.gate(rollout, group, (policy, needs), lease.granted_at) {
+        if let Err(reason) = after.gate(rollout, (group, wave), (policy, needs), lease.granted_at) {
             violate(found, 3, say(&format!("granted although {reason}")));
         }
     }

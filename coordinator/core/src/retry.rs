@@ -122,7 +122,7 @@ impl Fleet {
         let fleet = rollout
             .max_failures
             .is_some_and(|max| counted + retrying > max);
-        retrying > 0 && (fleet || group.counted() + group.retrying > group.policy.max_failures)
+        (retrying > 0 && fleet) || group.leaves_no_room()
     }
 
     /// Until when somebody of the group waits to try again, if nobody can now.

@@ -622,6 +622,11 @@ impl RolloutGroup {
         self.waves.iter().flat_map(|wave| &wave.places)
     }
 
+    /// Whether more will have failed than may, should those who are to try again fail for good.
+    pub(crate) fn leaves_no_room(&self) -> bool {
+        self.retrying > 0 && self.counted() + self.retrying > self.policy.max_failures
+    }
+
     /// Whether somebody is to approve the next wave, of those after which one has closed. Nobody is asked
     /// for one in which nobody is left to go.
     pub(crate) fn approves_next(&self) -> bool {

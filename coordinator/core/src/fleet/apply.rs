@@ -664,6 +664,8 @@ impl Fleet {
         let Some(known) = self.facts.machines.get_mut(machine) else {
             return;
         };
+        // What is put aside is so already.
+        let source = source.filter(|source| !self.facts.targets_aside.contains_key(source));
         let before = std::mem::replace(&mut known.failed_with, source.clone());
         self.index
             .failing_with(machine, before.as_deref(), source.as_deref());

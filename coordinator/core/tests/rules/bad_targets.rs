@@ -125,6 +125,17 @@ fn what_fails_on_too_many_machines_is_put_aside_and_counts_anew_when_it_is_relea
 }
 
 #[test]
+fn who_is_at_it_and_fails_does_not_put_it_aside_again() {
+    let mut world = world(json!({ "quarantineTargetAfter": 1 }));
+    world.execute();
+    let grant = world.go("a");
+    world.done(aside("it breaks DNS"));
+    world.end("a", &grant, OutcomeKind::RolledBack);
+    let known = &world.fleet.facts().machines[&name("a")];
+    assert_eq!(known.failed_with, None);
+}
+
+#[test]
 fn who_was_updated_after_all_speaks_against_nothing() {
     let mut world = world(json!({ "quarantineTargetAfter": 2 }));
     world.execute();
