@@ -90,6 +90,21 @@ impl Look {
         }
     }
 
+    /// A span of time as `Sun 22 Nov 02:00 to 02:40`.
+    pub fn between(&self, from: &str, until: &str) -> String {
+        let (Ok(from), Ok(until)) = (from.parse::<Timestamp>(), until.parse::<Timestamp>()) else {
+            return format!("{from} to {until}");
+        };
+        let day = |time: Timestamp| time.to_zoned(self.zone.clone()).date();
+        let end = if day(from) == day(until) {
+            let end = until.to_zoned(self.zone.clone());
+            end.strftime("%H:%M").to_string()
+        } else {
+            self.absolute(until)
+        };
+        format!("{} to {end}", self.absolute(from))
+    }
+
     /// A time as `3 h ago`.
     pub fn ago(&self, time: &str) -> String {
         match time.parse::<Timestamp>() {

@@ -15,6 +15,18 @@ pub fn show(changes: &Changes, look: &Look) -> String {
     text
 }
 
+/// The first packages, behind so many spaces, and how many more there are.
+pub(super) fn first(changes: &Changes, most: usize, indent: usize, look: &Look) -> String {
+    let packages = changes.packages.iter();
+    let mut text = look.columns(indent, packages.take(most).map(row));
+    let more = changes.packages.len().saturating_sub(most);
+    let more = u64::try_from(more).unwrap_or(u64::MAX) + u64::from(changes.more);
+    if more > 0 {
+        text.push_str(&format!("{}and {more} more\n", " ".repeat(indent)));
+    }
+    text
+}
+
 fn row(change: &PackageChange) -> Vec<String> {
     let (before, after) = (change.before.join(", "), change.after.join(", "));
     let versions = match change.kind.as_str() {
@@ -32,7 +44,7 @@ fn row(change: &PackageChange) -> Vec<String> {
 }
 
 /// How much larger or smaller.
-fn size(bytes: i64) -> String {
+pub(super) fn size(bytes: i64) -> String {
     let sign = if bytes < 0 { '-' } else { '+' };
     format!("{sign}{}", BinaryBytes(bytes.unsigned_abs()))
 }

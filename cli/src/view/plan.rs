@@ -2,7 +2,12 @@
 
 use lab_proto::operator::{PlanReply, PlannedGroup, PlannedMachine};
 
-use super::{Look, counted, span, transition};
+use super::{Look, changes, counted, span, transition};
+
+/// Kinds of changes, packages of each, and machines, that are shown.
+const KINDS_SHOWN: usize = 3;
+const PACKAGES_SHOWN: usize = 8;
+const NAMES_SHOWN: usize = 3;
 
 /// The whole plan.
 pub fn plan(plan: &PlanReply, look: &Look) -> String {
@@ -20,9 +25,14 @@ pub fn plan(plan: &PlanReply, look: &Look) -> String {
                 .map_or_else(String::new, |most| format!(", {most} may fail"))
         )
     };
+    text.push_str(&ends(plan, look));
     for group in &plan.groups {
         text.push('\n');
         text.push_str(&one_group(group, look));
+    }
+    if !plan.changes.is_empty() {
+        text.push_str("\nwhat changes, as far as it is staged\n");
+        text.push_str(&all_changes(plan, look));
     }
     if !plan.excluded.is_empty() {
         text.push_str("\nleft out\n");
@@ -36,6 +46,51 @@ pub fn plan(plan: &PlanReply, look: &Look) -> String {
                 ]
             }),
         ));
+    }
+    text
+}
+
+/// When it is all over.
+fn ends(plan: &PlanReply, look: &Look) -> String {
+    let sentence = match &plan.ends_at {
+        _ if plan.groups.is_empty() => return String::new(),
+        Some(at) => format!("ends {}, if all goes well", look.when(at)),
+        None if plan.never_ends => {
+            "⚠ never ends: somebody's windows are never open for long enough".to_owned()
+        }
+        None => return String::new(),
+    };
+    look.columns(0, [vec![sentence]])
+}
+
+fn all_changes(plan: &PlanReply, look: &Look) -> String {
+    let mut text = String::new();
+    for kind in plan.changes.iter().take(KINDS_SHOWN) {
+        let names = few(&kind.machines);
+        let Some(changes) = &kind.changes else {
+            continue;
+        };
+        let headline = format!("{names}: {}", changes::size(changes.size_bytes));
+        text.push_str(&look.columns(2, [vec![headline]]));
+        text.push_str(&changes::first(changes, PACKAGES_SHOWN, 4, look));
+    }
+    let rest = plan.changes.iter().skip(KINDS_SHOWN);
+    let rest: usize = rest.map(|kind| kind.machines.len()).sum();
+    let others = u64::try_from(rest).unwrap_or(u64::MAX) + plan.other_changes;
+    if others > 0 {
+        text.push_str(&format!(
+            "  {others} more with other changes: lab machines show NAME\n"
+        ));
+    }
+    text
+}
+
+/// `a, b, c and 4 more`.
+fn few(machines: &[String]) -> String {
+    let named = machines.iter().take(NAMES_SHOWN).map(String::as_str);
+    let mut text = named.collect::<Vec<_>>().join(", ");
+    if let Some(more @ 1..) = machines.len().checked_sub(NAMES_SHOWN) {
+        text.push_str(&format!(" and {more} more"));
     }
     text
 }
@@ -92,10 +147,12 @@ fn one_group(group: &PlannedGroup, look: &Look) -> String {
         } else {
             ""
         };
-        text.push_str(&format!(
-            "  wave {}{canary}{last}{soak}{asked}\n",
-            number + 1
-        ));
+        let when = match (&wave.begins_at, &wave.ends_at) {
+            (Some(from), Some(until)) => format!(", {}", look.between(from, until)),
+            _ => String::new(),
+        };
+        let headline = format!("wave {}{canary}{when}{last}{soak}{asked}", number + 1);
+        text.push_str(&look.columns(2, [vec![headline]]));
         text.push_str(&look.columns(4, wave.machines.iter().map(machine_row)));
     }
     text
@@ -108,8 +165,13 @@ fn machine_row(machine: &PlannedMachine) -> Vec<String> {
     } else {
         "not staged yet"
     });
+    let why = machine.reboot_reasons.join(", ");
+    let reboots = match why.as_str() {
+        "" => "reboots".to_owned(),
+        why => format!("reboots ({why})"),
+    };
     if machine.needs_reboot {
-        remarks.push("reboots");
+        remarks.push(&reboots);
     }
     let window = format!("window {}", machine.window);
     if !machine.window.is_empty() {
@@ -126,7 +188,10 @@ fn machine_row(machine: &PlannedMachine) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::view::tests::look;
-    use lab_proto::operator::{Excluded, PlannedWait, PlannedWave, WaitReason};
+    use lab_proto::{
+        changes::{Changes, PackageChange},
+        operator::{Excluded, PlannedChanges, PlannedWait, PlannedWave, WaitReason},
+    };
 
     fn machine(name: &str) -> PlannedMachine {
         let path = |hash: char, version: &str| {
@@ -139,10 +204,35 @@ mod tests {
             target: path('1', "26.05.2"),
             staged: true,
             needs_reboot: name == "monitor-01",
+            reboot_reasons: match name {
+                "monitor-01" => vec!["kernel".to_owned(), "initrd".to_owned()],
+                _ => Vec::new(),
+            },
+            begins_at: None,
+            ends_at: None,
             window: match name {
                 "log-server" => "22:00-23:00 Europe/Berlin".to_owned(),
                 _ => String::new(),
             },
+        }
+    }
+
+    fn kind(machines: &[&str], packages: usize) -> PlannedChanges {
+        let package = |number: usize| PackageChange {
+            name: format!("package-{number}"),
+            kind: "upgraded".into(),
+            before: vec!["1.0".into()],
+            after: vec!["1.1".into()],
+            size_bytes: 4096,
+        };
+        PlannedChanges {
+            machines: machines.iter().map(|name| (*name).to_owned()).collect(),
+            changes: Some(Changes {
+                from: String::new(),
+                size_bytes: 35_000_000,
+                packages: (0..packages).map(package).collect(),
+                more: 0,
+            }),
         }
     }
 
@@ -166,6 +256,8 @@ mod tests {
             waves: vec![
                 PlannedWave {
                     canary: true,
+                    begins_at: Some("2026-11-23T02:00:00Z".into()),
+                    ends_at: Some("2026-11-23T02:10:00Z".into()),
                     soak_s: 600,
                     pauses: true,
                     ..wave(&["monitor-01"])
@@ -201,6 +293,15 @@ mod tests {
             excluded: vec![excluded],
             max_away: 3,
             max_failures: Some(2),
+            ends_at: Some("2026-11-23T02:30:00Z".into()),
+            never_ends: false,
+            changes: vec![
+                kind(&["dev-01", "dev-02"], 3),
+                kind(&["a", "b", "c", "d"], 12),
+                kind(&["e"], 1),
+                kind(&["f", "g"], 1),
+            ],
+            other_changes: 4,
         };
         insta::assert_snapshot!("plan", plan(&whole, &look()));
     }

@@ -28,6 +28,7 @@ pub fn why(why: &WhyReply, look: &Look) -> String {
         "" => reason.by.clone(),
         // The sentence has said it.
         _ if reason.by.is_empty() => String::new(),
+        because if reason.text.contains(because) => String::new(),
         because => format!("{}: {because}", reason.by),
     };
     line("by", said_by);

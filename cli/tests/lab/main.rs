@@ -90,6 +90,7 @@ fn plan() -> PlanReply {
         staged: true,
         needs_reboot: false,
         window: String::new(),
+        ..PlannedMachine::default()
     };
     let wave = PlannedWave {
         machines: vec![machine],

@@ -28,6 +28,7 @@ pub mod invariants;
 pub mod lease;
 pub mod machine;
 pub mod opening;
+pub mod outlook;
 mod patience;
 mod permission;
 pub mod plan;

@@ -16,6 +16,7 @@ use crate::{
     config::{Fault, FleetConfig},
     history::Entry,
     identity::{Actor, Holder, Who},
+    outlook::Outlook,
     plan::Plan,
     wait::WaitReason,
 };
@@ -430,8 +431,8 @@ pub enum Reply {
     Renewal(Renewal),
     /// To a result.
     Acknowledged,
-    /// To `Plan`.
-    Plan(Box<Plan>),
+    /// To `Plan`, and what it comes to.
+    Plan(Box<Plan>, Box<Outlook>),
     /// To `Execute`: the rollout, unless there was nothing to do.
     Executed {
         /// Its id.
@@ -486,7 +487,7 @@ impl Reply {
             | Self::Directive(_)
             | Self::Renewal(_)
             | Self::Acknowledged
-            | Self::Plan(_)
+            | Self::Plan(..)
             | Self::Executed { .. }
             | Self::Pinned(_)
             | Self::Stopped(_)

@@ -118,10 +118,11 @@ impl wire::operator_server::Operator for OperatorService {
         let actor = auth::operator(&request)?;
         let (wish, _) = from::wish(request.into_inner())?;
         let reply = self.ask(actor, OperatorRequest::Plan(wish)).await?;
-        let Reply::Plan(plan) = reply else {
+        let Reply::Plan(plan, outlook) = reply else {
             return Err(convert::other(&reply));
         };
-        Ok(Response::new(show::plan(&plan, self.clock.now())))
+        let shown = show::plan(&plan, Some(&outlook), self.clock.now());
+        Ok(Response::new(shown))
     }
 
     async fn execute(

@@ -528,7 +528,11 @@ impl Stage {
         };
         let now = self.run.world.coordinator_time();
         Ok(match fleet.plan(&wish) {
-            Ok(plan) => view::plan::plan(&shown::plan(&plan, now), &self.look()),
+            Ok(plan) => {
+                let outlook = fleet.outlook(&plan, wish.immediate, now);
+                let shown = shown::plan(&plan, Some(&outlook), now);
+                view::plan::plan(&shown, &self.look())
+            }
             Err(refusal) => format!("lab: {refusal}\n"),
         })
     }

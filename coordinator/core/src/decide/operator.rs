@@ -53,7 +53,11 @@ impl Fleet {
         let by = &actor.name;
         match request {
             OperatorRequest::Plan(wish) => {
-                or_refused(self.plan(&wish).map(|plan| Reply::Plan(Box::new(plan))))
+                let plan = self.plan(&wish);
+                or_refused(plan.map(|plan| {
+                    let outlook = self.outlook(&plan, wish.immediate, now);
+                    Reply::Plan(Box::new(plan), Box::new(outlook))
+                }))
             }
             OperatorRequest::Execute { wish, if_plan } => {
                 or_refused(self.execute(now, by.as_str(), &wish, if_plan.as_deref(), draft))

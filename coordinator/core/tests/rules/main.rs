@@ -18,6 +18,7 @@ mod leases;
 mod machines;
 mod members;
 mod order;
+mod outlooks;
 mod quarantine;
 mod reach;
 mod retries;

@@ -293,7 +293,7 @@ fn one_rollout_at_a_time_touches_a_machine() {
 #[test]
 fn a_plan_that_no_longer_holds_is_refused() {
     let mut world = chain();
-    let coordinator_core::Reply::Plan(plan) = world.ask(OperatorRequest::Plan(wish(&[]))) else {
+    let coordinator_core::Reply::Plan(plan, _) = world.ask(OperatorRequest::Plan(wish(&[]))) else {
         panic!("no plan")
     };
     world.execute_some(&["dev"]);
@@ -367,7 +367,7 @@ fn a_rollback_undoes_the_newest_update_and_none_before_it() {
 
     let mut back = wish(&["web"]);
     back.action = common::Action::Rollback;
-    let Reply::Plan(plan) = world.ask(OperatorRequest::Plan(back)) else {
+    let Reply::Plan(plan, _) = world.ask(OperatorRequest::Plan(back)) else {
         panic!("no plan");
     };
     let waves = plan.groups.iter().flat_map(|group| &group.waves);

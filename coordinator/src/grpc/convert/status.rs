@@ -5,7 +5,8 @@ use coordinator_core::{
     WaitReason,
     analysis::Gate,
     fleet::Stop,
-    plan::{Plan, PlannedGroup, PlannedMachine},
+    outlook::Outlook,
+    plan::{Plan, PlannedGroup, PlannedMachine, PlannedWave},
     policy::Policy,
     quarantine::Quarantine,
     rollout::{Approval, PauseReason, Place, Rollout, RolloutState, Turn, Wave, WaveState},
@@ -495,13 +496,15 @@ pub(crate) fn stop_progress(view: StopView) -> wire::StopProgress {
 }
 
 /// A plan.
-pub fn plan(plan: &Plan, now: Timestamp) -> wire::PlanReply {
+pub fn plan(plan: &Plan, outlook: Option<&Outlook>, now: Timestamp) -> wire::PlanReply {
+    let none = Outlook::default();
+    let seen = outlook.unwrap_or(&none);
     wire::PlanReply {
         id: plan.digest(),
         groups: plan
             .groups
             .iter()
-            .map(|group| planned_group(group, now))
+            .map(|group| planned_group(group, seen, now))
             .collect(),
         excluded: plan
             .excluded
@@ -513,10 +516,21 @@ pub fn plan(plan: &Plan, now: Timestamp) -> wire::PlanReply {
             .collect(),
         max_away: plan.max_away,
         max_failures: plan.max_failures,
+        ends_at: seen.ends_at.map(time),
+        never_ends: outlook.is_some_and(|outlook| outlook.ends_at.is_none()),
+        changes: seen
+            .changes
+            .iter()
+            .map(|(changes, machines)| wire::PlannedChanges {
+                machines: machines.iter().map(ToString::to_string).collect(),
+                changes: Some(changes::to_wire(changes)),
+            })
+            .collect(),
+        other_changes: count(seen.other_changes).into(),
     }
 }
 
-fn planned_group(group: &PlannedGroup, now: Timestamp) -> wire::PlannedGroup {
+fn planned_group(group: &PlannedGroup, outlook: &Outlook, now: Timestamp) -> wire::PlannedGroup {
     let policy = &group.policy;
     let waves = group.waves.len();
     wire::PlannedGroup {
@@ -529,8 +543,16 @@ fn planned_group(group: &PlannedGroup, now: Timestamp) -> wire::PlannedGroup {
                 machines: wave
                     .machines
                     .iter()
-                    .map(|machine| planned_machine(machine, group))
+                    .map(|machine| planned_machine(machine, group, outlook))
                     .collect(),
+                begins_at: turns_of(wave, outlook)
+                    .map(|(from, _)| from)
+                    .min()
+                    .map(time),
+                ends_at: turns_of(wave, outlook)
+                    .map(|(_, until)| until)
+                    .max()
+                    .map(time),
                 canary: wave.canary,
                 soak_s: match (number + 1 == waves, wave.canary) {
                     (true, _) => 0,
@@ -567,7 +589,19 @@ fn planned_group(group: &PlannedGroup, now: Timestamp) -> wire::PlannedGroup {
     }
 }
 
-fn planned_machine(machine: &PlannedMachine, group: &PlannedGroup) -> wire::PlannedMachine {
+/// When the machines of a wave are expected to have their turns.
+fn turns_of(wave: &PlannedWave, outlook: &Outlook) -> impl Iterator<Item = (Timestamp, Timestamp)> {
+    let machines = wave.machines.iter();
+    machines.filter_map(|machine| outlook.turns.get(&machine.name).copied())
+}
+
+fn planned_machine(
+    machine: &PlannedMachine,
+    group: &PlannedGroup,
+    outlook: &Outlook,
+) -> wire::PlannedMachine {
+    let turn = outlook.turns.get(&machine.name).copied();
+    let why = outlook.reboots.get(&machine.name);
     let policy = group.policy_of(machine);
     let window = match policy.same_times(&group.policy) {
         true => String::new(),
@@ -585,6 +619,9 @@ fn planned_machine(machine: &PlannedMachine, group: &PlannedGroup) -> wire::Plan
         staged: machine.staged.is_some(),
         needs_reboot: machine.staged.unwrap_or(false),
         window,
+        begins_at: turn.map(|(from, _)| time(from)),
+        ends_at: turn.map(|(_, until)| time(until)),
+        reboot_reasons: why.cloned().unwrap_or_default(),
     }
 }
 

@@ -79,7 +79,7 @@ impl OperatorService {
         };
         Ok(Response::new(wire::ExecuteReply {
             rollout: rollout.map_or_else(String::new, |id| id.to_string()),
-            plan: Some(show::plan(&plan, self.clock.now())),
+            plan: Some(show::plan(&plan, None, self.clock.now())),
         }))
     }
 

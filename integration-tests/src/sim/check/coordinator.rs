@@ -333,7 +333,7 @@ impl World {
             | Reply::Renewal(_)
             | Reply::Done(_)
             | Reply::Acknowledged
-            | Reply::Plan(_)
+            | Reply::Plan(..)
             | Reply::Executed { .. }
             | Reply::Pinned(_)
             | Reply::Stopped(_)

@@ -1,0 +1,242 @@
+//! What a plan comes to: times that keep every rule that they claim to, against looking at each instant.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use common::{ChangeKind, Changes, MachineName, PackageChange, Timestamp};
+use coordinator_core::{outlook::Outlook, plan::Plan, request::Wish};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::fleet::{MONDAY, World, minutes, name, wish};
+
+fn seen(world: &World, wish: &Wish) -> (Plan, Outlook) {
+    let plan = world.fleet.plan(wish).expect("a plan");
+    let outlook = world.fleet.outlook(&plan, wish.immediate, world.now);
+    (plan, outlook)
+}
+
+/// Minutes from now on.
+fn minute(world: &World, at: Timestamp) -> u64 {
+    at.since(world.now).as_secs() / 60
+}
+
+fn turn(world: &World, outlook: &Outlook, machine: &str) -> (u64, u64) {
+    let (from, until) = outlook.turns[&name(machine)];
+    (minute(world, from), minute(world, until))
+}
+
+#[test]
+fn turns_follow_slots_canary_soak_dependencies_and_stagger() {
+    let world = World::new(
+        json!({
+            "one": {
+                "machines": ["a", "b", "c", "d"], "updatePolicy": "aggressive", "maxParallel": 2,
+                "canary": 1, "canarySoak": "30m", "expectedDuration": "10m", "staggerDelay": "20m",
+            },
+            "two": {
+                "machines": ["e"], "updatePolicy": "aggressive", "dependencies": ["one"],
+                "expectedDuration": "5m",
+            },
+        }),
+        json!({ "maxParallel": 4 }),
+    );
+    let (_, outlook) = seen(&world, &wish(&[]));
+    let turns = ["a", "b", "c", "d", "e"].map(|machine| turn(&world, &outlook, machine));
+    assert_eq!(turns, [(0, 10), (40, 50), (40, 50), (50, 60), (80, 85)]);
+    assert_eq!(outlook.ends_at.map(|at| minute(&world, at)), Some(85));
+    // What must not wait does not soak, nor stagger.
+    let urgent = Wish {
+        immediate: true,
+        reason: "a hole".to_owned(),
+        ..wish(&[])
+    };
+    let (_, outlook) = seen(&world, &urgent);
+    assert_eq!(turn(&world, &outlook, "e"), (30, 35));
+}
+
+#[test]
+fn turns_wait_for_windows_that_are_long_enough() {
+    let world = World::new(
+        json!({
+            "short": {
+                "machines": ["a", "b", "c"], "updatePolicy": "aggressive",
+                "maintenanceWindow": ["10:00-10:25", "12:00-13:00"], "maxParallel": 1, "expectedDuration": "10m",
+            },
+            "never": {
+                "machines": ["d"], "updatePolicy": "aggressive",
+                "maintenanceWindow": "10:00-10:20", "expectedDuration": "10m",
+            },
+        }),
+        json!({ "maxParallel": 4 }),
+    );
+    let (_, outlook) = seen(&world, &wish(&["short"]));
+    let from = |machine: &str| outlook.turns[&name(machine)].0;
+    let first = from("a");
+    assert_eq!((first.as_millis() / 60_000) % (24 * 60), 10 * 60);
+    assert_eq!(from("b").since(first), minutes(10));
+    assert_eq!(from("c").since(first), minutes(120));
+    // A machine that has been seen to take longer than its window ever lasts has no turn.
+    let mut world = world;
+    let machines = &mut world.fleet.facts().clone();
+    let slow = machines.machines.get_mut(&name("d")).expect("known");
+    slow.took_s.push_back(3600);
+    world.goes_on_from(machines.clone());
+    let (_, outlook) = seen(&world, &wish(&["never"]));
+    assert_eq!(outlook.ends_at, None);
+    assert!(outlook.turns.is_empty());
+}
+
+#[test]
+fn the_coordinators_own_machine_has_the_last_turn() {
+    let world = World::new(
+        json!({
+            "one": { "machines": ["a", "b"], "updatePolicy": "aggressive", "maxParallel": 2 },
+            "two": { "machines": ["c", "d"], "updatePolicy": "aggressive", "maxParallel": 2 },
+        }),
+        json!({ "maxParallel": 4, "coordinators": ["a"] }),
+    );
+    let (_, outlook) = seen(&world, &wish(&[]));
+    let others = ["b", "c", "d"].map(|machine| turn(&world, &outlook, machine).1);
+    assert!(
+        others
+            .iter()
+            .all(|end| *end <= turn(&world, &outlook, "a").0),
+        "{outlook:?}"
+    );
+}
+
+#[test]
+fn reboots_are_told_with_why_and_changes_with_who() {
+    let mut world = World::new(
+        json!({ "one": { "machines": ["a", "b", "c"], "updatePolicy": "aggressive" } }),
+        json!({}),
+    );
+    let package = |version: &str| PackageChange {
+        name: "linux".to_owned(),
+        kind: ChangeKind::Upgraded,
+        before: vec!["6.12.8".to_owned()],
+        after: vec![version.to_owned()],
+        bytes: 0,
+    };
+    for (machine, version) in [("a", "6.12.9"), ("b", "6.12.10"), ("c", "6.12.10")] {
+        world.poll(machine);
+        let staged = world.report(machine).staged.as_mut().expect("staged");
+        staged.needs_reboot = machine == "b";
+        staged.reboot_reasons = vec!["kernel".to_owned()];
+        staged.changes = Some(Changes {
+            from: crate::fleet::path("1"),
+            bytes: 0,
+            packages: vec![package(version)],
+            more: 0,
+        });
+        world.poll(machine);
+    }
+    let (_, outlook) = seen(&world, &wish(&[]));
+    let reboots = BTreeMap::from([(name("b"), vec!["kernel".to_owned()])]);
+    assert_eq!(outlook.reboots, reboots);
+    let who: Vec<&[MachineName]> = outlook
+        .changes
+        .iter()
+        .map(|(_, who)| who.as_slice())
+        .collect();
+    assert_eq!(who, [&[name("b"), name("c")][..], &[name("a")][..]]);
+}
+
+/// A group of random size and rules, after those before it that the bits name.
+fn group(index: usize, drawn: &(usize, u32, u64, u64, bool, u8)) -> Value {
+    let (size, parallel, takes, soak, waves, after) = drawn;
+    let machines: Vec<String> = (0..*size).map(|n| format!("m{index}-{n}")).collect();
+    let after: Vec<String> = (0..index)
+        .filter(|other| after >> other & 1 == 1)
+        .map(|other| format!("g{other}"))
+        .collect();
+    let mut group = json!({
+        "machines": machines, "updatePolicy": "aggressive", "dependencies": after,
+        "maxParallel": parallel, "expectedDuration": format!("{takes}m"), "soak": format!("{soak}m"),
+    });
+    if *waves && *size > 2 {
+        group["waves"] = json!([1, 2]);
+    }
+    group
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn every_turn_keeps_the_rules(
+        drawn in proptest::collection::vec(
+            (1_usize..6, 1_u32..4, 1_u64..40, 0_u64..30, any::<bool>(), any::<u8>()), 1..5,
+        ),
+        most in 1_u32..5,
+        stagger in 0_u64..30,
+    ) {
+        let groups = drawn.iter().enumerate();
+        let groups: serde_json::Map<String, Value> = groups
+            .map(|(index, drawn)| (format!("g{index}"), group(index, drawn)))
+            .collect();
+        let settings = json!({ "maxParallel": most, "staggerDelay": format!("{stagger}m") });
+        // More at once than the group has machines would be refused.
+        let groups = groups.into_iter().map(|(name, mut group)| {
+            let size = group["machines"].as_array().map_or(0, Vec::len);
+            let parallel = group["maxParallel"].as_u64().unwrap_or(1);
+            group["maxParallel"] = json!(parallel.min(size as u64));
+            (name, group)
+        });
+        let groups: serde_json::Map<String, Value> = groups.collect();
+        let fleet = drawn.iter().map(|drawn| drawn.0).sum::<usize>();
+        prop_assume!(most as usize <= fleet);
+        let world = World::new(Value::Object(groups), settings);
+        let (plan, outlook) = seen(&world, &wish(&[]));
+        prop_assert_eq!(outlook.turns.len(), fleet);
+        let turns = |machine: &MachineName| outlook.turns[machine];
+        // At every begin: nobody beyond a limit.
+        for (at, _) in outlook.turns.values() {
+            let away = |machine: &&MachineName| {
+                let (from, until) = turns(machine);
+                from <= *at && *at < until
+            };
+            prop_assert!(outlook.turns.keys().filter(away).count() <= most as usize);
+            for group in &plan.groups {
+                let machines = group.waves.iter().flat_map(|wave| &wave.machines);
+                let away = machines.map(|machine| &machine.name).filter(away).count();
+                prop_assert!(away <= group.policy.max_parallel as usize);
+            }
+        }
+        let begin = |wave: &coordinator_core::plan::PlannedWave| {
+            wave.machines.iter().map(|machine| turns(&machine.name).0).min().expect("somebody")
+        };
+        let end = |wave: &coordinator_core::plan::PlannedWave| {
+            wave.machines.iter().map(|machine| turns(&machine.name).1).max().expect("somebody")
+        };
+        for group in &plan.groups {
+            for machine in group.waves.iter().flat_map(|wave| &wave.machines) {
+                let (from, until) = turns(&machine.name);
+                prop_assert_eq!(until.since(from), group.policy.expected_duration);
+            }
+            // A wave after the one before it and its soak, a group after those it depends on.
+            for pair in group.waves.windows(2) {
+                prop_assert!(begin(&pair[1]) >= end(&pair[0]) + group.policy.soak);
+            }
+            for (before, stagger) in &group.after {
+                let before = plan.groups.iter().find(|group| group.name == *before).expect("there");
+                let done = before.waves.iter().map(end).max().expect("waves");
+                prop_assert!(group.waves.iter().map(begin).min().expect("waves") >= done + *stagger);
+            }
+        }
+        let last = outlook.turns.values().map(|(_, until)| *until).max();
+        prop_assert_eq!(outlook.ends_at, last);
+        // Nobody idles: somebody is at work, soaks or staggers at any time.
+        let mut at = MONDAY;
+        let busy = |at: Timestamp| outlook.turns.values().any(|(from, until)| *from <= at && at < *until);
+        let most_idle = Duration::from_secs(30 * 60);
+        let mut idle_since = at;
+        while Some(at) < last {
+            if busy(at) {
+                idle_since = at;
+            }
+            prop_assert!(at.since(idle_since) <= most_idle + Duration::from_secs(60));
+            at = at + Duration::from_secs(60);
+        }
+    }
+}
