@@ -24,6 +24,8 @@ pub(super) fn life_of_a_fleet() -> String {
     gates(&mut story);
     waves(&mut story);
     aside(&mut story);
+    tries(&mut story);
+    nothing_left(&mut story);
     windows(&mut story);
     schedules(&mut story);
     let (epoch, next_lease) = (Epoch(1002), LeaseId(1_000_000));
@@ -261,6 +263,74 @@ fn aside(story: &mut Story) {
         machines: machines.clone(),
         reason: "its disk is failing".into(),
     });
+    let reason = "it has another one".to_owned();
+    story.operator(OperatorRequest::Release { machines, reason });
+}
+
+/// A machine fails twice, and what it failed with is put aside and released; nobody updates it for too long.
+fn tries(story: &mut Story) {
+    story.configure(|document| {
+        document["updateGroups"]["again"] = json!({
+            "machines": ["again-01"], "updatePolicy": "aggressive", "retries": 1, "retryAfter": "5m",
+            "requireApproval": "wave", "allowReboot": true, "rollbackOnFailure": "machine",
+        });
+        document["updateSettings"]["quarantineTargetAfter"] = json!(1);
+        document["updateSettings"]["alarms"] = json!({ "notUpdated": "1h" });
+    });
+    story.poll("again-01", OLD, None);
+    story.pin(&["again-01"], NEXT);
+    story.execute(&["again-01"]);
+    story.operator(OperatorRequest::Approve {
+        rollout: None,
+        group: None,
+        reject: false,
+        comment: "after the backup".into(),
+    });
+    let grant = story.granted("again-01", NEXT);
+    story.result("again-01", &grant, OutcomeKind::Refused, OLD);
+    story.later(6);
+    let grant = story.granted("again-01", NEXT);
+    story.result("again-01", &grant, OutcomeKind::RolledBack, OLD);
+    // What failed on others before has been put aside as well.
+    for target in [NEXT, NEW] {
+        story.operator(OperatorRequest::ReleaseTarget {
+            target: target.to_owned(),
+            reason: "it is mended".into(),
+        });
+    }
+    story.later(60);
+    story.configure(|document| {
+        let settings = document["updateSettings"]
+            .as_object_mut()
+            .expect("settings");
+        settings.remove("quarantineTargetAfter");
+        settings.remove("alarms");
+    });
+}
+
+/// A rollout is to be taken back, and whom it updated is put aside meanwhile.
+fn nothing_left(story: &mut Story) {
+    story.configure(|document| {
+        document["updateGroups"]["pair"] = json!({
+            "machines": ["pair-01", "pair-02"], "updatePolicy": "aggressive", "maxFailures": 0,
+            "allowReboot": true,
+        });
+    });
+    let names = ["pair-01", "pair-02"];
+    for name in names {
+        story.poll(name, OLD, None);
+    }
+    story.pin(&names, NEW);
+    story.execute(&names);
+    let grant = story.granted("pair-01", NEW);
+    story.result("pair-01", &grant, OutcomeKind::Confirmed, NEW);
+    let machines = vec![machine("pair-01")];
+    story.operator(OperatorRequest::Quarantine {
+        machines: machines.clone(),
+        reason: "its disk is failing".into(),
+    });
+    let grant = story.granted("pair-02", NEW);
+    story.result("pair-02", &grant, OutcomeKind::RolledBack, OLD);
     let reason = "it has another one".to_owned();
     story.operator(OperatorRequest::Release { machines, reason });
 }

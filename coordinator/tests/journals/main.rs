@@ -18,7 +18,7 @@ use serde_json::Value;
 use self::chapters::life_of_a_fleet;
 
 /// Every kind of fact that the journals together must have.
-const FACTS: [&str; 44] = [
+const FACTS: [&str; 49] = [
     "config-set",
     "reported",
     "pinned",
@@ -63,6 +63,11 @@ const FACTS: [&str; 44] = [
     "schedule",
     "quarantined",
     "released",
+    "alarmed",
+    "retried",
+    "target-quarantined",
+    "target-released",
+    "nothing-to-take-back",
 ];
 
 /// Where runs of schedules begin that the journals together must have.
