@@ -49,8 +49,7 @@ impl Fleet {
         let mut outlook = Play::new(self, plan, immediate).run(now);
         let machines = plan.groups.iter().flat_map(|group| &group.waves);
         let machines = machines.flat_map(|wave| &wave.machines);
-        let mut kinds: BTreeMap<(&[PackageChange], u32), (&Changes, Vec<MachineName>)> =
-            BTreeMap::new();
+        let mut kinds: BTreeMap<Kind<'_>, (&Changes, Vec<MachineName>)> = BTreeMap::new();
         for machine in machines {
             let known = self.facts().machines.get(&machine.name);
             let staged = known.and_then(|known| known.report.as_ref()?.staged.as_ref());
@@ -76,6 +75,9 @@ impl Fleet {
         outlook
     }
 }
+
+/// Changes that are told together: the packages, and how many more there are.
+type Kind<'a> = (&'a [PackageChange], u32);
 
 /// A plan that is played through.
 struct Play<'a> {

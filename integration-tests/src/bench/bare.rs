@@ -134,20 +134,23 @@ impl Core {
 
     /// Starts a rollout of everything.
     pub(super) fn execute(&mut self) -> Result<(), Error> {
-        let wish = Wish {
-            selection: Selection::default(),
-            action: Action::Update,
-            parallel: None,
-            back: Back::Previous,
-            immediate: false,
-            retry_failed: false,
-            reason: String::new(),
-        };
         self.operator(OperatorRequest::Execute {
-            wish,
+            wish: everything(),
             if_plan: None,
         })
         .map(|_| ())
+    }
+
+    /// Asks what a rollout of everything would come to. How many machines would have a turn.
+    pub(super) fn plan(&mut self) -> Result<usize, Error> {
+        let reply = self.operator(OperatorRequest::Plan(everything()))?;
+        let Reply::Plan(_, outlook) = reply else {
+            return Err(Error::Answer {
+                doing: "planning",
+                answer: format!("{reply:?}"),
+            });
+        };
+        Ok(outlook.turns.len())
     }
 
     /// A poll: the grant, if it is the machine's turn.
@@ -195,5 +198,18 @@ impl Core {
             report,
         };
         Ok(Request::Agent { machine, request })
+    }
+}
+
+/// A rollout of everything.
+fn everything() -> Wish {
+    Wish {
+        selection: Selection::default(),
+        action: Action::Update,
+        parallel: None,
+        back: Back::Previous,
+        immediate: false,
+        retry_failed: false,
+        reason: String::new(),
     }
 }

@@ -29,6 +29,15 @@ pub fn run(size: Size) -> Result<Figures, Error> {
     figures.add_count("machines", size.machines);
 
     let begin = Instant::now();
+    let turns = core.plan()?;
+    figures.add(
+        "plan with its times",
+        begin.elapsed().as_secs_f64() * 1e3,
+        "ms",
+    );
+    figures.add_count("machines with a turn in it", turns);
+
+    let begin = Instant::now();
     core.execute()?;
     figures.add(
         "plan and create a rollout",

@@ -476,11 +476,13 @@ pub(super) fn policy(
 /// each of its waves, `"rollout"` for every group of which this is said.
 fn approval(s: &mut Section<'_>, faults: &mut Faults) -> Option<(bool, ApprovalOf)> {
     let hint = "write true or false, without quotes, or \"wave\" or \"rollout\"";
-    s.parsed("requireApproval", hint, faults, |value| match value {
-        Value::Bool(needed) => Ok((*needed, ApprovalOf::Group)),
-        Value::String(of) if of == "wave" => Ok((true, ApprovalOf::Wave)),
-        Value::String(of) if of == "rollout" => Ok((true, ApprovalOf::Rollout)),
-        _ => Err(format!("{value} is not a choice")),
+    s.parsed("requireApproval", hint, faults, |value| {
+        match (value.as_bool(), value.as_str()) {
+            (Some(needed), _) => Ok((needed, ApprovalOf::Group)),
+            (_, Some("wave")) => Ok((true, ApprovalOf::Wave)),
+            (_, Some("rollout")) => Ok((true, ApprovalOf::Rollout)),
+            _ => Err(format!("{value} is not a choice")),
+        }
     })
 }
 

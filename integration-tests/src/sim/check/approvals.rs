@@ -25,34 +25,32 @@ pub(crate) struct Approvals {
 impl Approvals {
     /// What is wrong with this change, on the state before it.
     pub(super) fn check(&mut self, before: &Fleet, change: &Change) -> Option<String> {
-        match change {
-            Change::Approved { rollout, group, .. } => {
-                let next = group_of(before, rollout, group)?.current;
-                self.given.insert((rollout.clone(), group.clone(), next));
-                None
-            }
-            Change::WaveOpened {
-                rollout,
-                group,
-                wave,
-                ..
-            } => {
-                let g = group_of(before, rollout, group)?;
-                let mut places = g.waves.get(*wave)?.places.iter();
-                let of_waves = g.policy.needs_approval && g.policy.approval_of == ApprovalOf::Wave;
-                if !of_waves || !places.any(|place| place.state == PlaceState::Pending) {
-                    return None;
-                }
-                let at = |wave: usize| (rollout.clone(), group.clone(), wave);
-                self.opened.insert(at(*wave));
-                let last = self.given.range(at(0)..=at(*wave)).next_back();
-                let used = last.is_none_or(|(_, _, first)| {
-                    (*first..*wave).any(|before| self.opened.contains(&at(before)))
-                });
-                used.then(|| format!("wave {} of group {group} opened unapproved", wave + 1))
-            }
-            _ => None,
+        if let Change::Approved { rollout, group, .. } = change {
+            let next = group_of(before, rollout, group)?.current;
+            self.given.insert((rollout.clone(), group.clone(), next));
         }
+        let Change::WaveOpened {
+            rollout,
+            group,
+            wave,
+            ..
+        } = change
+        else {
+            return None;
+        };
+        let g = group_of(before, rollout, group)?;
+        let mut places = g.waves.get(*wave)?.places.iter();
+        let of_waves = g.policy.needs_approval && g.policy.approval_of == ApprovalOf::Wave;
+        if !of_waves || !places.any(|place| place.state == PlaceState::Pending) {
+            return None;
+        }
+        let at = |wave: usize| (rollout.clone(), group.clone(), wave);
+        self.opened.insert(at(*wave));
+        let last = self.given.range(at(0)..=at(*wave)).next_back();
+        let used = last.is_none_or(|(_, _, first)| {
+            (*first..*wave).any(|before| self.opened.contains(&at(before)))
+        });
+        used.then(|| format!("wave {} of group {group} opened unapproved", wave + 1))
     }
 
     /// What has happened since the backup has not.
