@@ -627,6 +627,12 @@ impl RolloutGroup {
         self.retrying > 0 && self.counted() + self.retrying > self.policy.max_failures
     }
 
+    /// Whether everybody of the present wave has ended their part.
+    pub(crate) fn has_ended_wave(&self) -> bool {
+        let wave = self.waves.get(self.current);
+        wave.is_some_and(|wave| wave.places.iter().all(|place| place.state.is_final()))
+    }
+
     /// Whether somebody is to approve the next wave, of those after which one has closed. Nobody is asked
     /// for one in which nobody is left to go.
     pub(crate) fn approves_next(&self) -> bool {

@@ -13,7 +13,7 @@ use crate::{
     change::Change,
     machine::{Failed, Machine, Pin},
     quarantine::Quarantine,
-    rollout::{Place, PlaceState, Rollout, RolloutGroup, Wave},
+    rollout::{PauseReason, Place, PlaceState, Rollout, RolloutGroup, RolloutState, Wave},
     transition::{ApprovalStep, PlaceStep, RolloutStep, WaveStep},
 };
 
@@ -199,12 +199,17 @@ impl Fleet {
             }
             Change::RolloutResumed { rollout, .. } => self.with_rollout(rollout, |r| {
                 let unshown = r.is_paused_for_lack_of_success();
+                let unreached = matches!(
+                    r.state,
+                    RolloutState::Paused(PauseReason::NoProgress { .. })
+                );
                 r.accept_analysis();
                 r.takes_back = false;
                 r.step(RolloutStep::Resumed);
                 for group in &mut r.groups {
                     group.forgiven = group.failed;
-                    if unshown {
+                    // What is still to be shown is not accepted beforehand.
+                    if unshown && (group.has_ended_wave() || unreached) {
                         group.unshown_accepted = Some(group.current);
                     }
                     group.approval_step(ApprovalStep::Resumed);

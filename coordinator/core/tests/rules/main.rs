@@ -17,6 +17,7 @@ mod identities;
 mod leases;
 mod machines;
 mod members;
+mod model;
 mod order;
 mod outlooks;
 mod quarantine;

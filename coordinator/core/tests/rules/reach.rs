@@ -142,6 +142,30 @@ fn who_accepts_a_failed_canary_is_asked_once() {
 }
 
 #[test]
+fn who_accepts_what_failed_in_one_group_does_not_accept_the_canary_of_another() {
+    let groups = json!({
+        "one": { "machines": ["a"], "updatePolicy": "aggressive", "maxFailures": 0 },
+        "two": { "machines": ["b", "c"], "updatePolicy": "aggressive", "canary": 1, "canarySoak": 0 },
+    });
+    let settings = json!({ "maxParallel": 1, "rollbackOnFailure": "machine" });
+    let mut world = World::new(groups, settings);
+    let rollout = world.execute();
+    let grant = world.go("a");
+    world.end("a", &grant, OutcomeKind::RolledBack);
+    resume(&mut world);
+    let grant = world.go("b");
+    world.end("b", &grant, OutcomeKind::RolledBack);
+    let state = world.state(&rollout).clone();
+    assert!(
+        matches!(
+            state,
+            RolloutState::Paused(PauseReason::CanaryFailed { .. })
+        ),
+        "{state:?}"
+    );
+}
+
+#[test]
 fn a_machine_that_comes_back_late_has_its_time_to_obtain_the_target() {
     let groups = json!({ "web": { "machines": ["a", "b"], "updatePolicy": "conservative" } });
     let mut world = World::new(groups, json!({ "maxParallel": 1, "stageTimeout": "30m" }));
