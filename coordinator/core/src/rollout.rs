@@ -390,6 +390,13 @@ pub struct Place {
     pub from: Option<StorePath>,
 }
 
+impl Place {
+    /// Whether the machine runs what it was to, or will once somebody lets it reboot.
+    pub(crate) fn has_brought_something(&self) -> bool {
+        matches!(self.state, PlaceState::Updated | PlaceState::RebootRequired)
+    }
+}
+
 /// Whose rules hold for a machine: everybody's, or these of those that machines have to themselves.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,

@@ -83,7 +83,7 @@ impl Fleet {
         true
     }
 
-    /// Machines that the rollout has updated where it failed, whose rules let them go back, and which no
+    /// Machines that the rollout has updated, or whose next boot it has chosen, where it failed, whose rules let them go back, and which no
     /// other rollout has a claim on.
     fn to_take_back(&self, number: u64, reason: &PauseReason) -> Vec<MachineName> {
         let rollout = &self.facts().rollouts[&number];
@@ -98,7 +98,7 @@ impl Fleet {
         let everybody = false;
         let updated = places.filter(|(group, place)| {
             let may = everybody || group.rules(place.rules).takes_back;
-            place.state == PlaceState::Updated && may
+            place.has_brought_something() && may
         });
         let free = |machine: &MachineName| {
             let at = self.index().place_of.get(machine);

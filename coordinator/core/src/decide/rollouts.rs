@@ -146,7 +146,7 @@ impl Fleet {
         })?;
         let updated = rollout
             .places()
-            .filter(|place| place.state == PlaceState::Updated);
+            .filter(|place| place.has_brought_something());
         Ok(updated.map(|place| (&place.machine, place)).collect())
     }
 
@@ -172,7 +172,13 @@ impl Fleet {
                     .find(|generation| generation.number == *number)
                     .map(|generation| Target::Closure(generation.path.clone())),
                 Back::Before(id) => {
-                    let runs = |place: &&Place| closure_of(place) == machine.running();
+                    // What waits for the next boot is taken back as well.
+                    let boots = machine.report.as_ref().and_then(|r| r.profile.as_ref());
+                    let runs = |place: &&Place| {
+                        let closure = closure_of(place);
+                        closure == machine.running()
+                            || (place.state == PlaceState::RebootRequired && closure == boots)
+                    };
                     let Some(place) = undone.filter(runs) else {
                         return Err(WaitReason::MovedOn {
                             rollout: id.clone(),

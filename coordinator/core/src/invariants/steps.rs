@@ -390,7 +390,7 @@ fn holder_takes(fleet: &Fleet, id: LeaseId, step: impl FnOnce(&Place) -> PlaceSt
 }
 
 /// What is taken back by itself is taken back from a rollout that is paused for it and has nobody at work,
-/// from machines that it updated, and only where their rules let them go back.
+/// from machines that it updated or whose next boot it chose, and only where their rules let them go back.
 fn takes_back_rightly(before: &Fleet, rollback: &Rollout) -> bool {
     let undone = rollback.undoes.as_ref().and_then(|id| before.rollout(id));
     let Some(undone) = undone.filter(|_| rollback.created_by == crate::undo::BY) else {
@@ -401,7 +401,7 @@ fn takes_back_rightly(before: &Fleet, rollback: &Rollout) -> bool {
         let mut places = groups.flat_map(|g| g.places().map(move |place| (g, place)));
         places.any(|(group, place)| {
             place.machine == *machine
-                && place.state == PlaceState::Updated
+                && place.has_brought_something()
                 && group.rules(place.rules).takes_back
         })
     };

@@ -228,6 +228,19 @@ fn what_a_spent_budget_leaves_behind_is_taken_back_once_nobody_is_at_work() {
 }
 
 #[test]
+fn what_waits_for_the_next_boot_is_taken_back_too() {
+    let mut world = strict(&json!({}));
+    let rollout = world.begin(of(&["a", "b"]));
+    let grant = world.go("a");
+    world.report("a").profile = Some(path("2"));
+    world.end("a", &grant, OutcomeKind::RebootRequired);
+    fails(&mut world, "b");
+    assert_eq!(undone_by(&world, &rollout), ["a"]);
+    let grant = world.go("a");
+    assert_eq!(grant.target, Target::Closure(path("1")));
+}
+
+#[test]
 fn the_last_machine_that_fails_has_the_others_taken_back_too() {
     let mut world = strict(&json!({}));
     let rollout = world.begin(of(&["a", "b"]));
