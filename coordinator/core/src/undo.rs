@@ -12,7 +12,7 @@ use crate::{
     decide::Draft,
     fleet::Fleet,
     request::{Back, Selection, Wish},
-    rollout::{PauseReason, PlaceState, Rollout, RolloutGroup, RolloutState},
+    rollout::{PauseReason, Rollout, RolloutGroup, RolloutState},
 };
 
 /// Who begins such a rollback.
