@@ -18,8 +18,9 @@ use super::{
 pub(super) enum Expected {
     /// Every group is done.
     Finished,
-    /// More machines of this group fail than its policy takes: the rollout pauses itself.
-    Paused(GroupName),
+    /// More machines of this group fail than its policy takes: what the rollout brought is taken back, and
+    /// where that is nothing, it pauses itself.
+    TooMany(GroupName),
     /// This group waits for an approval that nobody gives.
     AwaitingApproval(GroupName),
 }
@@ -37,17 +38,19 @@ impl Expected {
             });
             let kept_back = u32::try_from(kept_back.count()).unwrap_or(u32::MAX);
             if kept_back > group.policy.max_failures {
-                return Self::Paused(name.clone());
+                return Self::TooMany(name.clone());
             }
         }
         Self::Finished
     }
 
-    /// Whether the rollout has got there, or will not get any further.
-    pub(super) fn is_reached(&self, rollout: &Rollout) -> bool {
+    /// Whether the rollout, and the rollback that takes it back if there is one, has got there, or will not
+    /// get any further.
+    pub(super) fn is_reached(&self, rollout: &Rollout, rollback: Option<&Rollout>) -> bool {
         let away = machines_of(rollout).any(is_away);
         match rollout.state.as_str() {
-            "finished" | "failed" | "aborted" => true,
+            "finished" | "failed" => true,
+            "aborted" => rollback.is_none_or(is_over),
             "paused" => !away,
             _ => {
                 let Self::AwaitingApproval(waiting) = self else {
@@ -67,16 +70,18 @@ impl Expected {
     }
 
     /// What is not as it should be about the rollout itself.
-    fn differs(&self, rollout: &Rollout) -> Option<String> {
+    fn differs(&self, rollout: &Rollout, rollback: Option<&Rollout>) -> Option<String> {
         let pause = rollout
             .pause
             .as_ref()
             .map_or("", |pause| pause.kind.as_str());
         let (right, wanted) = match self {
             Self::Finished => (rollout.state == "finished", "finished".to_owned()),
-            Self::Paused(group) => (
-                rollout.state == "paused" && pause == "budget-spent",
-                format!("paused, since group {group} takes no more failures"),
+            Self::TooMany(group) => (
+                (rollout.state == "paused" && pause == "budget-spent")
+                    || (rollout.state == "aborted"
+                        && rollback.is_some_and(|rollback| rollback.state == "finished")),
+                format!("taken back or paused, since group {group} takes no more failures"),
             ),
             Self::AwaitingApproval(group) => (
                 rollout.state == "active",
@@ -98,6 +103,13 @@ impl Expected {
 
 fn is_away(machine: &RolloutMachine) -> bool {
     matches!(machine.state.as_str(), "leased" | "overdue")
+}
+
+fn is_over(rollout: &Rollout) -> bool {
+    matches!(
+        rollout.state.as_str(),
+        "finished" | "failed" | "aborted" | "paused"
+    )
 }
 
 /// Every machine of a rollout.
@@ -129,6 +141,8 @@ pub(super) struct Found {
     pub(super) said: Option<RolloutMachine>,
     /// What was to go wrong.
     pub(super) failure: Option<Kind>,
+    /// Whether it is one of those that were to be taken back.
+    pub(super) taken_back: bool,
 }
 
 impl Found {
@@ -150,6 +164,8 @@ impl Found {
         let said = self.said.as_ref()?;
         let running = self.running.as_ref();
         let what = match self.verdict() {
+            _ if self.taken_back && running == Some(&self.before) => return None,
+            _ if self.taken_back => "was to be taken back, and was not",
             "confirmed" if running != Some(&self.target) => {
                 "confirmed, but does not run its target"
             }
@@ -183,7 +199,7 @@ impl Found {
         };
         if *expected != Expected::Finished {
             // It may have been before its turn.
-            wanted.extend(["pending", "staging", "ready"]);
+            wanted.extend(["pending", "staging", "ready", "skipped"]);
         }
         (!wanted.contains(&state)).then(|| {
             let reason = self.said.as_ref().map_or("", |said| said.reason.as_str());
@@ -201,6 +217,8 @@ impl Found {
 pub(super) struct Ending {
     /// The rollout; `None` when none was begun.
     pub(super) rollout: Option<Rollout>,
+    /// The one that takes it back.
+    pub(super) rollback: Option<Rollout>,
     /// Every machine.
     pub(super) machines: Vec<Found>,
     /// Most machines that were really away at once.
@@ -221,7 +239,8 @@ impl Ending {
         let Some(rollout) = &self.rollout else {
             return;
         };
-        self.differences.extend(expected.differs(rollout));
+        let differs = expected.differs(rollout, self.rollback.as_ref());
+        self.differences.extend(differs);
         let machines = self.machines.iter();
         self.differences
             .extend(machines.filter_map(|machine| machine.differs(expected)));
@@ -325,11 +344,11 @@ mod tests {
         assert_eq!(expected(&[], Approve::Auto), Expected::Finished);
         assert_eq!(
             expected(&["dev-01=health", "dev-02=switch"], Approve::Auto),
-            Expected::Paused(group("dev"))
+            Expected::TooMany(group("dev"))
         );
         assert_eq!(
             expected(&["log-server=hang"], Approve::Auto),
-            Expected::Paused(group("infrastructure"))
+            Expected::TooMany(group("infrastructure"))
         );
         assert_eq!(
             expected(&["log-server=crash"], Approve::Auto),
@@ -364,6 +383,7 @@ mod tests {
                 ..RolloutMachine::default()
             }),
             failure: None,
+            taken_back: false,
         }
     }
 
@@ -381,5 +401,11 @@ mod tests {
         assert!(switched.violation().is_some());
         switched.booted = Some(switched.target.clone());
         assert_eq!(switched.violation(), None);
+        let mut left = found("confirmed", "two");
+        left.taken_back = true;
+        assert!(left.violation().is_some());
+        let mut back = found("confirmed", "one");
+        back.taken_back = true;
+        assert_eq!(back.violation(), None);
     }
 }

@@ -81,10 +81,10 @@ async fn play(
     running.operator.pin_targets(&stage.targets()).await?;
     let id = running.operator.execute().await?;
     let limit = GIVE_UP.max(schedule.expected * 2);
-    let rollout = director
+    let ended = director
         .watch(stage, running, &id, &expected, limit)
         .await?;
-    let ending = ending(stage, running, rollout, &expected);
+    let ending = ending(stage, running, ended, &expected);
     progressed.good = Some(ending.is_good());
     if let Some(file) = &options.report {
         ending.report().write(file)?;
@@ -118,7 +118,8 @@ impl Director {
         }
     }
 
-    /// Watches a rollout until it is where it should be, or gets no further.
+    /// Watches a rollout until it is where it should be, or gets no further. The rollout, and the one that
+    /// takes it back, if there is one.
     async fn watch(
         &mut self,
         stage: &Stage,
@@ -126,7 +127,7 @@ impl Director {
         id: &str,
         expected: &Expected,
         limit: Duration,
-    ) -> Result<Rollout, DemoError> {
+    ) -> Result<(Rollout, Option<Rollout>), DemoError> {
         let began = Instant::now();
         let mut progress = Progress::new(stage.fleet());
         loop {
@@ -141,9 +142,11 @@ impl Director {
                     rollout,
                     away,
                 });
-                if expected.is_reached(rollout) {
+                let mut others = status.rollouts.iter();
+                let rollback = others.find(|other| other.undoes == id);
+                if expected.is_reached(rollout, rollback) {
                     progress.end();
-                    return Ok(rollout.clone());
+                    return Ok((rollout.clone(), rollback.cloned()));
                 }
                 if began.elapsed() > limit {
                     progress.end();
@@ -246,11 +249,20 @@ impl Director {
 }
 
 /// Puts together what came of it: the coordinator's word, and what the machines show.
-fn ending(stage: &Stage, running: &Running, rollout: Rollout, expected: &Expected) -> Ending {
+fn ending(
+    stage: &Stage,
+    running: &Running,
+    (rollout, rollback): (Rollout, Option<Rollout>),
+    expected: &Expected,
+) -> Ending {
     let testimony = stage.testimony();
     let config = &stage.fleet().config;
     let machines = stage.machines().iter().filter_map(|machine| {
-        let said = super::ending::machines_of(&rollout).find(|m| m.name == machine.name.as_str());
+        let place = |rollout: &Rollout| {
+            let mut machines = super::ending::machines_of(rollout);
+            machines.find(|m| m.name == machine.name.as_str()).cloned()
+        };
+        let said = place(&rollout);
         Some(Found {
             name: machine.name.clone(),
             group: machine.group.clone(),
@@ -260,8 +272,9 @@ fn ending(stage: &Stage, running: &Running, rollout: Rollout, expected: &Expecte
             booted: machine.booted(),
             takes_boot: stage.fleet().gets_kernel(&machine.name),
             generation: machine.generation().unwrap_or(0),
-            said: said.cloned(),
+            said,
             failure: stage.fleet().failure_of(&machine.name),
+            taken_back: rollback.as_ref().and_then(place).is_some(),
         })
     });
     let fleet_time = |uptime: Duration| -> Timestamp { running.fleet_time(uptime) };
@@ -273,6 +286,7 @@ fn ending(stage: &Stage, running: &Running, rollout: Rollout, expected: &Expecte
         differences: Vec::new(),
         seconds: running.began.elapsed().as_secs_f64(),
         rollout: Some(rollout),
+        rollback,
     };
     ending.judge(expected);
     ending

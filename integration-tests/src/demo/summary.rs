@@ -78,11 +78,21 @@ pub(super) fn ending(ending: &Ending) {
     if let Some(rollout) = &ending.rollout {
         line(&format!("Rollout {} is {}.", rollout.id, rollout.state));
         if let Some(pause) = &rollout.pause {
-            line(&format!(
-                "It says: {}. The way out: {}.",
-                pause.text, pause.way_out
-            ));
+            line(&format!("It says: {}.", pause.text));
+            if !pause.way_out.is_empty() {
+                line(&format!("The way out: {}.", pause.way_out));
+            }
         }
+    }
+    if let Some(rollback) = &ending.rollback {
+        let back = ending.machines.iter().filter(|found| found.taken_back);
+        let back: Vec<&str> = back.map(|found| found.name.as_str()).collect();
+        line(&format!(
+            "Rollback {} of {} is {}.",
+            rollback.id,
+            back.join(", "),
+            rollback.state
+        ));
     }
     line(&format!(
         "By the machines' own hooks, {} were away at once at most; {} may be.",

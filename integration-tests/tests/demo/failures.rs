@@ -81,12 +81,13 @@ fn a_rebooting_machine_fails_and_boots_back() {
 }
 
 #[test]
-fn more_failures_than_the_policy_takes_pause_the_rollout() {
+fn more_failures_than_the_policy_takes_have_the_rollout_taken_back() {
     let outcome = run(&["--fail", "one=health", "--fail", "two=switch"]);
     let text = outcome.text();
-    assert_eq!(outcome.report["rollout"]["state"], "paused", "{text}");
+    assert_eq!(outcome.report["rollout"]["state"], "aborted", "{text}");
+    assert_eq!(outcome.version("three"), "1", "{text}");
     assert_eq!(outcome.version("four"), "1", "{text}");
-    assert!(text.contains("lab update resume"), "{text}");
+    assert!(text.contains("Rollback r2 of three is finished."), "{text}");
 }
 
 #[test]
