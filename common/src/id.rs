@@ -102,6 +102,10 @@ name! {
     ScheduleName
 }
 name! {
+    /// One of the two sides of a group that is updated one side after the other.
+    SideName
+}
+name! {
     /// A person or program that operates the fleet.
     OperatorName
 }

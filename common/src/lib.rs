@@ -19,7 +19,9 @@ pub use cleanup::{CleanUp, CleanedUp};
 pub use closure::{StorePath, Target};
 pub use epoch::Epoch;
 pub use health::{CheckResult, Health, HealthState};
-pub use id::{BootId, GroupName, LeaseId, MachineName, OperatorName, RolloutId, ScheduleName};
+pub use id::{
+    BootId, GroupName, LeaseId, MachineName, OperatorName, RolloutId, ScheduleName, SideName,
+};
 pub use outcome::{Outcome, OutcomeKind};
 pub use report::{
     AttemptStatus, ChangeKind, Changes, Declined, DeclinedKind, Generation, MachineReport,

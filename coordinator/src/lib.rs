@@ -24,6 +24,7 @@ pub mod server;
 pub mod store;
 pub mod systemd;
 pub mod tls;
+pub mod traffic;
 
 pub use config::Config;
 pub use server::{Server, ServerError};

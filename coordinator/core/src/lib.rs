@@ -41,6 +41,7 @@ pub mod returns;
 pub mod rollout;
 pub mod schedule;
 mod timetable;
+pub mod traffic;
 mod transition;
 mod undo;
 pub mod view;

@@ -1,6 +1,7 @@
-//! Gates measured against real servers: what each finds, whatever is at the other end.
+//! Gates measured against real servers, whatever is at the other end, and traffic moved by a real HAProxy.
 
 mod comparison;
+mod haproxy;
 mod prometheus;
 mod servers;
 
