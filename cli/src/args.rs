@@ -7,6 +7,7 @@ pub mod machines;
 pub mod parse;
 pub mod schedule;
 pub mod targets;
+pub mod traffic;
 pub mod trust;
 pub mod update;
 
@@ -115,6 +116,8 @@ pub enum Command {
     /// What is done again and again, at times of its own.
     #[command(subcommand)]
     Schedule(schedule::Schedule),
+    /// Where the traffic of groups with two sides is; move it, and take it back.
+    Traffic(traffic::Traffic),
     /// The machines and what they run.
     Machines(machines::Machines),
     /// What machines are to run: targets that were put aside.

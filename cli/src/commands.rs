@@ -9,6 +9,7 @@ pub mod rollback;
 pub mod schedule;
 pub mod shell;
 pub mod targets;
+pub mod traffic;
 pub mod trust;
 pub mod update;
 pub mod verify;
@@ -48,6 +49,7 @@ pub async fn run(context: &Context, command: Command) -> Result<Exit, LabError> 
         Command::UpdateConfig(verb) => config::run(context, verb).await,
         Command::Schedule(verb) => schedule::run(context, verb).await,
         Command::Targets(verb) => targets::run(context, verb).await,
+        Command::Traffic(args) => traffic::run(context, args).await,
         Command::Machines(args) => machines::run(context, args).await,
         Command::Why(args) => fleet::why(context, &args).await,
         Command::EmergencyStop(args) => emergency::stop(context, &args).await,

@@ -10,6 +10,7 @@ pub mod progress;
 pub mod schedule;
 pub mod status;
 pub mod targets;
+pub mod traffic;
 pub mod trust;
 pub mod why;
 

@@ -22,6 +22,7 @@ use coordinator_core::{
     history::Entry,
     request::{AgentRequest, Directive, OperatorRequest},
     schedule::Unresolved,
+    traffic::Wanted,
 };
 use platform::clock::Clock;
 use tokio::sync::{mpsc, watch};
@@ -79,6 +80,8 @@ pub struct Driver {
     revision: watch::Sender<u64>,
     /// Runs of schedules that wait for targets from outside.
     unresolved: watch::Sender<Vec<Unresolved>>,
+    /// Traffic that is to be moved.
+    moves: watch::Sender<Vec<Wanted>>,
     tellings: mpsc::Sender<Telling>,
     /// Where measurements are made; without it every one counts as lost.
     measurements: Option<mpsc::Sender<Measurement>>,
@@ -119,11 +122,13 @@ impl Driver {
         let identities = Publisher::new(fleet.facts().registry.clone());
         let revision = watch::Sender::new(0);
         let unresolved = watch::Sender::new(fleet.unresolved());
+        let moves = watch::Sender::new(fleet.wanted_moves());
         let handle = Handle::new(
             sender,
             identities.reader(),
             revision.subscribe(),
             unresolved.subscribe(),
+            moves.subscribe(),
         );
         let driver = Self {
             log: Log::new(&fleet),
@@ -137,6 +142,7 @@ impl Driver {
             identities,
             revision,
             unresolved,
+            moves,
             tellings,
             measurements: None,
         };
@@ -347,6 +353,10 @@ impl Driver {
         let schedule = |change: &Change| matches!(change, Change::Schedule { .. });
         if batch.changes.iter().any(schedule) {
             self.unresolved.send_replace(self.fleet.unresolved());
+        }
+        let traffic = |change: &Change| matches!(change, Change::Traffic { .. });
+        if batch.changes.iter().any(traffic) {
+            self.moves.send_replace(self.fleet.wanted_moves());
         }
         let epoch = self.epoch();
         for machine in out.wake {

@@ -74,14 +74,15 @@ impl Telling {
     /// What people are told of an event, when it is worth it.
     pub fn of(entry: &Entry, config: Option<&FleetConfig>) -> Option<Self> {
         let level = match entry.kind.as_str() {
-            "rollout-failed" | "rollout-paused" | "lost" | "stop" | "schedule-failed" => {
-                Level::Error
-            }
+            "rollout-failed" | "rollout-paused" | "lost" | "stop" | "schedule-failed"
+            | "traffic-given-up" => Level::Error,
             "emergency-update" | "overdue" | "approval-asked" | "promotion-asked"
             | "return-asked" | "rollout-aborted" | "restored" | "window-missed"
             | "schedule-skipped" | "schedule-missed" | "quarantined" | "target-quarantined"
-            | "not-updated" | "not-applied" => Level::Warning,
-            "rollout-finished" | "resume" | "released" | "target-released" => Level::Info,
+            | "not-updated" | "not-applied" | "traffic-failed" => Level::Warning,
+            "rollout-finished" | "resume" | "released" | "target-released" | "traffic-moved" => {
+                Level::Info
+            }
             _ => return None,
         };
         let named = [

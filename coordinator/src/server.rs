@@ -29,6 +29,7 @@ use crate::{
     notify, schedules,
     store::{Store, StoreError, sled::SledStore},
     tls::{OwnCertificate, TlsError},
+    traffic,
 };
 
 /// Why the coordinator does not start, or ended.
@@ -149,6 +150,7 @@ impl Server {
         tasks.spawn(notify::run(told));
         tasks.spawn(analysis::run(wanted, handle.clone()));
         tasks.spawn(schedules::run(handle.clone()));
+        tasks.spawn(traffic::run(handle.clone()));
         tasks.spawn(renew_own(ca, certificate));
         Ok(Self {
             address,

@@ -133,9 +133,14 @@ fn one_group(group: &PlannedGroup, look: &Look) -> String {
     }
     for (number, wave) in group.waves.iter().enumerate() {
         let canary = if wave.canary { ", canary" } else { "" };
+        let side = match wave.side.as_str() {
+            "" => String::new(),
+            side => format!(", side {side}"),
+        };
         let soak = match wave.soak_s {
             0 => String::new(),
-            seconds => format!(", then {} of watching", span(seconds)),
+            seconds if wave.side.is_empty() => format!(", then {} of watching", span(seconds)),
+            seconds => format!(", then its traffic, and {} of watching", span(seconds)),
         };
         let last = if wave.last {
             ", after everybody else"
@@ -151,7 +156,7 @@ fn one_group(group: &PlannedGroup, look: &Look) -> String {
             (Some(from), Some(until)) => format!(", {}", look.between(from, until)),
             _ => String::new(),
         };
-        let headline = format!("wave {}{canary}{when}{last}{soak}{asked}", number + 1);
+        let headline = format!("wave {}{side}{canary}{when}{last}{soak}{asked}", number + 1);
         text.push_str(&look.columns(2, [vec![headline]]));
         text.push_str(&look.columns(4, wave.machines.iter().map(machine_row)));
     }

@@ -132,6 +132,10 @@ fn one_group(group: &RolloutGroup, look: &Look) -> String {
     for (number, wave) in group.waves.iter().enumerate() {
         if many {
             let canary = if wave.canary { " (canary)" } else { "" };
+            let side = match wave.side.as_str() {
+                "" => String::new(),
+                side => format!(" (side {side})"),
+            };
             let soak = wave
                 .soaks_until
                 .as_deref()
@@ -139,7 +143,7 @@ fn one_group(group: &RolloutGroup, look: &Look) -> String {
                     format!("   soaks until {}", look.when(until))
                 });
             text.push_str(&format!(
-                "    wave {}{canary}   {}{soak}\n",
+                "    wave {}{canary}{side}   {}{soak}\n",
                 number + 1,
                 marked(&wave.state)
             ));

@@ -360,6 +360,17 @@ impl Operator for Scripted {
         self.answer("release_target", request)
     }
 
+    async fn list_traffic(
+        &self,
+        request: Request<pb::ListTrafficRequest>,
+    ) -> Answer<pb::TrafficList> {
+        self.answer("list_traffic", request)
+    }
+
+    async fn move_traffic(&self, request: Request<pb::MoveTrafficRequest>) -> Answer<pb::Done> {
+        self.answer("move_traffic", request)
+    }
+
     async fn list_schedules(
         &self,
         request: Request<pb::ListSchedulesRequest>,

@@ -12,6 +12,7 @@ mod script;
 mod settings;
 mod shell;
 mod terminal;
+mod traffic;
 mod waiting;
 // One CA and one TLS server for the tests of both crates.
 #[path = "../../../platform/tests/common/mod.rs"]

@@ -31,6 +31,7 @@ impl Fleet {
         self.look_at_quarantine(now, draft);
         self.look_at_targets(now, draft);
         self.look_at_alarms(now, draft);
+        self.look_at_traffic(now, draft);
         let opened = self.look_at_windows(now, draft);
         // Each round applies at least one change, and every change moves a state machine on; a
         // round without any is the end.
@@ -221,6 +222,7 @@ impl Fleet {
             return;
         }
         let wave = g.current;
+        let follows = self.traffic_has_followed(number, group);
         let change = match g.waves.get(wave).map(|wave| wave.state) {
             None => Change::GroupFinished {
                 rollout: rollout_id,
@@ -242,6 +244,9 @@ impl Fleet {
             Some(WaveState::Waiting)
                 if gate.is_ok() && self.turn_has_come(rollout, g, wave).is_ok() =>
             {
+                if !self.clears_side(number, group, now, draft) {
+                    return;
+                }
                 Change::WaveOpened {
                     rollout: rollout_id,
                     group: name,
@@ -252,7 +257,10 @@ impl Fleet {
             Some(WaveState::Open(since)) => {
                 self.decline_slow(number, group, wave, since, now, draft);
                 match self.whos_back(number, group, wave, now) {
-                    Back::NotYet => return,
+                    Back::NotYet => {
+                        self.clears_side(number, group, now, draft);
+                        return;
+                    }
                     Back::Everybody => {}
                     Back::NobodyOfTheCanary => {
                         let reason = PauseReason::CanaryFailed { group: name };
@@ -260,7 +268,8 @@ impl Fleet {
                         return;
                     }
                 }
-                let passed = self.gates_passed(number, group, now, draft);
+                // What is to be measured of the traffic is measured while it soaks.
+                let passed = follows == Some(true) || self.gates_passed(number, group, now, draft);
                 let g = &self.facts().rollouts[&number].groups[group];
                 let soak = if self.facts().rollouts[&number].immediate {
                     std::time::Duration::ZERO
@@ -270,7 +279,13 @@ impl Fleet {
                 if self.facts().rollouts[&number].state != RolloutState::Active {
                     return;
                 }
-                if soak.is_zero() {
+                if follows == Some(false) {
+                    if passed {
+                        self.moves_on(number, group, now, draft);
+                    }
+                    return;
+                }
+                if soak.is_zero() && follows.is_none() {
                     if !passed {
                         return;
                     }
@@ -288,6 +303,10 @@ impl Fleet {
                         until,
                     }
                 }
+            }
+            Some(WaveState::Soaking(_)) if follows == Some(false) => {
+                self.moves_on(number, group, now, draft);
+                return;
             }
             Some(WaveState::Soaking(_)) => {
                 let healthy = self.health_of(g).is_ok();

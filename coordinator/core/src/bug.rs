@@ -59,6 +59,16 @@ pub enum Bug {
     NoAlarms,
     /// Machines in quarantine go.
     QuarantineIgnored,
+    /// The side with the traffic is updated before the idle one.
+    LiveSideFirst,
+    /// What is immediate goes whether its side holds traffic or not.
+    ImmediateWithTraffic,
+    /// Traffic is thought to be where it was put in an earlier rollout.
+    TrafficTakenForGranted,
+    /// Traffic moves to a side of which somebody failed.
+    TrafficToFailed,
+    /// Traffic stays on a side that the gates find bad.
+    TrafficStays,
     /// The machine's name is taken from the lease in the message.
     IdentityFromMessage,
 }

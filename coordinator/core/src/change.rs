@@ -17,6 +17,7 @@ use crate::{
     lease::Lease,
     rollout::{PauseReason, Rollout},
     schedule::ScheduleStep,
+    traffic::TrafficStep,
 };
 
 /// One fact.
@@ -479,6 +480,13 @@ pub enum Change {
     NothingToTakeBack {
         /// Which.
         rollout: RolloutId,
+    },
+    /// Something happened to the traffic of a group with two sides.
+    Traffic {
+        /// Which group.
+        group: GroupName,
+        /// What.
+        step: TrafficStep,
     },
 }
 

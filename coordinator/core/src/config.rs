@@ -11,6 +11,7 @@ mod policies;
 mod read;
 mod schedules;
 mod section;
+mod traffic;
 mod waves;
 
 use std::{

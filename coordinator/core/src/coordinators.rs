@@ -50,6 +50,7 @@ impl Fleet {
                 cut.push(PlannedWave {
                     canary: false,
                     turn,
+                    side: None,
                     machines: now,
                 });
             }

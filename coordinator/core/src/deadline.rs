@@ -28,7 +28,9 @@ impl Fleet {
         let schedules = self.schedule_deadline();
         // What is told in several parts is due again at once.
         let alarms = self.alarm_deadline(now + SHORTEST);
-        let all = rollouts.chain(leases).chain(schedules).chain([alarms]);
+        let traffic = self.traffic_deadline(now);
+        let all = rollouts.chain(leases).chain(schedules).chain(traffic);
+        let all = all.chain([alarms]);
         all.min().unwrap_or(Timestamp::MAX)
     }
 

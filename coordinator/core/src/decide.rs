@@ -66,6 +66,7 @@ impl Fleet {
                 serial,
                 expires_at,
             } => self.bootstrap(now, holder, serial, expires_at, &mut draft),
+            Request::TrafficMoved(answered) => self.traffic_answered(now, answered, &mut draft),
             Request::Measured {
                 id,
                 finding,

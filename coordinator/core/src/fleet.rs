@@ -27,6 +27,7 @@ use crate::{
     quarantine::Quarantine,
     rollout::{Rollout, Rules},
     schedule::{CleanUps, Course, Planned, UnderWay},
+    traffic::Traffic,
     wake::Woken,
 };
 
@@ -70,6 +71,9 @@ pub struct Facts {
     /// Targets that nobody is updated to until somebody releases them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub targets_aside: BTreeMap<String, Quarantine>,
+    /// Where the traffic of groups with two sides is.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub traffic: BTreeMap<GroupName, Traffic>,
 }
 
 impl Default for Facts {
@@ -90,6 +94,7 @@ impl Default for Facts {
             schedule_runs: 0,
             quarantined: BTreeMap::new(),
             targets_aside: BTreeMap::new(),
+            traffic: BTreeMap::new(),
         }
     }
 }

@@ -313,6 +313,7 @@ impl crate::Fleet {
                 by: by.clone(),
                 ..entry("return-approved")
             },
+            Change::Traffic { group, step } => self.entry_of_traffic(group, step, at)?,
             Change::Schedule { schedule, step } => self.entry_of_schedule(schedule, step, at)?,
             // Everyday facts, and those of the audit log.
             Change::Reported { .. }

@@ -324,6 +324,7 @@ impl Registry {
             | Change::RolloutCreated { .. }
             | Change::ApprovalAsked { .. }
             | Change::Approved { .. }
+            | Change::Traffic { .. }
             | Change::WaveOpened { .. }
             | Change::WaveSoaking { .. }
             | Change::WaveClosed { .. }

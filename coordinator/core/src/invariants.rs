@@ -9,6 +9,7 @@
 //! really runs.
 
 mod steps;
+mod traffic;
 
 use std::fmt;
 
@@ -57,6 +58,7 @@ pub fn rules(fleet: &Fleet) -> Vec<Violation> {
     steps::aside(fleet, &mut found);
     steps::bad_targets(fleet, &mut found);
     steps::told(fleet, &mut found);
+    traffic::nobody_leaves_it(fleet, &mut found);
     found
 }
 
@@ -307,7 +309,10 @@ fn says_nothing(reason: &WaitReason) -> bool {
         | WaitReason::Apart { .. }
         | WaitReason::CoordinatorLast { .. }
         | WaitReason::Quorum { .. }
-        | WaitReason::FleetLimit { .. } => false,
+        | WaitReason::FleetLimit { .. }
+        | WaitReason::LiveSide { .. }
+        | WaitReason::TrafficMoving { .. }
+        | WaitReason::SideNotReady { .. } => false,
     }
 }
 

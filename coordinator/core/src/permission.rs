@@ -25,6 +25,7 @@ impl Fleet {
         if let Err(reason) = self.wave_gate(rollout, group, at.wave, now) {
             return Err(self.held_by_gates(at, reason, now));
         }
+        self.side_is_idle(rollout, group, machine)?;
         self.health_of(group)?;
         if self.is_offline(machine, now) {
             let since = self.facts().machines.get(machine).and_then(|m| m.heard.at);
@@ -184,8 +185,15 @@ impl Fleet {
         }
     }
 
-    /// Why a wave does not open, said as exactly as gates let it be.
+    /// Why a wave does not open, said as exactly as gates and traffic let it be.
     fn held_by_gates(&self, at: Location, reason: WaitReason, now: Timestamp) -> WaitReason {
+        if matches!(
+            reason,
+            WaitReason::WaveNotOpen { .. } | WaitReason::Soaking { .. }
+        ) && let Err(traffic) = self.traffic_wait(at.rollout, at.group, now)
+        {
+            return traffic;
+        }
         if !matches!(reason, WaitReason::WaveNotOpen { .. }) {
             return reason;
         }
@@ -339,6 +347,7 @@ impl Fleet {
             None => Ok(()),
         };
         self.gate_of(number, group, now)
+            .and_then(|()| self.traffic_wait(number, group, now))
             .and(soaking)
             .and_then(|()| self.health_of(g))
             .and_then(|()| self.analysing(number, group, now))

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use common::{Action, GroupName, MachineName, StorePath, Target};
+use common::{Action, GroupName, MachineName, SideName, StorePath, Target};
 use serde::Serialize;
 
 use crate::{
@@ -54,6 +54,9 @@ pub struct PlannedWave {
     pub canary: bool,
     /// Whether it comes after other groups, too.
     pub turn: Turn,
+    /// The side of its group that it is, where that has two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub side: Option<SideName>,
     /// Its machines, in order.
     pub machines: Vec<PlannedMachine>,
 }
@@ -128,6 +131,7 @@ pub fn waves(policy: &Policy, machines: Vec<PlannedMachine>) -> Vec<PlannedWave>
             waves.push(PlannedWave {
                 canary,
                 turn,
+                side: None,
                 machines,
             });
         }
@@ -136,6 +140,7 @@ pub fn waves(policy: &Policy, machines: Vec<PlannedMachine>) -> Vec<PlannedWave>
         waves.push(PlannedWave {
             canary: false,
             turn: Turn::Any,
+            side: None,
             machines: rest,
         });
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use common::{GroupName, MachineName};
 use serde::{Deserialize, Serialize};
 
-use crate::{analysis::Gate, window::Window};
+use crate::{analysis::Gate, traffic::BlueGreen, window::Window};
 
 /// Most machines of a fleet that may be away together, whatever is configured.
 pub const PARALLEL_MAX: u32 = 10_000;
@@ -262,6 +262,9 @@ pub struct Policy {
     /// What must pass before a wave may close.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<Gate>,
+    /// Its two sides, where one is updated while the other holds the traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blue_green: Option<Box<BlueGreen>>,
 }
 
 /// What one approval is about.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{
     Action, CleanUp, Epoch, GroupName, LeaseId, MachineName, MachineReport, Outcome, RolloutId,
-    ScheduleName, StopMode, Target, Timestamp,
+    ScheduleName, SideName, StopMode, Target, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,7 @@ use crate::{
     identity::{Actor, Holder, Who},
     outlook::Outlook,
     plan::Plan,
+    traffic::Answered,
     wait::WaitReason,
 };
 
@@ -91,6 +92,8 @@ pub enum Request {
         /// What was seen, in a few words.
         detail: String,
     },
+    /// Traffic that was to be moved has been, or has not.
+    TrafficMoved(Answered),
 }
 
 /// A machine asks to return: with a certificate of this fleet's CA, and a request for another one
@@ -362,6 +365,15 @@ pub enum OperatorRequest {
     SkipSchedule {
         /// Which.
         schedule: ScheduleName,
+        /// Why.
+        reason: String,
+    },
+    /// Move the traffic of a group with two sides. A rollout that is at work on it pauses.
+    MoveTraffic {
+        /// Of which group.
+        group: GroupName,
+        /// To which side; back to the one before when not given.
+        to: Option<SideName>,
         /// Why.
         reason: String,
     },

@@ -5,7 +5,8 @@
 use std::fmt;
 
 use common::{
-    Action, GroupName, LeaseId, MachineName, OutcomeKind, RolloutId, StorePath, Target, Timestamp,
+    Action, GroupName, LeaseId, MachineName, OutcomeKind, RolloutId, SideName, StorePath, Target,
+    Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -141,6 +142,25 @@ pub enum PauseReason {
         /// What the newest measurement saw.
         detail: String,
     },
+    /// Traffic cannot move to a side, because somebody of it is not as it was to be and never will be in
+    /// this rollout.
+    TrafficBlocked {
+        /// Of which group.
+        group: GroupName,
+        /// To which side.
+        side: SideName,
+        /// Who.
+        machines: Vec<MachineName>,
+    },
+    /// Traffic was to be moved, and that failed as often as it may.
+    TrafficStuck {
+        /// Of which group.
+        group: GroupName,
+        /// To which side.
+        side: SideName,
+        /// Why it failed at last.
+        error: String,
+    },
 }
 
 impl PauseReason {
@@ -155,6 +175,8 @@ impl PauseReason {
             Self::Rejected { .. } => "rejected",
             Self::ApprovalExpired { .. } => "approval-expired",
             Self::AnalysisFailed { .. } => "analysis-failed",
+            Self::TrafficBlocked { .. } => "traffic-blocked",
+            Self::TrafficStuck { .. } => "traffic-stuck",
         }
     }
 
@@ -167,6 +189,8 @@ impl PauseReason {
             Self::CanaryFailed { .. } => "accepts that and goes on",
             Self::NoProgress { .. } => "goes on, without machines that cannot be reached",
             Self::AnalysisFailed { .. } => "goes on without the gates of this wave",
+            Self::TrafficBlocked { .. } => "looks again",
+            Self::TrafficStuck { .. } => "tries again",
             Self::Operator { .. } | Self::Rejected { .. } | Self::ApprovalExpired { .. } => {
                 "goes on"
             }
@@ -228,6 +252,24 @@ impl fmt::Display for PauseReason {
                  newest: {detail}",
                 finding.word()
             ),
+            Self::TrafficBlocked {
+                group,
+                side,
+                machines,
+            } => {
+                let names: Vec<&str> = machines.iter().map(MachineName::as_str).collect();
+                write!(
+                    f,
+                    "traffic of group {group} does not move to side {side}: not updated are {}",
+                    names.join(", ")
+                )
+            }
+            Self::TrafficStuck { group, side, error } => {
+                write!(
+                    f,
+                    "traffic of group {group} cannot be moved to side {side}: {error}"
+                )
+            }
         }
     }
 }
@@ -321,6 +363,9 @@ pub struct Wave {
     pub turn: Turn,
     /// Its machines, in order.
     pub places: Vec<Place>,
+    /// The side of its group that it is, where that has two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub side: Option<SideName>,
     /// What its gates have come to since everybody was back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<Analysis>,
@@ -550,7 +595,9 @@ impl Rollout {
             PauseReason::Operator { .. }
             | PauseReason::Rejected { .. }
             | PauseReason::ApprovalExpired { .. }
-            | PauseReason::AnalysisFailed { .. } => false,
+            | PauseReason::AnalysisFailed { .. }
+            | PauseReason::TrafficBlocked { .. }
+            | PauseReason::TrafficStuck { .. } => false,
         }
     }
 
@@ -689,6 +736,8 @@ impl RolloutGroup {
     pub fn soak_after(&self, wave: usize) -> std::time::Duration {
         if wave + 1 == self.waves.len() || wave < self.promoted {
             std::time::Duration::ZERO
+        } else if let Some(sides) = &self.policy.blue_green {
+            sides.watch
         } else if self.waves[wave].canary {
             self.policy.canary_soak
         } else {

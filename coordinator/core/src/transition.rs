@@ -107,6 +107,8 @@ pub(crate) enum WaveStep {
     Soaks(Timestamp),
     /// It is done.
     Closed,
+    /// The traffic under which it soaks leaves it, at this instant.
+    Left(Timestamp),
 }
 
 impl WaveState {
@@ -115,15 +117,16 @@ impl WaveState {
         match self {
             Self::Waiting => match step {
                 WaveStep::Opened(at) => Some(Self::Open(at)),
-                WaveStep::Soaks(_) | WaveStep::Closed => None,
+                WaveStep::Soaks(_) | WaveStep::Closed | WaveStep::Left(_) => None,
             },
             Self::Open(_) => match step {
                 WaveStep::Soaks(until) => Some(Self::Soaking(until)),
                 WaveStep::Closed => Some(Self::Closed),
-                WaveStep::Opened(_) => None,
+                WaveStep::Opened(_) | WaveStep::Left(_) => None,
             },
             Self::Soaking(_) => match step {
                 WaveStep::Closed => Some(Self::Closed),
+                WaveStep::Left(at) => Some(Self::Open(at)),
                 WaveStep::Opened(_) | WaveStep::Soaks(_) => None,
             },
             Self::Closed => None,

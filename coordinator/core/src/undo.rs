@@ -21,6 +21,7 @@ pub(crate) const BY: &str = "its policy (rollbackOnFailure)";
 impl Fleet {
     /// Pauses a rollout, and notes whether what it brought is to be taken back.
     pub(crate) fn pause_rollout(&mut self, id: &RolloutId, reason: PauseReason, draft: &mut Draft) {
+        self.traffic_goes_back(id, &reason, draft);
         let rollout = self.rollout(id);
         let takes_back = rollout.is_some_and(|rollout| calls_for_it(rollout, &reason));
         let change = Change::RolloutPaused {
@@ -135,7 +136,9 @@ pub(crate) fn affected(rollout: &Rollout, reason: &PauseReason) -> Vec<GroupName
         PauseReason::Operator { .. }
         | PauseReason::NoProgress { .. }
         | PauseReason::Rejected { .. }
-        | PauseReason::ApprovalExpired { .. } => return Vec::new(),
+        | PauseReason::ApprovalExpired { .. }
+        | PauseReason::TrafficBlocked { .. }
+        | PauseReason::TrafficStuck { .. } => return Vec::new(),
     };
     let failed = |group: &&RolloutGroup| match named {
         Some(named) => group.name == *named || group.spent(),

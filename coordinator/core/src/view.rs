@@ -14,6 +14,7 @@ use crate::{
     request::{Refusal, Selection},
     rollout::{PlaceState, Rollout},
     schedule::ScheduleView,
+    traffic::TrafficView,
     wait::WaitReason,
 };
 
@@ -48,6 +49,8 @@ pub enum Query {
     Schedules,
     /// Targets that were put aside, for `lab targets list`.
     Targets,
+    /// Groups with two sides, for `lab traffic`.
+    Traffic,
 }
 
 /// An answer to a [`Query`].
@@ -69,6 +72,8 @@ pub enum View {
     Schedules(Vec<ScheduleView>),
     /// To `Targets`: what each is in quarantine for.
     Targets(Vec<(String, Quarantine)>),
+    /// To `Traffic`.
+    Traffic(Vec<TrafficView>),
     /// No such thing.
     Refused(Refusal),
 }
@@ -207,6 +212,7 @@ impl Fleet {
                 let aside = self.facts().targets_aside.clone();
                 Ok(View::Targets(aside.into_iter().collect()))
             }
+            Query::Traffic => Ok(View::Traffic(self.traffic_view())),
         };
         result.unwrap_or_else(View::Refused)
     }

@@ -4,7 +4,7 @@
 
 use std::{fmt, time::Duration};
 
-use common::{GroupName, MachineName, RolloutId, Timestamp, time::span};
+use common::{GroupName, MachineName, RolloutId, SideName, Timestamp, time::span};
 use serde::{Deserialize, Serialize};
 
 use crate::window;
@@ -241,6 +241,35 @@ pub enum WaitReason {
         /// How many may be.
         allowed: u32,
     },
+    /// The machine's side of its group holds the traffic.
+    LiveSide {
+        /// Which group.
+        group: GroupName,
+        /// Which side.
+        side: SideName,
+        /// Machines of the other side that would be left behind by moving it there.
+        behind: Vec<MachineName>,
+    },
+    /// The traffic of a group is to be moved first.
+    TrafficMoving {
+        /// Of which group.
+        group: GroupName,
+        /// To which side.
+        to: SideName,
+        /// Which attempt that is, from 1.
+        attempt: u32,
+        /// Why the last one failed, if it has.
+        error: Option<String>,
+    },
+    /// The traffic of a group is to be moved, and the side that is to get it is not ready.
+    SideNotReady {
+        /// Of which group.
+        group: GroupName,
+        /// Which side.
+        side: SideName,
+        /// Machines of it that are away, ill, silent, put aside, or not updated.
+        machines: Vec<MachineName>,
+    },
 }
 
 impl WaitReason {
@@ -282,6 +311,9 @@ impl WaitReason {
             Self::CoordinatorLast { .. } => "coordinator-last",
             Self::Quorum { .. } => "quorum",
             Self::FleetLimit { .. } => "fleet-limit",
+            Self::LiveSide { .. } => "live-side",
+            Self::TrafficMoving { .. } => "traffic-moving",
+            Self::SideNotReady { .. } => "side-not-ready",
         }
     }
 
@@ -322,7 +354,10 @@ impl WaitReason {
             | Self::Apart { .. }
             | Self::CoordinatorLast { .. }
             | Self::Quorum { .. }
-            | Self::FleetLimit { .. } => None,
+            | Self::FleetLimit { .. }
+            | Self::LiveSide { .. }
+            | Self::TrafficMoving { .. }
+            | Self::SideNotReady { .. } => None,
         }
     }
 
@@ -340,6 +375,7 @@ impl WaitReason {
             | Self::Soaking { .. }
             | Self::CleaningUp
             | Self::Retry { .. }
+            | Self::TrafficMoving { .. }
             | Self::Analysing { .. } => true,
             // What never comes is not waited for.
             Self::WindowClosed { opens_at, .. }
@@ -365,7 +401,9 @@ impl WaitReason {
             | Self::GroupLimit { .. }
             | Self::Apart { .. }
             | Self::Quorum { .. }
-            | Self::FleetLimit { .. } => false,
+            | Self::FleetLimit { .. }
+            | Self::LiveSide { .. }
+            | Self::SideNotReady { .. } => false,
         }
     }
 
@@ -393,6 +431,7 @@ impl WaitReason {
             }
             Self::GroupUnhealthy { machines }
             | Self::Retrying { machines }
+            | Self::SideNotReady { machines, .. }
             | Self::Apart { machines }
             | Self::Quorum { machines, .. } => machines
                 .first()
@@ -401,6 +440,8 @@ impl WaitReason {
                 .first()
                 .map(|machine| format!("lab machines show {machine}")),
             Self::NoRollout => Some("lab update execute".to_owned()),
+            Self::LiveSide { group, .. } => Some(format!("lab update execute --group={group}")),
+            Self::TrafficMoving { .. } => Some("lab traffic".to_owned()),
             Self::UpToDate
             | Self::MovedOn { .. }
             | Self::Retry { .. }
@@ -608,6 +649,41 @@ impl fmt::Display for WaitReason {
                 f,
                 "{allowed} of the machines that run a coordinator may be away at once; not there or not \
                  healthy: {}",
+                list(machines)
+            ),
+            Self::LiveSide {
+                group,
+                side,
+                behind,
+            } => {
+                write!(f, "side {side} of group {group} holds the traffic")?;
+                match behind[..] {
+                    [] => Ok(()),
+                    _ => write!(f, ", and the other side is behind: {}", list(behind)),
+                }
+            }
+            Self::TrafficMoving {
+                group,
+                to,
+                attempt,
+                error,
+            } => {
+                write!(
+                    f,
+                    "the traffic of group {group} is moved to side {to} first"
+                )?;
+                match error {
+                    Some(error) => write!(f, "; attempt {attempt} failed: {error}"),
+                    None => Ok(()),
+                }
+            }
+            Self::SideNotReady {
+                group,
+                side,
+                machines,
+            } => write!(
+                f,
+                "the traffic of group {group} is to be moved to side {side}, which is not ready: {}",
                 list(machines)
             ),
             Self::FleetLimit { away, allowed } => {

@@ -7,6 +7,7 @@ use coordinator_core::{
     Reply, Request,
     identity::Registry,
     schedule::Unresolved,
+    traffic::Wanted,
     view::{Query, View},
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -78,6 +79,7 @@ pub struct Handle {
     identities: Identities,
     revision: watch::Receiver<u64>,
     unresolved: watch::Receiver<Vec<Unresolved>>,
+    moves: watch::Receiver<Vec<Wanted>>,
 }
 
 impl Handle {
@@ -86,12 +88,14 @@ impl Handle {
         identities: Identities,
         revision: watch::Receiver<u64>,
         unresolved: watch::Receiver<Vec<Unresolved>>,
+        moves: watch::Receiver<Vec<Wanted>>,
     ) -> Self {
         Self {
             queue,
             identities,
             revision,
             unresolved,
+            moves,
         }
     }
 
@@ -161,6 +165,11 @@ impl Handle {
     /// Runs of schedules that wait for targets; each is durable.
     pub fn unresolved(&self) -> watch::Receiver<Vec<Unresolved>> {
         self.unresolved.clone()
+    }
+
+    /// Traffic that is to be moved; each move is durable.
+    pub fn moves(&self) -> watch::Receiver<Vec<Wanted>> {
+        self.moves.clone()
     }
 
     /// Lets the driver finish what it was asked before, and end.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use common::{
     Epoch, GroupName, LeaseId, MachineName, OutcomeKind, RolloutId, ScheduleName, time::span,
 };
-use coordinator_core::{Change, Fleet, schedule::ScheduleStep};
+use coordinator_core::{Change, Fleet, schedule::ScheduleStep, traffic::TrafficStep};
 use tracing::field::display;
 
 /// Tells facts, and remembers whose each lease is: facts about a lease say only its number.
@@ -296,6 +296,7 @@ impl Log {
                 wave,
                 ..
             } => of_group(rollout, group, format!("wave {} is measured", wave + 1)),
+            Change::Traffic { group, step } => return of_traffic(group, step),
             Change::Schedule { schedule, step } => return of_schedule(schedule, step),
             // What the gates come to is told when they pause the rollout; reports are many.
             // Identities have an audit log, and lines where they are asked for.
@@ -335,6 +336,32 @@ fn of_schedule<'a>(schedule: &ScheduleName, step: &'a ScheduleStep) -> Option<Li
         ScheduleStep::Skip { by, .. } => line(false, format!("{by} wants the next run left out")),
         ScheduleStep::SetBack { .. } => line(true, "the clock was far ahead".to_owned()),
     }
+}
+
+fn of_traffic<'a>(group: &'a GroupName, step: &'a TrafficStep) -> Option<Line<'a>> {
+    let line = |warns, text: String| Line {
+        warns,
+        group: Some(group),
+        text: format!("traffic: {text}"),
+        ..Line::default()
+    };
+    Some(match step {
+        TrafficStep::Begun {
+            to, rollout, by, ..
+        } => Line {
+            rollout: rollout.as_ref(),
+            ..line(false, format!("to side {to}, by {by}"))
+        },
+        TrafficStep::Again { .. } => line(false, "the move is attempted again".to_owned()),
+        TrafficStep::Moved { detail, .. } if detail.is_empty() => {
+            line(false, "it is where it was to be".to_owned())
+        }
+        TrafficStep::Moved { detail, .. } => {
+            line(true, format!("it is where it was to be: {detail}"))
+        }
+        TrafficStep::Failed { error, .. } => line(true, format!("not moved: {error}")),
+        TrafficStep::GivenUp { .. } => line(true, "the move is given up".to_owned()),
+    })
 }
 
 impl Holder {

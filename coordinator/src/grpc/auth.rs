@@ -67,9 +67,8 @@ pub fn allows(role: Role, permission: &str) -> Option<bool> {
         "rollout.stop" | "machine.check" | "notify.send" | "identity.read" => {
             &[Operator, Approver, Admin]
         }
-        "rollout.prepare" | "rollout.start" | "machine.release" | "machine.quarantine" => {
-            &[Operator, Admin]
-        }
+        "rollout.prepare" | "rollout.start" | "machine.release" | "machine.quarantine"
+        | "traffic.move" => &[Operator, Admin],
         // Whoever starts rollouts does not approve them, nor lift a stop alone.
         "rollout.approve" | "stop.lift" => &[Approver, Admin],
         // Past windows in the middle of the day: not for everybody who may begin an update.

@@ -9,6 +9,7 @@ pub mod schedules;
 pub mod status;
 #[cfg(test)]
 mod tests;
+pub(super) mod traffic;
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 

@@ -27,7 +27,7 @@ use super::{
     convert::{
         self,
         operator::{self as from, BadDocument},
-        schedules as plans, status as show,
+        schedules as plans, status as show, traffic,
     },
 };
 use crate::store::HistoryQuery;
@@ -380,6 +380,25 @@ impl wire::operator_server::Operator for OperatorService {
         Ok(Response::new(wire::ConfigLog {
             revisions: revisions.into_iter().map(from::config).collect(),
         }))
+    }
+
+    async fn list_traffic(
+        &self,
+        _: Request<wire::ListTrafficRequest>,
+    ) -> Result<Response<wire::TrafficList>, Status> {
+        let seen = self.view(Query::Traffic).await?;
+        let View::Traffic(groups) = seen.view else {
+            return Err(convert::other_view(&seen.view));
+        };
+        Ok(Response::new(traffic::list(groups, seen.now)))
+    }
+
+    async fn move_traffic(
+        &self,
+        request: Request<wire::MoveTrafficRequest>,
+    ) -> Result<Response<wire::Done>, Status> {
+        let actor = auth::operator(&request)?;
+        self.done(actor, traffic::moved(request.get_ref())?).await
     }
 
     async fn list_schedules(

@@ -101,6 +101,14 @@ pub enum HaproxyError {
         /// Which.
         server: String,
     },
+    /// Somebody else said something else meanwhile.
+    #[error("server {backend}/{server} was set to something else meanwhile")]
+    Overruled {
+        /// In which backend.
+        backend: String,
+        /// Which.
+        server: String,
+    },
     /// Servers of the new side did not come up. From the old side nothing was taken.
     #[error("HAProxy does not have them up after {within}: {servers}", within = span(*after))]
     NotUp {
@@ -199,8 +207,13 @@ impl Backend<'_> {
                 opened.push(*server);
             }
         }
+        let mut all_out = true;
         for server in out_of {
-            self.find(&servers, server)?;
+            all_out &= !self.find(&servers, server)?.is_in();
+        }
+        if opened.is_empty() && all_out {
+            // It is there already, and a server that is down takes nothing from anybody.
+            return self.until_empty(out_of, limits.drain).await;
         }
         for server in &opened {
             self.set(server, "ready").await?;
@@ -218,7 +231,25 @@ impl Backend<'_> {
                 self.set(server, "drain").await?;
             }
         }
-        self.until_empty(out_of, limits.drain).await
+        let placed = self.until_empty(out_of, limits.drain).await?;
+        self.verify(into, out_of).await?;
+        Ok(placed)
+    }
+
+    /// Whether it is as it was to be: somebody else may have had another wish meanwhile.
+    async fn verify(&self, into: &[&str], out_of: &[&str]) -> Result<(), HaproxyError> {
+        let servers = self.servers().await?;
+        for (wanted, servers_of_it) in [(true, into), (false, out_of)] {
+            for server in servers_of_it {
+                if self.find(&servers, server)?.is_in() != wanted {
+                    return Err(HaproxyError::Overruled {
+                        backend: self.name.to_owned(),
+                        server: (*server).to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Every server of the backend, by name.

@@ -1,7 +1,7 @@
 //! Before and after: values of a real Prometheus, and a coordinator whose wave waits for them.
 
 #[path = "../bed/mod.rs"]
-mod bed;
+pub(crate) mod bed;
 
 use std::{sync::atomic::Ordering, time::Duration};
 

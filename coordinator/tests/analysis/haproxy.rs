@@ -1,6 +1,7 @@
 //! Traffic between two sides of real backends, moved by a real HAProxy while clients ask without a pause.
 
 mod bed;
+mod story;
 
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ async fn no_request_fails_while_sides_change_and_are_stopped() {
         }
         versions.push(load.answers_from_now().await);
         for server in out_of {
-            bed.serve(server).await;
+            bed.serve(server);
         }
     }
     let (asked, failed) = load.stop().await;
@@ -89,7 +90,7 @@ async fn a_side_that_does_not_come_up_gets_nothing_and_takes_nothing() {
     let (asked, failed) = load.stop().await;
     assert_eq!(failed, Vec::<String>::new(), "of {asked} requests");
     // Said again once it is there, it is done.
-    bed.serve("green-2").await;
+    bed.serve("green-2");
     backend.place(&GREEN, &BLUE, LIMITS).await.expect("green");
     backend.place(&GREEN, &BLUE, LIMITS).await.expect("again");
     assert_eq!(in_and_up(backend).await.0, GREEN);

@@ -44,6 +44,12 @@ fn has_passed(group: &RolloutGroup, wave: &Wave) -> bool {
     found.is_some_and(|found| found.passed(&group.policy.gates))
 }
 
+/// Whether the group's present wave soaks under traffic that has moved to it: its gates are measured for as
+/// long as that lasts, however often they have passed.
+fn is_watched(group: &RolloutGroup, now: Timestamp) -> bool {
+    group.policy.blue_green.is_some() && group.soaks_until(now).is_some()
+}
+
 impl Fleet {
     /// The group and its present wave, if that is one that gates hold: somebody of it has been updated,
     /// and nobody has accepted what they found. On the way back nothing is held up by a gate: it may
@@ -79,8 +85,8 @@ impl Fleet {
             WaveState::Open(_) => count.pending.iter().all(away),
             WaveState::Waiting | WaveState::Soaking(_) | WaveState::Closed => true,
         };
-        (back && count.live == 0 && !analysis.passed(&g.policy.gates))
-            .then_some((g, analysis, since))
+        let left = !analysis.passed(&g.policy.gates) || is_watched(g, now);
+        (back && count.live == 0 && left).then_some((g, analysis, since))
     }
 
     /// Whether gates are to be measured although everybody has ended their part: not any more once
@@ -174,8 +180,10 @@ impl Fleet {
         };
         let (wave, name, opened) = (g.current, g.name.clone(), analysis.opened);
         let each = g.policy.gates.iter().zip(&analysis.tallies).enumerate();
+        let watched = is_watched(g, now);
         let wanted: Vec<(usize, Gate)> = each
-            .filter(|(_, (gate, tally))| !tally.passed(gate) && tally.due(gate, since) <= now)
+            .filter(|(_, (gate, tally))| watched || !tally.passed(gate))
+            .filter(|(_, (gate, tally))| tally.due(gate, since) <= now)
             .map(|(index, (gate, _))| (index, gate.clone()))
             .collect();
         for (index, gate) in wanted {
@@ -317,7 +325,8 @@ impl Fleet {
     pub(crate) fn gates_due(&self, number: u64, group: usize, now: Timestamp) -> Option<Timestamp> {
         let (g, analysis, since) = self.measured(number, group, now)?;
         let each = g.policy.gates.iter().zip(&analysis.tallies).enumerate();
-        each.filter(|(_, (gate, tally))| !tally.passed(gate))
+        let watched = is_watched(g, now);
+        each.filter(|(_, (gate, tally))| watched || !tally.passed(gate))
             .map(|(index, (gate, tally))| {
                 let key = (number, group, g.current, index);
                 let asked = self.hearsay.measuring.get(&key);

@@ -297,7 +297,11 @@ fn filled(s: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Option
 }
 
 /// Host and port.
-fn endpoint(s: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Option<String> {
+pub(super) fn endpoint(
+    s: &mut Section<'_>,
+    key: &'static str,
+    faults: &mut Faults,
+) -> Option<String> {
     s.parsed(key, PORT, faults, |value| {
         let bad = || format!("{value} is not a host and a port");
         let text = value.as_str().ok_or_else(bad)?;

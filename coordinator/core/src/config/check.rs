@@ -31,6 +31,7 @@ pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
         waves(name, group, faults);
         let path = format!("updateGroups.{name}");
         times(&path, &group.policy, config, faults);
+        super::traffic::check(&path, group, &config.coordinators, faults);
     }
     for (name, policy) in &config.own {
         let path = format!("updateMachines.{name}");

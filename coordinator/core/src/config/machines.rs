@@ -17,7 +17,7 @@ use crate::policy::Policy;
 const SOME: Duration = Duration::from_secs(1);
 
 /// Keys of groups that say something about several machines.
-const OF_GROUPS: [&str; 16] = [
+const OF_GROUPS: [&str; 17] = [
     "updatePolicy",
     "machines",
     "maxParallel",
@@ -34,6 +34,7 @@ const OF_GROUPS: [&str; 16] = [
     "autoApproveAfter",
     "dependencies",
     "gates",
+    "blueGreen",
 ];
 
 /// Reads them: each machine's rules, its group's where it has no keys of its own. Machines whose rules come

@@ -20,7 +20,7 @@ use super::{
     policies::{Policies, with_policy},
     schedules,
     section::{Faults, Section, Share, fault, nearest},
-    waves,
+    traffic, waves,
 };
 use crate::{
     alarm::Alarms,
@@ -397,7 +397,11 @@ fn group(
             Vec::new()
         }
     };
-    let policy = policy(&mut s, preset, machines.len(), settings, faults);
+    let mut policy = policy(&mut s, preset, machines.len(), settings, faults);
+    policy.blue_green = traffic::blue_green(&mut s, faults);
+    if policy.blue_green.is_some() {
+        policy.canary = 0;
+    }
     s.finish(faults);
     // What is wrong with a key of its policy is said of the policy.
     faults.retain(|fault| {
@@ -469,6 +473,7 @@ pub(super) fn policy(
             .duration("expectedDuration", faults)
             .unwrap_or(settings.expected_duration),
         gates: analysis::named(s, &settings.analyses, faults),
+        blue_green: None,
     }
 }
 

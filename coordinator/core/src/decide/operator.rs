@@ -134,6 +134,9 @@ impl Fleet {
             OperatorRequest::SkipSchedule { schedule, reason } => {
                 or_refused(self.skip_schedule(now, by, &schedule, reason, draft))
             }
+            OperatorRequest::MoveTraffic { group, to, .. } => {
+                or_refused(self.move_traffic(now, by, &group, to.as_ref(), draft))
+            }
             OperatorRequest::Notify { channel, .. } => or_refused(self.notify(channel)),
         }
     }
@@ -481,6 +484,16 @@ fn subject(request: &OperatorRequest) -> Option<(&'static str, String, String)> 
             format!("schedule {schedule}"),
             reason.as_str(),
         ),
+        OperatorRequest::MoveTraffic { group, to, reason } => {
+            let to = to
+                .as_ref()
+                .map_or_else(|| "back".to_owned(), |to| format!("to side {to}"));
+            (
+                "move-traffic",
+                format!("group {group}, {to}"),
+                reason.as_str(),
+            )
+        }
         OperatorRequest::Notify {
             channel, message, ..
         } => ("notify", channel.clone(), message.as_str()),

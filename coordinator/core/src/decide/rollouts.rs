@@ -65,6 +65,10 @@ impl Fleet {
                     Err(reason) => excluded.push((machine.clone(), reason)),
                 }
             }
+            if let Some(sides) = &group.policy.blue_green {
+                let action = wish.action;
+                self.leave_out_live_side(name, sides, action, &mut machines, &mut excluded);
+            }
             if machines.is_empty() {
                 continue;
             }
@@ -83,7 +87,10 @@ impl Fleet {
                     policy.needs_approval = false;
                 }
             }
-            let waves = self.waves_of(&policy, machines);
+            let waves = match &policy.blue_green {
+                Some(sides) => self.waves_by_side(name, sides, machines),
+                None => self.waves_of(&policy, machines),
+            };
             let after = policy.dependencies.iter().map(|before| {
                 let stagger = match wish.immediate {
                     true => Duration::ZERO,
@@ -380,6 +387,7 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &str, now: Timestamp) -> 
                 state: WaveState::Waiting,
                 canary: wave.canary,
                 turn: wave.turn,
+                side: wave.side.clone(),
                 places: wave.machines.iter().map(place).collect(),
                 analysis: None,
             })

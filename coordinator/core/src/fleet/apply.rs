@@ -14,6 +14,7 @@ use crate::{
     machine::{Failed, Machine, Pin},
     quarantine::Quarantine,
     rollout::{PauseReason, Place, PlaceState, Rollout, RolloutGroup, RolloutState, Wave},
+    traffic::{Traffic, TrafficStep},
     transition::{ApprovalStep, PlaceStep, RolloutStep, WaveStep},
 };
 
@@ -265,6 +266,7 @@ impl Fleet {
             Change::Restored { epoch, next_lease } => {
                 self.facts.epoch = *epoch;
                 self.facts.next_lease = *next_lease;
+                self.facts.traffic.values_mut().for_each(Traffic::restored);
             }
             Change::Forgotten { machine, at, .. } => self.forgotten(machine, *at),
             Change::Quarantined {
@@ -355,6 +357,12 @@ impl Fleet {
             | Change::ReturnAnswered { .. }
             | Change::ReturnWithdrawn { .. }
             | Change::IdentitiesForgotten { .. } => self.facts.registry.apply(change),
+            Change::Traffic { group, step } => {
+                let next_rollout = self.facts.next_rollout;
+                let traffic = self.facts.traffic.entry(group.clone()).or_default();
+                traffic.apply(step, next_rollout);
+                self.traffic_stepped(group, step);
+            }
             Change::Schedule { schedule, step } => {
                 if let Some(number) = step.run_number() {
                     self.facts.schedule_runs = number;
@@ -482,6 +490,40 @@ impl Fleet {
                 .retain(|(rollout, group, wave, _), _| {
                     (*rollout, *group, *wave) != (at.rollout, at.group, at.wave)
                 });
+        }
+    }
+
+    /// What a step of its traffic does to the group's present wave: once the traffic has moved, what the
+    /// gates found before says nothing, and a wave does not soak when its traffic leaves it.
+    fn traffic_stepped(&mut self, group: &GroupName, step: &TrafficStep) {
+        for number in &self.index.unfinished {
+            let Some(rollout) = self.facts.rollouts.get_mut(number) else {
+                continue;
+            };
+            let groups = rollout.groups.iter_mut().enumerate();
+            for (index, g) in groups.filter(|(_, g)| g.name == *group) {
+                let current = g.current;
+                let wave = g.waves.get_mut(current);
+                let Some(wave) = wave.filter(|wave| wave.side.is_some()) else {
+                    continue;
+                };
+                match step {
+                    TrafficStep::Begun { to, at, .. } if wave.side.as_ref() != Some(to) => {
+                        wave.step(WaveStep::Left(*at));
+                    }
+                    TrafficStep::Moved { .. } => {}
+                    TrafficStep::Begun { .. }
+                    | TrafficStep::Again { .. }
+                    | TrafficStep::Failed { .. }
+                    | TrafficStep::GivenUp { .. } => continue,
+                }
+                if let Some(analysis) = &mut wave.analysis {
+                    analysis.begin_anew();
+                }
+                self.hearsay.measuring.retain(|(of, group, wave, _), _| {
+                    (*of, *group, *wave) != (*number, index, current)
+                });
+            }
         }
     }
 

@@ -164,6 +164,7 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
                 course.takes(step, covered)
             })
         }
+        Change::Traffic { group, step } => super::traffic::takes(before, group, step),
         Change::RolloutCreated { rollout, .. } => takes_back_rightly(before, rollout),
         Change::Quarantined { machine, .. } => before.quarantine_of(machine).is_none(),
         Change::Alarmed {

@@ -72,16 +72,19 @@ impl World {
             world.reports.insert(machine.clone(), report());
             world.poll(machine.as_str());
         }
-        let targets = world
-            .reports
-            .keys()
-            .map(|m| (m.clone(), Target::Closure(path("2"))));
+        world.pin_all("2");
+        world
+    }
+
+    /// Everybody is to run this version.
+    pub(crate) fn pin_all(&mut self, version: &str) {
+        let machines = self.reports.keys();
+        let targets = machines.map(|m| (m.clone(), Target::Closure(path(version))));
         let targets = targets.collect();
-        world.ask(OperatorRequest::PinTargets {
+        self.ask(OperatorRequest::PinTargets {
             targets,
             reason: String::new(),
         });
-        world
     }
 
     pub(crate) fn handle(&mut self, request: Request) -> Decision {

@@ -30,6 +30,7 @@ mod schedules;
 mod sequence;
 mod staging;
 mod stop;
+mod traffic;
 mod undo;
 mod waves;
 mod when;

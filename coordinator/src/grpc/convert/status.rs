@@ -179,6 +179,10 @@ fn of_wave(
         soaks_until,
         canary: wave.canary,
         gates: Vec::new(),
+        side: wave
+            .side
+            .as_ref()
+            .map_or_else(String::new, ToString::to_string),
     }
 }
 
@@ -326,6 +330,31 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
         WaitReason::WaveNotOpen { wave, open } => {
             shown.count = u64::from(*wave);
             shown.allowed = u64::from(*open);
+        }
+        WaitReason::LiveSide {
+            group,
+            side,
+            behind: machines,
+        }
+        | WaitReason::SideNotReady {
+            group,
+            side,
+            machines,
+        } => {
+            shown.group = group.to_string();
+            shown.side = side.to_string();
+            shown.machines = names(machines);
+        }
+        WaitReason::TrafficMoving {
+            group,
+            to,
+            attempt,
+            error,
+        } => {
+            shown.group = group.to_string();
+            shown.side = to.to_string();
+            shown.count = u64::from(*attempt);
+            shown.reason = error.clone().unwrap_or_default();
         }
         WaitReason::Retrying { machines }
         | WaitReason::GroupUnhealthy { machines }
@@ -554,8 +583,16 @@ fn planned_group(group: &PlannedGroup, outlook: &Outlook, now: Timestamp) -> wir
                     .max()
                     .map(time),
                 canary: wave.canary,
+                side: wave
+                    .side
+                    .as_ref()
+                    .map_or_else(String::new, ToString::to_string),
                 soak_s: match (number + 1 == waves, wave.canary) {
                     (true, _) => 0,
+                    (false, _) if policy.blue_green.is_some() => {
+                        let sides = policy.blue_green.as_ref();
+                        sides.map_or(0, |sides| sides.watch.as_secs())
+                    }
                     (false, true) => policy.canary_soak.as_secs(),
                     (false, false) => policy.soak.as_secs(),
                 },

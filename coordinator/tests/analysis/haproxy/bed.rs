@@ -75,7 +75,7 @@ impl Bed {
             _directory: directory,
         };
         for server in ["blue-1", "blue-2", "green-1", "green-2"] {
-            bed.serve(server).await;
+            bed.serve(server);
         }
         let answers = async {
             while get(front, "/").await.is_err() {
@@ -89,7 +89,7 @@ impl Bed {
     }
 
     /// A backend is there, and says its name.
-    pub(crate) async fn serve(&mut self, server: &'static str) {
+    pub(crate) fn serve(&mut self, server: &'static str) {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_reuseaddr(true).expect("an option");
         socket.bind(self.addresses[server]).expect("its port");

@@ -280,7 +280,8 @@ impl World {
             | Change::Measured { .. }
             | Change::Quarantined { .. }
             | Change::Released { .. }
-            | Change::Schedule { .. } => {}
+            | Change::Schedule { .. }
+            | Change::Traffic { .. } => {}
         }
         if let Some(wrong) = wrong {
             self.violate(wrong);

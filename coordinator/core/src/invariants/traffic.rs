@@ -1,0 +1,64 @@
+//! 12: whoever is away for an update is on a side without traffic, and traffic moves to no side that is not
+//! as it is to be.
+
+use common::GroupName;
+
+use super::{Violation, violate};
+use crate::{
+    fleet::Fleet,
+    rollout::{PlaceState, WaveState},
+    traffic::TrafficStep,
+};
+
+/// Nobody holds a lease whose side may hold traffic.
+pub(super) fn nobody_leaves_it(fleet: &Fleet, found: &mut Vec<Violation>) {
+    // What a restore made void is seen to by whoever lifts the stop.
+    let epoch = fleet.facts().epoch;
+    let leases = fleet.facts().leases.values();
+    for lease in leases.filter(|lease| lease.epoch == epoch) {
+        let rollout = fleet.rollout(&lease.rollout);
+        let group = rollout.and_then(|rollout| rollout.group(&lease.group));
+        let sides = group.and_then(|group| group.policy.blue_green.as_ref());
+        let Some(side) = sides.and_then(|sides| sides.side_of(&lease.machine)) else {
+            continue;
+        };
+        if fleet.may_hold_traffic(&lease.group, &side.name) {
+            let (machine, side) = (&lease.machine, &side.name);
+            let text = format!("{machine} is away, and its side {side} may hold traffic");
+            violate(found, 12, text);
+        }
+    }
+}
+
+/// Whether this may happen to the traffic now.
+pub(super) fn takes(before: &Fleet, group: &GroupName, step: &TrafficStep) -> bool {
+    let known = before.traffic_of(group).cloned().unwrap_or_default();
+    if !known.takes(step) {
+        return false;
+    }
+    let TrafficStep::Begun {
+        to, sides, rollout, ..
+    } = step
+    else {
+        return true;
+    };
+    let Some(side) = sides.side(to) else {
+        return false;
+    };
+    let mut machines = side.machines.iter();
+    if machines.any(|machine| before.lease_of(machine).is_some()) {
+        return false;
+    }
+    // What a rollout has just updated gets traffic only if all of it is as it is to be.
+    let rollout = rollout.as_ref().and_then(|id| before.rollout(id));
+    let g = rollout.and_then(|rollout| rollout.group(group));
+    let present = g.and_then(|g| g.waves.get(g.current));
+    let Some(wave) = present.filter(|wave| wave.side.as_ref() == Some(to)) else {
+        return true;
+    };
+    wave.state != WaveState::Waiting
+        && wave.places.iter().all(|place| {
+            let here = before.group_of(&place.machine).is_some();
+            !here || place.state == PlaceState::Updated
+        })
+}

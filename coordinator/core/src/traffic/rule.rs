@@ -1,0 +1,436 @@
+//! Where a rollout wants the traffic of a group with two sides, and who waits for that.
+//!
+//! Nobody goes whose side may hold traffic. So before each wave opens, the traffic is put on the other
+//! side, also where it is thought to be there already: only an answer of this rollout's own time counts.
+//! When a side is done and another one follows, the traffic moves to it and the wave soaks (`watch`) while
+//! the gates are measured anew.
+
+use common::{
+    GroupName, MachineName, SideName, Timestamp,
+    text::{DETAIL_MAX, tame_line},
+};
+
+use super::{ATTEMPTS, Answered, BlueGreen, Move, Side, TrafficStep, Wanted};
+use crate::{
+    change::Change,
+    decide::Draft,
+    fleet::{Fleet, number_of, rollout_id},
+    request::Reply,
+    rollout::{
+        PauseReason, Place, PlaceState, Rollout, RolloutGroup, RolloutState, Wave, WaveState,
+    },
+    wait::WaitReason,
+};
+
+impl Fleet {
+    /// Moves that somebody is to make now.
+    pub fn wanted_moves(&self) -> Vec<Wanted> {
+        let traffic = self.facts().traffic.iter();
+        let wanted = traffic.filter_map(|(group, traffic)| {
+            let moving = traffic.moving.as_ref();
+            let moving = moving.filter(|moving| moving.failed.is_none())?;
+            Some(Wanted {
+                group: group.clone(),
+                number: moving.number,
+                attempt: moving.attempt,
+                to: moving.to.clone(),
+                sides: moving.sides.clone(),
+            })
+        });
+        wanted.collect()
+    }
+
+    /// When the clock alone changes something about a move.
+    pub(crate) fn traffic_deadline(&self, now: Timestamp) -> Option<Timestamp> {
+        let traffic = self.facts().traffic.values();
+        let moving = traffic.filter_map(|traffic| traffic.moving.as_ref());
+        moving.map(|moving| moving.due(now)).min()
+    }
+
+    /// Counts answers that did not come, attempts again what failed, and gives up what failed too often.
+    pub(crate) fn look_at_traffic(&mut self, now: Timestamp, draft: &mut Draft) {
+        let due = |moving: &&Move| moving.due(now) <= now;
+        let traffic = self.facts().traffic.iter();
+        let due: Vec<GroupName> = traffic
+            .filter(|(_, traffic)| traffic.moving.as_ref().filter(due).is_some())
+            .map(|(group, _)| group.clone())
+            .collect();
+        for group in due {
+            let moving = self.traffic_of(&group).and_then(|t| t.moving.as_ref());
+            if moving.is_some_and(|moving| moving.failed.is_none()) {
+                let error = "nobody said in time that it is done".to_owned();
+                self.traffic_step(&group, TrafficStep::Failed { error, at: now }, draft);
+            } else {
+                self.traffic_step(&group, TrafficStep::Again { at: now }, draft);
+            }
+            self.give_up(&group, now, draft);
+        }
+    }
+
+    /// Takes the answer to a move. One that nobody waits for any more says nothing.
+    pub(crate) fn traffic_answered(
+        &mut self,
+        now: Timestamp,
+        answered: Answered,
+        draft: &mut Draft,
+    ) -> Reply {
+        let Answered {
+            group,
+            number,
+            attempt,
+            result,
+        } = answered;
+        let moving = self.traffic_of(&group).and_then(|t| t.moving.as_ref());
+        let waits = moving.is_some_and(|moving| {
+            (moving.number, moving.attempt) == (number, attempt) && moving.failed.is_none()
+        });
+        if waits {
+            let step = match result {
+                Ok(detail) => TrafficStep::Moved {
+                    detail: tame_line(&detail, DETAIL_MAX),
+                    at: now,
+                },
+                Err(error) => TrafficStep::Failed {
+                    error: tame_line(&error, DETAIL_MAX),
+                    at: now,
+                },
+            };
+            self.traffic_step(&group, step, draft);
+            self.give_up(&group, now, draft);
+        }
+        Reply::Done(String::new())
+    }
+
+    /// Gives a move up that has failed as often as it may; the rollout that wants it pauses.
+    fn give_up(&mut self, group: &GroupName, now: Timestamp, draft: &mut Draft) {
+        let moving = self.traffic_of(group).and_then(|t| t.moving.as_ref());
+        let Some(Move {
+            to,
+            rollout,
+            attempt: ATTEMPTS..,
+            failed: Some((_, error)),
+            ..
+        }) = moving
+        else {
+            return;
+        };
+        let reason = PauseReason::TrafficStuck {
+            group: group.clone(),
+            side: to.clone(),
+            error: error.clone(),
+        };
+        let rollout = rollout.clone();
+        self.traffic_step(group, TrafficStep::GivenUp { at: now }, draft);
+        let active = |id: &common::RolloutId| {
+            let rollout = self.rollout(id);
+            rollout.is_some_and(|rollout| rollout.state == RolloutState::Active)
+        };
+        if let Some(id) = rollout.filter(active) {
+            self.pause_rollout(&id, reason, draft);
+        }
+    }
+
+    pub(super) fn traffic_step(&mut self, group: &GroupName, step: TrafficStep, draft: &mut Draft) {
+        let group = group.clone();
+        self.commit(draft, Change::Traffic { group, step });
+    }
+
+    /// Begins a move. The sides are those of the configuration in force, if it still has this one.
+    pub(super) fn begin_move(
+        &mut self,
+        group: &GroupName,
+        to: &SideName,
+        frozen: &BlueGreen,
+        (rollout, by): (Option<common::RolloutId>, String),
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        let present = self.sides_of(group);
+        let present = present.filter(|sides| sides.side(to).is_some());
+        let step = TrafficStep::Begun {
+            to: to.clone(),
+            sides: Box::new(present.unwrap_or(frozen).clone()),
+            rollout,
+            by,
+            at: now,
+        };
+        self.traffic_step(group, step, draft);
+    }
+
+    /// The sides of a group by the configuration in force.
+    pub fn sides_of(&self, group: &GroupName) -> Option<&BlueGreen> {
+        let config = self.facts().config.as_ref()?;
+        config.groups.get(group)?.policy.blue_green.as_deref()
+    }
+
+    /// Whether it was said since the rollout began that all traffic of the group is on this side.
+    fn stands_on(&self, rollout: &Rollout, group: &GroupName, side: &SideName) -> bool {
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): where the traffic was once, it is taken for still to be.
+        if self.has(crate::bug::Bug::TrafficTakenForGranted) {
+            return self.traffic_of(group).and_then(|known| known.on.as_ref()) == Some(side);
+        }
+        self.traffic_of(group).is_some_and(|traffic| {
+            traffic.settled
+                && traffic.on.as_ref() == Some(side)
+                && number_of(&rollout.id).is_some_and(|number| number < traffic.said_for)
+        })
+    }
+
+    /// Nobody goes whose side may hold traffic.
+    pub(crate) fn side_is_idle(
+        &self,
+        rollout: &Rollout,
+        group: &RolloutGroup,
+        machine: &MachineName,
+    ) -> Result<(), WaitReason> {
+        let Some(sides) = &group.policy.blue_green else {
+            return Ok(());
+        };
+        let Some(side) = sides.side_of(machine) else {
+            return Ok(());
+        };
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): what must not wait does not wait for the traffic either.
+        if rollout.immediate && self.has(crate::bug::Bug::ImmediateWithTraffic) {
+            return Ok(());
+        }
+        let other = sides.other(&side.name);
+        if self.stands_on(rollout, &group.name, &other.name) {
+            return Ok(());
+        }
+        Err(self.moving_or(group, || WaitReason::LiveSide {
+            group: group.name.clone(),
+            side: side.name.clone(),
+            behind: Vec::new(),
+        }))
+    }
+
+    /// That the traffic is being moved, if it is.
+    fn moving_or(&self, group: &RolloutGroup, or: impl FnOnce() -> WaitReason) -> WaitReason {
+        let traffic = self.traffic_of(&group.name);
+        match traffic.and_then(|traffic| traffic.moving.as_ref()) {
+            Some(moving) => WaitReason::TrafficMoving {
+                group: group.name.clone(),
+                to: moving.to.clone(),
+                attempt: moving.attempt,
+                error: moving.failed.as_ref().map(|(_, error)| error.clone()),
+            },
+            None => or(),
+        }
+    }
+
+    /// The present wave of a group, its side and the one across.
+    fn present_side<'a>(
+        &self,
+        g: &'a RolloutGroup,
+    ) -> Option<(&'a BlueGreen, &'a Wave, &'a Side, &'a Side)> {
+        let sides = g.policy.blue_green.as_ref()?;
+        let wave = g.waves.get(g.current)?;
+        let side = sides.side(wave.side.as_ref()?)?;
+        Some((sides, wave, side, sides.other(&side.name)))
+    }
+
+    /// Whether the traffic is on the side of the group's present wave, once it is to be: when another side
+    /// follows. `None` when the wave is none that traffic follows.
+    pub(crate) fn traffic_has_followed(&self, number: u64, group: usize) -> Option<bool> {
+        let rollout = &self.facts().rollouts[&number];
+        let g = &rollout.groups[group];
+        let (_, _, side, _) = self.present_side(g)?;
+        let follows = g.current + 1 < g.waves.len();
+        follows.then(|| self.stands_on(rollout, &g.name, &side.name))
+    }
+
+    /// The machines of a side that keep traffic from being moved there: for a rollout whoever of it is not
+    /// there, healthy and as the rollout wants it; otherwise only who is at work.
+    pub(super) fn not_ready(
+        &self,
+        side: &Side,
+        wave: Option<&Wave>,
+        strict: bool,
+        now: Timestamp,
+    ) -> Vec<MachineName> {
+        let of_the_fleet = |machine: &&MachineName| self.group_of(machine).is_some();
+        let is_out = |machine: &&MachineName| {
+            let ill = self.group_of(machine);
+            let ill = ill.and_then(|group| self.index().ill.get(group));
+            let place = wave.and_then(|wave| {
+                let mut places = wave.places.iter();
+                places.find(|place| place.machine == **machine)
+            });
+            self.lease_of(machine).is_some()
+                || (strict
+                    && (self.index().is_away(self.facts(), machine)
+                        || ill.is_some_and(|ill| ill.contains(*machine))
+                        || self.is_offline(machine, now)
+                        || self.quarantine_of(machine).is_some()
+                        || place.is_some_and(|place| place.state != PlaceState::Updated)))
+        };
+        let machines = side.machines.iter().filter(of_the_fleet);
+        machines.filter(is_out).cloned().collect()
+    }
+
+    /// The other side than that of the group's present wave is to hold all traffic. Whether it does; a move
+    /// is begun if it does not, and none is under way.
+    pub(crate) fn clears_side(
+        &mut self,
+        number: u64,
+        group: usize,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) -> bool {
+        let rollout = &self.facts().rollouts[&number];
+        let g = &rollout.groups[group];
+        let Some((sides, _, _, other)) = self.present_side(g) else {
+            return true;
+        };
+        if self.stands_on(rollout, &g.name, &other.name) {
+            return true;
+        }
+        if self.clearing(g, now).is_ok() {
+            let (name, to, sides) = (g.name.clone(), other.name.clone(), sides.clone());
+            let by = (Some(rollout.id.clone()), format!("rollout {}", rollout.id));
+            self.begin_move(&name, &to, &sides, by, now, draft);
+        }
+        false
+    }
+
+    /// Why no move to the side across from the present wave's can be begun.
+    fn clearing(&self, g: &RolloutGroup, now: Timestamp) -> Result<(), WaitReason> {
+        let Some((_, _, side, other)) = self.present_side(g) else {
+            return Ok(());
+        };
+        self.stop_over(&g.name)?;
+        // Where the traffic is already, or is thought to be, it is not moved to.
+        let on = self.traffic_of(&g.name).and_then(|t| t.on.as_ref());
+        let moves = on == Some(&side.name);
+        let before = g.current.checked_sub(1).map(|before| &g.waves[before]);
+        self.ready(g, other, before, moves, now)
+    }
+
+    fn ready(
+        &self,
+        g: &RolloutGroup,
+        side: &Side,
+        wave: Option<&Wave>,
+        strict: bool,
+        now: Timestamp,
+    ) -> Result<(), WaitReason> {
+        let moving = self.traffic_of(&g.name).and_then(|t| t.moving.as_ref());
+        let machines = self.not_ready(side, wave, strict, now);
+        if moving.is_none() && machines.is_empty() {
+            return Ok(());
+        }
+        Err(self.moving_or(g, || WaitReason::SideNotReady {
+            group: g.name.clone(),
+            side: side.name.clone(),
+            machines,
+        }))
+    }
+
+    /// Everybody of the present wave's side is done, and the traffic is to follow: begins the move, or
+    /// pauses the rollout when somebody of it never will be as it is to be.
+    pub(crate) fn moves_on(
+        &mut self,
+        number: u64,
+        group: usize,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        let rollout = &self.facts().rollouts[&number];
+        let g = &rollout.groups[group];
+        let Some((sides, wave, side, _)) = self.present_side(g) else {
+            return;
+        };
+        if self.stop_over(&g.name).is_err() {
+            return;
+        }
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): whoever of the side went back or failed is not looked at.
+        let careless = self.has(crate::bug::Bug::TrafficToFailed);
+        #[cfg(not(feature = "seeded-bugs"))]
+        let careless = false;
+        let spoilt = |place: &&Place| {
+            let here = self.group_of(&place.machine).is_some();
+            here && place.state.is_final() && place.state != PlaceState::Updated
+        };
+        let spoilt = wave.places.iter().filter(spoilt);
+        let machines: Vec<MachineName> = spoilt.map(|place| place.machine.clone()).collect();
+        let id = rollout_id(number);
+        let (name, to) = (g.name.clone(), side.name.clone());
+        if !machines.is_empty() && !careless {
+            let reason = PauseReason::TrafficBlocked {
+                group: name,
+                side: to,
+                machines,
+            };
+            self.pause_rollout(&id, reason, draft);
+        } else if self.ready(g, side, Some(wave), !careless, now).is_ok() {
+            let sides = sides.clone();
+            let by = (Some(id), format!("rollout {}", rollout.id));
+            self.begin_move(&name, &to, &sides, by, now, draft);
+        }
+    }
+
+    /// That a group waits for its traffic, if it does.
+    pub(crate) fn traffic_wait(
+        &self,
+        number: u64,
+        group: usize,
+        now: Timestamp,
+    ) -> Result<(), WaitReason> {
+        let rollout = &self.facts().rollouts[&number];
+        let g = &rollout.groups[group];
+        let Some((_, wave, side, other)) = self.present_side(g) else {
+            return Ok(());
+        };
+        let follows = match wave.state {
+            WaveState::Waiting | WaveState::Closed => false,
+            WaveState::Soaking(_) => true,
+            WaveState::Open(_) => {
+                let count = self.index().waves.get(&(number, group, g.current));
+                let offline = |place: &usize| self.is_offline(&wave.places[*place].machine, now);
+                count.is_none_or(|count| count.live == 0 && count.pending.iter().all(offline))
+            }
+        };
+        if follows {
+            if self.traffic_has_followed(number, group) == Some(false) {
+                return self.ready(g, side, Some(wave), true, now);
+            }
+            return Ok(());
+        }
+        if self.stands_on(rollout, &g.name, &other.name) {
+            return Ok(());
+        }
+        self.clearing(g, now)
+    }
+
+    /// A gate failed while the traffic ran on the side that was just updated: it goes back at once.
+    pub(crate) fn traffic_goes_back(
+        &mut self,
+        id: &common::RolloutId,
+        reason: &PauseReason,
+        draft: &mut Draft,
+    ) {
+        let PauseReason::AnalysisFailed { group, gate, .. } = reason else {
+            return;
+        };
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): whatever the gates say, the traffic stays.
+        if self.has(crate::bug::Bug::TrafficStays) {
+            return;
+        }
+        let g = self.rollout(id).and_then(|rollout| rollout.group(group));
+        let Some((sides, wave, side, other)) = g.and_then(|g| self.present_side(g)) else {
+            return;
+        };
+        let watched = matches!(wave.state, WaveState::Soaking(_));
+        if !watched || !self.may_hold_traffic(group, &side.name) {
+            return;
+        }
+        let (to, sides) = (other.name.clone(), sides.clone());
+        let by = (Some(id.clone()), format!("gate {gate} of rollout {id}"));
+        let now = self.hearsay().now;
+        self.begin_move(group, &to, &sides, by, now, draft);
+    }
+}

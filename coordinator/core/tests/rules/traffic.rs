@@ -1,0 +1,491 @@
+//! Groups with two sides: who may go because of where the traffic is, and when it moves.
+
+use std::time::Duration;
+
+use common::{Action, Epoch, HealthState, LeaseId, OutcomeKind, RolloutId, SideName};
+use coordinator_core::{
+    Request, WaitReason,
+    analysis::{Finding, Measurement},
+    request::{AgentRequest, Back, OperatorRequest, Refusal, Wish},
+    rollout::{PauseReason, RolloutState},
+    traffic::{ATTEMPTS, Answered, Traffic, Wanted},
+};
+use serde_json::{Value, json};
+
+use crate::fleet::{World, minutes, name, stop, wish};
+
+const GREEN: [&str; 2] = ["green-1", "green-2"];
+const BLUE: [&str; 2] = ["blue-1", "blue-2"];
+
+fn world_with(more: &Value, analysis: &Value) -> World {
+    let mut web = json!({
+        "machines": ["blue-1", "blue-2", "green-1", "green-2"],
+        "maxParallel": 2,
+        "blueGreen": {
+            "sides": { "blue": BLUE, "green": GREEN },
+            "traffic": { "haproxy": { "socket": "/run/haproxy.sock", "backend": "web" } },
+            "watch": "10m",
+        },
+    });
+    let map = web.as_object_mut().expect("one");
+    map.extend(more.as_object().expect("one").clone());
+    World::of(&json!({
+        "analysis": analysis,
+        "updateGroups": { "web": web },
+        "updateSettings": { "maxParallel": 4, "rollbackOnFailure": "machine" },
+    }))
+}
+
+fn world() -> World {
+    world_with(&json!({}), &json!({}))
+}
+
+fn side(name: &str) -> SideName {
+    name.parse().expect(name)
+}
+
+fn traffic(world: &World) -> Traffic {
+    let group = "web".parse().expect("a name");
+    world.fleet.traffic_of(&group).cloned().unwrap_or_default()
+}
+
+/// Where the traffic is wanted now.
+#[track_caller]
+fn wanted(world: &World) -> Wanted {
+    let wanted = world.fleet.wanted_moves();
+    let [one] = &wanted[..] else {
+        panic!("not one move: {wanted:?}");
+    };
+    one.clone()
+}
+
+fn answer(world: &mut World, wanted: &Wanted, result: Result<&str, &str>) -> Vec<Measurement> {
+    let answered = Answered {
+        group: wanted.group.clone(),
+        number: wanted.number,
+        attempt: wanted.attempt,
+        result: result.map(str::to_owned).map_err(str::to_owned),
+    };
+    world.handle(Request::TrafficMoved(answered)).measure
+}
+
+/// The move that is wanted goes to this side, and is done; what is to be measured then.
+#[track_caller]
+fn moves_to(world: &mut World, to: &str) -> Vec<Measurement> {
+    let wanted = wanted(world);
+    assert_eq!(wanted.to, side(to));
+    answer(world, &wanted, Ok(""))
+}
+
+/// A rollout of which the idle side has been updated.
+fn half_done(world: &mut World) -> RolloutId {
+    let rollout = world.execute();
+    moves_to(world, "blue");
+    GREEN.iter().for_each(|machine| world.update(machine));
+    rollout
+}
+
+fn paused<'a>(world: &'a World, id: &RolloutId) -> &'a PauseReason {
+    match world.state(id) {
+        RolloutState::Paused(reason) => reason,
+        other => panic!("not paused: {other:?}"),
+    }
+}
+
+fn move_to(to: Option<&str>) -> OperatorRequest {
+    OperatorRequest::MoveTraffic {
+        group: "web".parse().expect("a name"),
+        to: to.map(side),
+        reason: String::new(),
+    }
+}
+
+fn resume() -> OperatorRequest {
+    OperatorRequest::ResumeRollout {
+        rollout: None,
+        reason: String::new(),
+    }
+}
+
+#[test]
+fn the_idle_side_goes_first_and_the_other_one_when_the_traffic_has_moved() {
+    let mut world = world();
+    let first = world.execute();
+    // Nobody goes before it is said where the traffic is.
+    world.waits_for("green-1", "traffic-moving");
+    world.waits_for("blue-1", "traffic-moving");
+    moves_to(&mut world, "blue");
+    world.waits_for("blue-1", "wave-not-open");
+    world.update("green-1");
+    assert!(world.fleet.wanted_moves().is_empty(), "green-2 is left");
+    world.update("green-2");
+    world.waits_for("blue-1", "traffic-moving");
+    moves_to(&mut world, "green");
+    world.waits_for("blue-1", "soaking");
+    world.pass(minutes(9));
+    world.waits_for("blue-1", "soaking");
+    world.pass(minutes(1));
+    BLUE.iter().for_each(|machine| world.update(machine));
+    assert_eq!(*world.state(&first), RolloutState::Finished);
+    let now = traffic(&world);
+    assert_eq!(
+        (now.on, now.before),
+        (Some(side("green")), Some(side("blue")))
+    );
+    // The next one begins on the other side, and not before that is said again.
+    world.pin_all("3");
+    let second = world.execute();
+    world.waits_for("blue-1", "traffic-moving");
+    moves_to(&mut world, "green");
+    BLUE.iter().for_each(|machine| world.update(machine));
+    moves_to(&mut world, "blue");
+    world.pass(minutes(10));
+    GREEN.iter().for_each(|machine| world.update(machine));
+    assert_eq!(*world.state(&second), RolloutState::Finished);
+}
+
+#[test]
+fn traffic_does_not_move_to_a_side_of_which_somebody_failed() {
+    let mut world = world_with(&json!({ "maxFailures": 9 }), &json!({}));
+    let rollout = world.execute();
+    moves_to(&mut world, "blue");
+    world.update("green-1");
+    let grant = world.go("green-2");
+    world.end("green-2", &grant, OutcomeKind::RolledBack);
+    assert!(world.fleet.wanted_moves().is_empty());
+    let PauseReason::TrafficBlocked { machines, .. } = paused(&world, &rollout) else {
+        panic!("{:?}", paused(&world, &rollout));
+    };
+    assert_eq!(*machines, [name("green-2")]);
+    world.done(resume());
+    assert_eq!(paused(&world, &rollout).kind(), "traffic-blocked");
+    assert!(world.fleet.wanted_moves().is_empty());
+}
+
+#[test]
+fn whoever_of_the_side_is_silent_or_ill_holds_the_traffic_back() {
+    let mut silent = world();
+    silent.execute();
+    moves_to(&mut silent, "blue");
+    silent.update("green-1");
+    silent.pass_without(minutes(15), &["green-2"]);
+    assert!(silent.fleet.wanted_moves().is_empty());
+    let WaitReason::SideNotReady { machines, .. } = silent.wait("blue-1") else {
+        panic!("{}", silent.wait("blue-1"));
+    };
+    assert_eq!(machines, [name("green-2")]);
+    silent.update("green-2");
+    assert_eq!(wanted(&silent).to, side("green"));
+
+    let mut ill = world();
+    ill.execute();
+    moves_to(&mut ill, "blue");
+    ill.update("green-1");
+    ill.health("green-1", HealthState::Unhealthy);
+    ill.pass(minutes(1));
+    ill.health("green-1", HealthState::Healthy);
+    ill.update("green-2");
+    assert_eq!(wanted(&ill).to, side("green"));
+}
+
+#[test]
+fn what_must_not_wait_waits_for_the_traffic_all_the_same() {
+    let mut world = world();
+    let wish = Wish {
+        immediate: true,
+        ..wish(&[])
+    };
+    world.done(OperatorRequest::Execute {
+        wish,
+        if_plan: None,
+    });
+    world.waits_for("blue-1", "traffic-moving");
+    moves_to(&mut world, "blue");
+    world.waits_for("blue-1", "wave-not-open");
+    GREEN.iter().for_each(|machine| world.update(machine));
+    world.waits_for("blue-1", "traffic-moving");
+    moves_to(&mut world, "green");
+    // Past the watch.
+    world.update("blue-1");
+}
+
+#[test]
+fn machines_of_the_live_side_alone_go_only_when_the_other_one_is_not_behind() {
+    let mut world = world();
+    let mut alone = wish(&[]);
+    alone.selection.machines = vec![name("blue-1"), name("green-1")];
+    let plan = world.fleet.plan(&alone).expect("a plan");
+    let left_out: Vec<_> = plan
+        .excluded
+        .iter()
+        .map(|(m, why)| (m.as_str(), why.kind()))
+        .collect();
+    assert_eq!(left_out, [("blue-1", "live-side")]);
+    let sides: Vec<_> = plan.groups[0]
+        .waves
+        .iter()
+        .map(|wave| wave.side.clone())
+        .collect();
+    assert_eq!(sides, [Some(side("green"))]);
+    half_done(&mut world);
+    world.done(OperatorRequest::Abort {
+        rollout: None,
+        reason: String::new(),
+    });
+    let wanted = wanted(&world);
+    answer(&mut world, &wanted, Ok(""));
+    world.done(move_to(Some("blue")));
+    moves_to(&mut world, "blue");
+    // The traffic leaves for the side that is up to date.
+    alone.selection.machines = vec![name("blue-1")];
+    world.done(OperatorRequest::Execute {
+        wish: alone,
+        if_plan: None,
+    });
+    world.waits_for("blue-1", "traffic-moving");
+    moves_to(&mut world, "green");
+    world.update("blue-1");
+    world.waits_for("blue-2", "no-rollout");
+}
+
+#[test]
+fn a_move_that_fails_is_tried_again_until_it_is_given_up() {
+    let mut world = world();
+    let rollout = half_done(&mut world);
+    for attempt in 1..=ATTEMPTS {
+        let wanted = wanted(&world);
+        assert_eq!(wanted.attempt, attempt);
+        answer(&mut world, &wanted, Err("web/green-2 is not up"));
+        // Said too late, or twice.
+        answer(&mut world, &wanted, Ok(""));
+        assert!(world.fleet.wanted_moves().is_empty());
+        if attempt < ATTEMPTS {
+            let WaitReason::TrafficMoving { error, .. } = world.wait("blue-1") else {
+                panic!("{}", world.wait("blue-1"));
+            };
+            assert_eq!(error.as_deref(), Some("web/green-2 is not up"));
+            world.pass(Duration::from_secs(30));
+        }
+    }
+    let PauseReason::TrafficStuck { error, .. } = paused(&world, &rollout) else {
+        panic!("{:?}", paused(&world, &rollout));
+    };
+    assert_eq!(error, "web/green-2 is not up");
+    assert_eq!(traffic(&world).on, Some(side("blue")));
+    assert!(traffic(&world).may_be_on(&side("green")), "nobody knows");
+    world.done(resume());
+    moves_to(&mut world, "green");
+    world.waits_for("blue-1", "soaking");
+}
+
+#[test]
+fn an_answer_that_does_not_come_counts_as_a_failure() {
+    let mut world = world();
+    half_done(&mut world);
+    let first = wanted(&world);
+    world.pass(minutes(3));
+    assert_eq!(wanted(&world).attempt, first.attempt, "it may take so long");
+    world.pass(minutes(2));
+    assert_eq!(wanted(&world).attempt, first.attempt + 1);
+    answer(&mut world, &first, Ok(""));
+    world.waits_for("blue-1", "traffic-moving");
+}
+
+#[test]
+fn a_restart_goes_on_from_what_was_begun() {
+    let mut world = world();
+    half_done(&mut world);
+    let before = wanted(&world);
+    let facts = world.fleet.facts().clone();
+    world.goes_on_from(facts);
+    assert_eq!(wanted(&world), before);
+    BLUE.iter().chain(&GREEN).for_each(|m| drop(world.poll(m)));
+    moves_to(&mut world, "green");
+    world.waits_for("blue-1", "soaking");
+}
+
+fn gated() -> World {
+    let site = json!({ "http": "https://example.org", "interval": "1m", "passes": 2 });
+    world_with(&json!({ "gates": ["site"] }), &json!({ "site": site }))
+}
+
+/// These measurements are answered with this; what is to be measured then.
+fn answer_all(world: &mut World, wanted: Vec<Measurement>, finding: Finding) -> Vec<Measurement> {
+    let mut more = Vec::new();
+    for Measurement { id, .. } in wanted {
+        let detail = "seen".to_owned();
+        let measured = Request::Measured {
+            id,
+            finding,
+            detail,
+        };
+        more.extend(world.handle(measured).measure);
+    }
+    more
+}
+
+/// Every measurement is answered with this, for so long; how many there were.
+fn measure(world: &mut World, time: Duration, finding: Finding) -> usize {
+    let end = world.now + time;
+    let mut count = 0;
+    loop {
+        let mut wanted = world.handle(Request::Tick).measure;
+        // They are there all the time.
+        for machine in BLUE.iter().chain(&GREEN) {
+            let sign = AgentRequest::Renew {
+                lease: LeaseId::default(),
+                epoch: Epoch::FIRST,
+                attempt: None,
+                silence: Duration::ZERO,
+            };
+            wanted.extend(world.agent(machine, sign).measure);
+        }
+        while !wanted.is_empty() {
+            count += wanted.len();
+            wanted = answer_all(world, wanted, finding);
+        }
+        if world.now >= end {
+            return count;
+        }
+        world.now = (world.now + Duration::from_secs(15)).min(end);
+    }
+}
+
+/// The idle side has been updated, and the first measurement has passed.
+fn measured_once(world: &mut World) -> RolloutId {
+    let rollout = world.execute();
+    moves_to(world, "blue");
+    world.update("green-1");
+    let grant = world.go("green-2");
+    let first = world.end_measuring("green-2", &grant, OutcomeKind::Confirmed);
+    assert_eq!(answer_all(world, first, Finding::Pass), []);
+    rollout
+}
+
+#[test]
+fn gates_are_measured_before_the_move_and_for_all_of_the_watch() {
+    let mut world = gated();
+    measured_once(&mut world);
+    assert!(world.fleet.wanted_moves().is_empty(), "it must pass twice");
+    assert_eq!(measure(&mut world, minutes(1), Finding::Pass), 1);
+    let first = moves_to(&mut world, "green");
+    answer_all(&mut world, first, Finding::Pass);
+    let watched = measure(&mut world, minutes(10), Finding::Pass);
+    assert!((9..=10).contains(&watched), "{watched}");
+    world.update("blue-1");
+}
+
+#[test]
+fn traffic_goes_back_when_a_gate_fails_under_it() {
+    let mut world = gated();
+    let rollout = measured_once(&mut world);
+    measure(&mut world, minutes(1), Finding::Pass);
+    let first = moves_to(&mut world, "green");
+    answer_all(&mut world, first, Finding::Fail);
+    assert_eq!(paused(&world, &rollout).kind(), "analysis-failed");
+    let back = wanted(&world);
+    assert_eq!(back.to, side("blue"));
+    assert!(
+        traffic(&world)
+            .moving
+            .expect("one")
+            .by
+            .contains("gate site")
+    );
+    moves_to(&mut world, "blue");
+    assert_eq!(traffic(&world).on, Some(side("blue")));
+    // Whoever resumes accepts what the gate found, and the traffic is watched once more.
+    world.done(resume());
+    world.waits_for("blue-1", "traffic-moving");
+    world.pass(minutes(20));
+    moves_to(&mut world, "green");
+    world.waits_for("blue-1", "soaking");
+    world.pass(minutes(10));
+    world.update("blue-1");
+}
+
+#[test]
+fn an_operator_moves_it_and_takes_it_back_in_one_command() {
+    let mut world = world();
+    let error = world.refused(move_to(None));
+    assert!(matches!(error, Refusal::NotNow(_)), "{error}");
+    let error = world.refused(move_to(Some("red")));
+    assert!(matches!(error, Refusal::NotFound { .. }), "{error}");
+    let rollout = half_done(&mut world);
+    moves_to(&mut world, "green");
+    world.waits_for("blue-1", "soaking");
+    world.done(move_to(None));
+    assert_eq!(paused(&world, &rollout).kind(), "operator");
+    moves_to(&mut world, "blue");
+    assert_eq!(traffic(&world).by, "ada");
+    world.done(resume());
+    moves_to(&mut world, "green");
+    world.pass(minutes(10));
+    // One of the other side is at work.
+    let grant = world.go("blue-1");
+    let error = world.refused(move_to(None));
+    assert!(error.to_string().contains("blue-1"), "{error}");
+    world.end("blue-1", &grant, OutcomeKind::Confirmed);
+    world.done(move_to(None));
+    world.waits_for("blue-2", "paused");
+    moves_to(&mut world, "blue");
+    world.done(resume());
+    world.waits_for("blue-2", "traffic-moving");
+    moves_to(&mut world, "green");
+    world.update("blue-2");
+    assert_eq!(*world.state(&rollout), RolloutState::Finished);
+}
+
+#[test]
+fn back_is_also_back_from_a_move_that_is_under_way() {
+    let mut world = world();
+    half_done(&mut world);
+    assert_eq!(wanted(&world).to, side("green"));
+    let late = wanted(&world);
+    world.done(move_to(None));
+    assert_eq!(wanted(&world).to, side("blue"));
+    answer(&mut world, &late, Ok(""));
+    assert_eq!(wanted(&world).to, side("blue"), "nobody waits for that");
+    moves_to(&mut world, "blue");
+    assert!(!traffic(&world).may_be_on(&side("green")));
+}
+
+#[test]
+fn a_rollback_goes_the_same_way() {
+    let mut world = world();
+    half_done(&mut world);
+    moves_to(&mut world, "green");
+    world.pass(minutes(10));
+    BLUE.iter().for_each(|machine| world.update(machine));
+    world.done(OperatorRequest::Execute {
+        wish: Wish {
+            action: Action::Rollback,
+            back: Back::Previous,
+            ..wish(&[])
+        },
+        if_plan: None,
+    });
+    world.waits_for("green-1", "traffic-moving");
+    moves_to(&mut world, "green");
+    world.waits_for("green-1", "wave-not-open");
+    BLUE.iter().for_each(|machine| world.update(machine));
+    moves_to(&mut world, "blue");
+    world.pass(minutes(10));
+    GREEN.iter().for_each(|machine| world.update(machine));
+}
+
+#[test]
+fn nothing_is_moved_for_a_rollout_under_a_stop() {
+    let mut world = world();
+    world.execute();
+    moves_to(&mut world, "blue");
+    world.update("green-1");
+    let grant = world.go("green-2");
+    world.done(stop(&[]));
+    world.end("green-2", &grant, OutcomeKind::Confirmed);
+    assert!(world.fleet.wanted_moves().is_empty());
+    world.done(OperatorRequest::Resume {
+        reason: "false alarm".to_owned(),
+    });
+    moves_to(&mut world, "green");
+}
