@@ -90,6 +90,8 @@ fn goes_on_by_itself(kind: &str) -> bool {
         "coordinator-last",
         "quorum",
         "fleet-limit",
+        "traffic-moving",
+        "side-not-ready",
     ]
     .contains(&kind)
 }

@@ -59,6 +59,7 @@ pub fn rules(fleet: &Fleet) -> Vec<Violation> {
     steps::bad_targets(fleet, &mut found);
     steps::told(fleet, &mut found);
     traffic::nobody_leaves_it(fleet, &mut found);
+    traffic::goes_back(fleet, &mut found);
     found
 }
 

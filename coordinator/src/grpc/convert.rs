@@ -9,7 +9,7 @@ pub mod schedules;
 pub mod status;
 #[cfg(test)]
 mod tests;
-pub(super) mod traffic;
+pub mod traffic;
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 

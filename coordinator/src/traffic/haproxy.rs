@@ -3,18 +3,19 @@
 //! One command a connection, over a Unix socket or TCP; every answer is bounded in time and size. The
 //! formats are those of HAProxy's management guide: `show servers state` (version 1) and `show stat`.
 
+mod error;
+
 use std::{collections::BTreeMap, io, time::Duration};
 
-use common::{
-    text::{DETAIL_MAX, tame_line},
-    time::span,
-};
+use common::text::{DETAIL_MAX, tame_line};
 use coordinator_core::traffic::At;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
     time::{Instant, sleep, timeout},
 };
+
+pub use error::HaproxyError;
 
 /// How long one command may take. HAProxy answers from memory.
 const COMMAND: Duration = Duration::from_secs(5);
@@ -39,85 +40,6 @@ const CHECK_CONFIGURED: u32 = 0x02;
 
 /// `srv_check_result` of a check that passed, and of one that passed with a reservation.
 const CHECK_PASSED: [u32; 2] = [3, 4];
-
-/// Why traffic could not be moved, or where it is not be found out.
-#[derive(Debug, thiserror::Error)]
-pub enum HaproxyError {
-    /// Nobody answers at its address.
-    #[error("HAProxy cannot be reached at {at}")]
-    Unreachable {
-        /// Where.
-        at: At,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// It did not answer a command in time.
-    #[error("HAProxy did not answer {command:?} within {within}", within = span(COMMAND))]
-    Silent {
-        /// What it was asked.
-        command: String,
-    },
-    /// It refused a command.
-    #[error("HAProxy answered {command:?} with: {answer}")]
-    Refused {
-        /// What it was asked.
-        command: String,
-        /// What it said; tamed.
-        answer: String,
-    },
-    /// Its answer is not of the form that its guide describes.
-    #[error("HAProxy's answer to {command:?} is not understood: {what}")]
-    NotUnderstood {
-        /// What it was asked.
-        command: String,
-        /// What is odd about it.
-        what: String,
-    },
-    /// There is no such server.
-    #[error("HAProxy's backend {backend} has no server {server}")]
-    NoServer {
-        /// In which backend.
-        backend: String,
-        /// Which.
-        server: String,
-    },
-    /// Somebody put a server aside, and it is not for this to take it back.
-    #[error(
-        "server {backend}/{server} is in maintenance: `set server {backend}/{server} state drain`, or \
-         take `disabled` from its line"
-    )]
-    Maintenance {
-        /// In which backend.
-        backend: String,
-        /// Which.
-        server: String,
-    },
-    /// HAProxy does not look whether a server is there.
-    #[error("server {backend}/{server} has no health check: add `check` to its line")]
-    NoCheck {
-        /// In which backend.
-        backend: String,
-        /// Which.
-        server: String,
-    },
-    /// Somebody else said something else meanwhile.
-    #[error("server {backend}/{server} was set to something else meanwhile")]
-    Overruled {
-        /// In which backend.
-        backend: String,
-        /// Which.
-        server: String,
-    },
-    /// Servers of the new side did not come up. From the old side nothing was taken.
-    #[error("HAProxy does not have them up after {within}: {servers}", within = span(*after))]
-    NotUp {
-        /// Which.
-        servers: String,
-        /// How long they were waited for.
-        after: Duration,
-    },
-}
 
 /// How long is waited for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -54,6 +54,11 @@ impl SeededBug {
             Bug::SilentGatePasses,
             Bug::ScheduleOverlaps,
             Bug::QuarantineIgnored,
+            Bug::LiveSideFirst,
+            Bug::ImmediateWithTraffic,
+            Bug::TrafficTakenForGranted,
+            Bug::TrafficToFailed,
+            Bug::TrafficStays,
             Bug::IdentityFromMessage,
         ];
         let driver = [DriverBug::ReplyBeforeDurable, DriverBug::StaleSnapshot];

@@ -77,6 +77,8 @@ pub(crate) struct Chance {
     pub(crate) away: At,
     /// The coordinator's process and the runs of schedules whose source it was seen to ask.
     sources: (u32, BTreeSet<u64>),
+    /// The same of moves of traffic: group, number and attempt.
+    pub(crate) moves: (u32, BTreeSet<(String, u64, u32)>),
 }
 
 impl Chance {
@@ -94,6 +96,7 @@ impl Chance {
             troubled: true,
             away: 0,
             sources: (0, BTreeSet::new()),
+            moves: (0, BTreeSet::new()),
         }
     }
 
@@ -147,7 +150,7 @@ impl Chance {
     }
 
     /// True this many times in a million, as long as things go wrong; counted as this fault.
-    fn strikes(&mut self, per_million: u64, kind: &'static str) -> bool {
+    pub(crate) fn strikes(&mut self, per_million: u64, kind: &'static str) -> bool {
         let strikes = self.troubled && self.rng.chance(per_million);
         if strikes {
             self.fault(kind);
@@ -168,6 +171,7 @@ impl Chance {
             }
         }
         self.ask_sources(world);
+        self.move_traffic(world);
         if let Some(fleet) = &world.coordinator.fleet {
             let due = fleet.next_deadline();
             if due != common::Timestamp::MAX {

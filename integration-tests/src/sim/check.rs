@@ -66,6 +66,11 @@ impl Truth {
         }
     }
 
+    /// In which rollout this lease was told to somebody.
+    pub(crate) fn rollout_of(&self, lease: LeaseId) -> Option<&RolloutId> {
+        self.told.get(&lease).map(|told| &told.rollout)
+    }
+
     /// Lease numbers from here on have not been told to anybody, except before a restore.
     pub(crate) fn forget_from(&mut self, next: LeaseId) {
         self.told.retain(|lease, told| *lease < next || told.lost);

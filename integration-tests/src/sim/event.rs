@@ -133,6 +133,30 @@ pub(crate) enum Event {
     },
     /// What is measured for this gate from now on.
     Gate { gate: String, finding: Finding },
+    /// Whoever moves the traffic of a group for this life of the coordinator takes a step.
+    Traffic {
+        group: String,
+        number: u64,
+        attempt: u32,
+        life: u32,
+        step: Balance,
+    },
+    /// Whether the balancer of a group answers.
+    Balancer { group: String, works: bool },
+    /// The balancer of a group starts anew, and knows nothing of what it was told.
+    BalancerStarts { group: String },
+}
+
+/// What whoever moves traffic does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Balance {
+    /// The new side gets traffic as well.
+    Opens,
+    /// The move fails.
+    Fails,
+    /// The move ends as the machines make it; whether anybody hears of it.
+    Ends { answers: bool },
 }
 
 /// Where an agent's step is cut short.
@@ -312,6 +336,10 @@ pub(crate) enum Command {
     },
     SkipSchedule {
         schedule: String,
+    },
+    MoveTraffic {
+        group: String,
+        to: Option<String>,
     },
 }
 

@@ -21,6 +21,7 @@ pub(crate) mod rng;
 mod run;
 pub mod scenario;
 mod setup;
+mod traffic;
 mod trouble;
 mod world;
 

@@ -207,6 +207,14 @@ impl World {
                 target: target.clone(),
                 reason,
             },
+            Command::MoveTraffic { group, to } => OperatorRequest::MoveTraffic {
+                group: group.parse().map_err(|_| group.clone())?,
+                to: match to {
+                    Some(to) => Some(to.parse().map_err(|_| to.clone())?),
+                    None => None,
+                },
+                reason,
+            },
             Command::Forget { machine } => OperatorRequest::ForgetMachine {
                 machine: name(machine),
                 reason,

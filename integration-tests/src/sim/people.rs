@@ -87,6 +87,7 @@ impl Chance {
             19..=24 => self.execute(world, fleet, Action::Rollback, now),
             25..=29 => self.execute(world, fleet, Action::Reboot, now),
             34..=37 => self.aside(world, fleet, now),
+            38..=42 if self.traffic(fleet, now) => {}
             _ if unfinished.is_empty() || self.rng.once_in(4) => self.release(world, fleet, now),
             _ => {}
         }
@@ -106,6 +107,33 @@ impl Chance {
             Command::SkipSchedule { schedule }
         };
         self.order(now, command);
+        true
+    }
+
+    /// Somebody moves the traffic of a group, or its balancer starts anew; false where there is none.
+    fn traffic(&mut self, fleet: &Fleet, now: u64) -> bool {
+        let config = fleet.facts().config.as_ref();
+        let groups = config.iter().flat_map(|config| &config.groups);
+        let sides: Vec<(String, [String; 2])> = groups
+            .filter_map(|(name, group)| {
+                let sides = group.policy.blue_green.as_ref()?;
+                let names = sides.sides.each_ref().map(|side| side.name.to_string());
+                Some((name.to_string(), names))
+            })
+            .collect();
+        let Some((group, names)) = self.rng.pick(&sides).cloned() else {
+            return false;
+        };
+        let to = match self.rng.below(4) {
+            0 => {
+                self.fault("balancer-starts-anew");
+                self.event(now, Event::BalancerStarts { group });
+                return true;
+            }
+            1 => None,
+            _ => self.rng.pick(&names).cloned(),
+        };
+        self.order(now, Command::MoveTraffic { group, to });
         true
     }
 
@@ -224,6 +252,10 @@ impl Chance {
                 if let Some(members) = document["updateGroups"][&other]["machines"].as_array_mut() {
                     members.extend(joins);
                 }
+                // Whoever joins is on no side.
+                if let Some(keys) = document["updateGroups"][&other].as_object_mut() {
+                    keys.remove("blueGreen");
+                }
             }
         }
         if self.rng.once_in(3) {
@@ -260,7 +292,8 @@ impl Chance {
             // What was said of the group as it was may not fit it any more.
             if let Some(keys) = document["updateGroups"][group].as_object_mut() {
                 keys.retain(|key, value| {
-                    key != "waves" && key != "pauseAfter" && !(key == "canary" && value.is_array())
+                    let of_the_group = ["waves", "pauseAfter", "blueGreen"].contains(&key.as_str());
+                    !of_the_group && !(key == "canary" && value.is_array())
                 });
             }
         }

@@ -300,7 +300,10 @@ fn touched(world: &World, event: &Event) -> Option<MachineIndex> {
         | Event::Operator { .. }
         | Event::Measurement { .. }
         | Event::ScheduleResolved { .. }
-        | Event::Gate { .. } => None,
+        | Event::Gate { .. }
+        | Event::Traffic { .. }
+        | Event::Balancer { .. }
+        | Event::BalancerStarts { .. } => None,
     }
 }
 

@@ -15,6 +15,7 @@
 //! * web-01 is cut off                   and: can be reached again
 //! * web-01 falls ill                    and: is well again
 //! * gate site finds fail                and: pass, inconclusive, error; until then, all pass
+//! * the balancer of web is gone         and: is there again
 //! * the coordinator dies                it comes back by itself
 //! * the configuration has updateSettings.maxParallel 2     any key by its path, and JSON
 //! * calendar holidays says 2026-03-02   somebody writes that day into it
@@ -37,7 +38,7 @@ use cli::{
     view::{self, Look},
 };
 use common::{Action, StopMode};
-use coordinator::grpc::{shown, shown_schedules};
+use coordinator::grpc::{shown, shown_schedules, shown_traffic};
 use coordinator_core::{
     Reply,
     fleet::number_of,
@@ -167,6 +168,15 @@ impl Stage {
                 let finding = finding.map_err(|error| error.to_string())?;
                 let gate = (*gate).to_owned();
                 self.event(Event::Gate { gate, finding });
+            }
+            ["the", "balancer", "of", group, rest @ ..] => {
+                let works = match rest {
+                    ["is", "gone"] => false,
+                    ["is", "there", "again"] => true,
+                    _ => return Err(format!("{line}?")),
+                };
+                let group = (*group).to_owned();
+                self.event(Event::Balancer { group, works });
             }
             ["the", "coordinator", "dies"] => self.event(Event::CoordinatorDies),
             ["the", "configuration", "has", path, ..] => {
@@ -356,6 +366,27 @@ impl Stage {
                 self.gives(which.reason);
                 Command::ReleaseTarget {
                     target: which.target,
+                }
+            }
+            args::Command::Traffic(args::traffic::Traffic { verb: None }) => {
+                return self.traffic();
+            }
+            args::Command::Traffic(args::traffic::Traffic {
+                verb: Some(args::traffic::Verb::Move(which)),
+            }) => {
+                self.gives(which.common.reason);
+                Command::MoveTraffic {
+                    group: which.group.into(),
+                    to: Some(which.to.into()),
+                }
+            }
+            args::Command::Traffic(args::traffic::Traffic {
+                verb: Some(args::traffic::Verb::Back(which)),
+            }) => {
+                self.gives(which.common.reason);
+                Command::MoveTraffic {
+                    group: which.group.into(),
+                    to: None,
                 }
             }
             args::Command::EmergencyStop(stop) => {
@@ -552,6 +583,17 @@ impl Stage {
         match self.view(&Query::Schedules)? {
             View::Schedules(seen) => Ok(view::schedule::list(
                 &shown_schedules::schedules(seen, now),
+                &self.look(),
+            )),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    fn traffic(&self) -> Result<String, String> {
+        let now = self.run.world.coordinator_time();
+        match self.view(&Query::Traffic)? {
+            View::Traffic(seen) => Ok(view::traffic::list(
+                &shown_traffic::list(seen, now),
                 &self.look(),
             )),
             other => Err(format!("{other:?}")),

@@ -209,6 +209,7 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
     let day = |nth: usize| days[(machines.len() + nth) % 3];
     let alarms = json!({ "notUpdated": day(0), "notApplied": day(1) });
     let gates = gates(&mut groups, rng);
+    two_sides(&mut groups, coordinators);
     // Silence must be longer than a held poll, or everybody who waits counts as offline.
     let offline = 2 * poll_hold_s + 300;
     let mut document = json!({
@@ -411,6 +412,38 @@ fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
         }
     }
     Value::Object(group)
+}
+
+/// Two sides for some groups, by what was drawn before, so that this moves no other draw.
+fn two_sides(groups: &mut Map<String, Value>, coordinators: &[String]) {
+    for (index, group) in groups.values_mut().enumerate() {
+        let members = group["machines"].as_array().cloned().unwrap_or_default();
+        let runs_one = |machine: &Value| coordinators.iter().any(|one| *machine == **one);
+        let fits = members.len() >= 2 && !members.iter().any(runs_one);
+        let Some(keys) = group.as_object_mut() else {
+            continue;
+        };
+        if !fits || (members.len() + index) % 3 == 0 {
+            continue;
+        }
+        for key in ["canary", "waves", "soak"] {
+            keys.remove(key);
+        }
+        if keys
+            .get("pauseAfter")
+            .is_some_and(|after| after == "canary")
+        {
+            keys.remove("pauseAfter");
+        }
+        let (blue, green) = members.split_at(members.len() / 2);
+        let watches = ["2m", "10m", "1h"];
+        let sides = json!({
+            "sides": { "blue": blue, "green": green },
+            "traffic": { "haproxy": { "socket": "/run/haproxy.sock", "backend": "web" } },
+            "watch": watches[members.len() % 3],
+        });
+        keys.insert("blueGreen".to_owned(), sides);
+    }
 }
 
 /// What gates measure; some of the groups get some of them.

@@ -16,6 +16,7 @@ use super::{
     driver::Coordinator,
     event::{At, BootInto, Consequence, Event, MachineIndex, Nature},
     machine::Machine,
+    traffic::Balancers,
 };
 
 /// How long a message can be under way: later copies are forgotten.
@@ -52,6 +53,8 @@ pub(crate) struct World {
     pub(crate) swallowed: u64,
     /// What is measured for a gate, where that is not that it passes.
     pub(crate) gates: BTreeMap<String, Finding>,
+    /// Who gives the machines of groups with two sides their traffic.
+    pub(crate) balancers: Balancers,
     /// What operators give as their reason.
     pub(crate) reason: String,
     /// What the operators were answered since somebody last looked.
@@ -123,6 +126,7 @@ impl World {
             events: 0,
             swallowed: 0,
             gates: BTreeMap::new(),
+            balancers: Balancers::default(),
             story: None,
             reason: "simulated".to_owned(),
             answers: Vec::new(),
@@ -203,6 +207,15 @@ impl World {
             Event::Gate { gate, finding } => {
                 self.gates.insert(gate.clone(), *finding);
             }
+            Event::Traffic {
+                group,
+                number,
+                attempt,
+                life,
+                step,
+            } => self.balance((group, *number, *attempt), *life, *step),
+            Event::Balancer { group, works } => self.balancer(group, *works),
+            Event::BalancerStarts { group } => self.balancer_starts(group),
         }
         self.check_slots();
         while let Some(entry) = self.messages.first_entry() {

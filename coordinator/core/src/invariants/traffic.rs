@@ -6,7 +6,7 @@ use common::GroupName;
 use super::{Violation, violate};
 use crate::{
     fleet::Fleet,
-    rollout::{PlaceState, WaveState},
+    rollout::{PauseReason, PlaceState, Rollout, RolloutState, WaveState},
     traffic::TrafficStep,
 };
 
@@ -28,6 +28,40 @@ pub(super) fn nobody_leaves_it(fleet: &Fleet, found: &mut Vec<Violation>) {
             violate(found, 12, text);
         }
     }
+}
+
+/// A side that the gates find bad does not keep its traffic: its wave soaks no more.
+pub(super) fn goes_back(fleet: &Fleet, found: &mut Vec<Violation>) {
+    for rollout in fleet.facts().rollouts.values() {
+        let RolloutState::Paused(PauseReason::AnalysisFailed { group, .. }) = &rollout.state else {
+            continue;
+        };
+        let g = rollout.group(group);
+        let wave = g.and_then(|g| g.waves.get(g.current));
+        let soaks = wave.filter(|wave| matches!(wave.state, WaveState::Soaking(_)));
+        if let Some(side) = soaks.and_then(|wave| wave.side.as_ref()) {
+            let id = &rollout.id;
+            violate(
+                found,
+                12,
+                format!("{id}: the gates fail, and {side} keeps its traffic"),
+            );
+        }
+    }
+}
+
+/// Of two sides the idle one is the first wave.
+pub(super) fn begins_idle(before: &Fleet, rollout: &Rollout) -> bool {
+    rollout.groups.iter().all(|g| {
+        let on = before
+            .traffic_of(&g.name)
+            .and_then(|known| known.on.as_ref());
+        let sides = g.policy.blue_green.as_ref();
+        let first = sides.map(|sides| &sides.sides[0].name);
+        let known = on.filter(|on| sides.is_some_and(|sides| sides.side(on).is_some()));
+        let live = known.or(first);
+        g.waves.len() < 2 || live.is_none() || g.waves[0].side.as_ref() != live
+    })
 }
 
 /// Whether this may happen to the traffic now.

@@ -5,164 +5,17 @@
 //! When a side is done and another one follows, the traffic moves to it and the wave soaks (`watch`) while
 //! the gates are measured anew.
 
-use common::{
-    GroupName, MachineName, SideName, Timestamp,
-    text::{DETAIL_MAX, tame_line},
-};
+use common::{GroupName, MachineName, SideName, Timestamp};
 
-use super::{ATTEMPTS, Answered, BlueGreen, Move, Side, TrafficStep, Wanted};
+use super::{BlueGreen, Side};
 use crate::{
-    change::Change,
     decide::Draft,
     fleet::{Fleet, number_of, rollout_id},
-    request::Reply,
-    rollout::{
-        PauseReason, Place, PlaceState, Rollout, RolloutGroup, RolloutState, Wave, WaveState,
-    },
+    rollout::{PauseReason, Place, PlaceState, Rollout, RolloutGroup, Wave, WaveState},
     wait::WaitReason,
 };
 
 impl Fleet {
-    /// Moves that somebody is to make now.
-    pub fn wanted_moves(&self) -> Vec<Wanted> {
-        let traffic = self.facts().traffic.iter();
-        let wanted = traffic.filter_map(|(group, traffic)| {
-            let moving = traffic.moving.as_ref();
-            let moving = moving.filter(|moving| moving.failed.is_none())?;
-            Some(Wanted {
-                group: group.clone(),
-                number: moving.number,
-                attempt: moving.attempt,
-                to: moving.to.clone(),
-                sides: moving.sides.clone(),
-            })
-        });
-        wanted.collect()
-    }
-
-    /// When the clock alone changes something about a move.
-    pub(crate) fn traffic_deadline(&self, now: Timestamp) -> Option<Timestamp> {
-        let traffic = self.facts().traffic.values();
-        let moving = traffic.filter_map(|traffic| traffic.moving.as_ref());
-        moving.map(|moving| moving.due(now)).min()
-    }
-
-    /// Counts answers that did not come, attempts again what failed, and gives up what failed too often.
-    pub(crate) fn look_at_traffic(&mut self, now: Timestamp, draft: &mut Draft) {
-        let due = |moving: &&Move| moving.due(now) <= now;
-        let traffic = self.facts().traffic.iter();
-        let due: Vec<GroupName> = traffic
-            .filter(|(_, traffic)| traffic.moving.as_ref().filter(due).is_some())
-            .map(|(group, _)| group.clone())
-            .collect();
-        for group in due {
-            let moving = self.traffic_of(&group).and_then(|t| t.moving.as_ref());
-            if moving.is_some_and(|moving| moving.failed.is_none()) {
-                let error = "nobody said in time that it is done".to_owned();
-                self.traffic_step(&group, TrafficStep::Failed { error, at: now }, draft);
-            } else {
-                self.traffic_step(&group, TrafficStep::Again { at: now }, draft);
-            }
-            self.give_up(&group, now, draft);
-        }
-    }
-
-    /// Takes the answer to a move. One that nobody waits for any more says nothing.
-    pub(crate) fn traffic_answered(
-        &mut self,
-        now: Timestamp,
-        answered: Answered,
-        draft: &mut Draft,
-    ) -> Reply {
-        let Answered {
-            group,
-            number,
-            attempt,
-            result,
-        } = answered;
-        let moving = self.traffic_of(&group).and_then(|t| t.moving.as_ref());
-        let waits = moving.is_some_and(|moving| {
-            (moving.number, moving.attempt) == (number, attempt) && moving.failed.is_none()
-        });
-        if waits {
-            let step = match result {
-                Ok(detail) => TrafficStep::Moved {
-                    detail: tame_line(&detail, DETAIL_MAX),
-                    at: now,
-                },
-                Err(error) => TrafficStep::Failed {
-                    error: tame_line(&error, DETAIL_MAX),
-                    at: now,
-                },
-            };
-            self.traffic_step(&group, step, draft);
-            self.give_up(&group, now, draft);
-        }
-        Reply::Done(String::new())
-    }
-
-    /// Gives a move up that has failed as often as it may; the rollout that wants it pauses.
-    fn give_up(&mut self, group: &GroupName, now: Timestamp, draft: &mut Draft) {
-        let moving = self.traffic_of(group).and_then(|t| t.moving.as_ref());
-        let Some(Move {
-            to,
-            rollout,
-            attempt: ATTEMPTS..,
-            failed: Some((_, error)),
-            ..
-        }) = moving
-        else {
-            return;
-        };
-        let reason = PauseReason::TrafficStuck {
-            group: group.clone(),
-            side: to.clone(),
-            error: error.clone(),
-        };
-        let rollout = rollout.clone();
-        self.traffic_step(group, TrafficStep::GivenUp { at: now }, draft);
-        let active = |id: &common::RolloutId| {
-            let rollout = self.rollout(id);
-            rollout.is_some_and(|rollout| rollout.state == RolloutState::Active)
-        };
-        if let Some(id) = rollout.filter(active) {
-            self.pause_rollout(&id, reason, draft);
-        }
-    }
-
-    pub(super) fn traffic_step(&mut self, group: &GroupName, step: TrafficStep, draft: &mut Draft) {
-        let group = group.clone();
-        self.commit(draft, Change::Traffic { group, step });
-    }
-
-    /// Begins a move. The sides are those of the configuration in force, if it still has this one.
-    pub(super) fn begin_move(
-        &mut self,
-        group: &GroupName,
-        to: &SideName,
-        frozen: &BlueGreen,
-        (rollout, by): (Option<common::RolloutId>, String),
-        now: Timestamp,
-        draft: &mut Draft,
-    ) {
-        let present = self.sides_of(group);
-        let present = present.filter(|sides| sides.side(to).is_some());
-        let step = TrafficStep::Begun {
-            to: to.clone(),
-            sides: Box::new(present.unwrap_or(frozen).clone()),
-            rollout,
-            by,
-            at: now,
-        };
-        self.traffic_step(group, step, draft);
-    }
-
-    /// The sides of a group by the configuration in force.
-    pub fn sides_of(&self, group: &GroupName) -> Option<&BlueGreen> {
-        let config = self.facts().config.as_ref()?;
-        config.groups.get(group)?.policy.blue_green.as_deref()
-    }
-
     /// Whether it was said since the rollout began that all traffic of the group is on this side.
     fn stands_on(&self, rollout: &Rollout, group: &GroupName, side: &SideName) -> bool {
         #[cfg(feature = "seeded-bugs")]

@@ -21,7 +21,7 @@ pub(in crate::grpc) fn moved(
 }
 
 /// Where all of it is.
-pub(in crate::grpc) fn list(views: Vec<TrafficView>, now: Timestamp) -> wire::TrafficList {
+pub fn list(views: Vec<TrafficView>, now: Timestamp) -> wire::TrafficList {
     wire::TrafficList {
         groups: views.into_iter().map(group).collect(),
         time: time(now),

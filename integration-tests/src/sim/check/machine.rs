@@ -179,6 +179,7 @@ impl World {
             self.violate(format!("{name} is disturbed under {wrong} ({lease})"));
         }
         if first {
+            self.check_traffic();
             self.check_limits(machine);
         }
     }
