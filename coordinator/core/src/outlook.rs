@@ -197,7 +197,10 @@ impl<'a> Play<'a> {
         let soak = match course.wave + 1 == group.waves.len() || self.immediate {
             true => Duration::ZERO,
             false if wave.canary => group.policy.canary_soak,
-            false => group.policy.soak,
+            false => match &group.policy.blue_green {
+                Some(sides) => sides.watch,
+                None => group.policy.soak,
+            },
         };
         course.wave += 1;
         course.not_before = at + soak;

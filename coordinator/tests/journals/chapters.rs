@@ -8,6 +8,7 @@ use coordinator_core::{
     identity::{Holder, Role},
     request::{OperatorRequest, Promotion, Which},
     rollout::RolloutState,
+    traffic::ATTEMPTS,
 };
 use serde_json::json;
 
@@ -26,6 +27,7 @@ pub(super) fn life_of_a_fleet() -> String {
     aside(&mut story);
     tries(&mut story);
     nothing_left(&mut story);
+    sides(&mut story);
     windows(&mut story);
     schedules(&mut story);
     let (epoch, next_lease) = (Epoch(1002), LeaseId(1_000_000));
@@ -333,6 +335,50 @@ fn nothing_left(story: &mut Story) {
     story.result("pair-02", &grant, OutcomeKind::RolledBack, OLD);
     let reason = "it has another one".to_owned();
     story.operator(OperatorRequest::Release { machines, reason });
+}
+
+/// A group with two sides; one move fails, and one is under way at the end.
+fn sides(story: &mut Story) {
+    story.configure(|document| {
+        document["updateGroups"]["shop"] = json!({
+            "machines": ["shop-01", "shop-02"], "updatePolicy": "aggressive",
+            "blueGreen": {
+                "sides": { "blue": ["shop-01"], "green": ["shop-02"] },
+                "traffic": { "haproxy": { "address": "lb-01:9999", "backend": "shop" } },
+            },
+        });
+    });
+    let names = ["shop-01", "shop-02"];
+    for name in names {
+        story.poll(name, OLD, None);
+    }
+    story.pin(&names, NEW);
+    story.execute(&names);
+    story.moved(Err("lb-01 cannot be reached"));
+    story.later(1);
+    story.moved(Ok(""));
+    let grant = story.granted("shop-02", NEW);
+    story.result("shop-02", &grant, OutcomeKind::Confirmed, NEW);
+    story.moved(Ok("sessions that outlasted the drain: 1 on shop-01"));
+    story.later(11);
+    let grant = story.granted("shop-01", NEW);
+    story.result("shop-01", &grant, OutcomeKind::Confirmed, NEW);
+    for _ in 0..ATTEMPTS {
+        if story.fleet.wanted_moves().is_empty() {
+            story.operator(OperatorRequest::MoveTraffic {
+                group: "shop".parse().expect("a name"),
+                to: None,
+                reason: "a test".into(),
+            });
+        }
+        story.moved(Err("lb-01 cannot be reached"));
+        story.later(1);
+    }
+    story.operator(OperatorRequest::MoveTraffic {
+        group: "shop".parse().expect("a name"),
+        to: Some("blue".parse().expect("a name")),
+        reason: "a test".into(),
+    });
 }
 
 /// Nobody of a group goes in its window.

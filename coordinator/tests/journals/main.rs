@@ -18,7 +18,7 @@ use serde_json::Value;
 use self::chapters::life_of_a_fleet;
 
 /// Every kind of fact that the journals together must have.
-const FACTS: [&str; 49] = [
+const FACTS: [&str; 50] = [
     "config-set",
     "reported",
     "pinned",
@@ -68,6 +68,7 @@ const FACTS: [&str; 49] = [
     "target-quarantined",
     "target-released",
     "nothing-to-take-back",
+    "traffic",
 ];
 
 /// Where runs of schedules begin that the journals together must have.

@@ -14,6 +14,7 @@ use coordinator_core::{
     request::{
         AgentRequest, AskToReturn, Back, Directive, Grant, OperatorRequest, Selection, Wish,
     },
+    traffic::Answered,
 };
 use serde_json::Value;
 
@@ -221,6 +222,17 @@ impl Story {
             expires_at: self.now + Duration::from_secs(3600),
         }));
         assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
+    }
+
+    /// The move that is wanted comes to this.
+    pub(super) fn moved(&mut self, result: Result<&str, &str>) {
+        let wanted = self.fleet.wanted_moves().pop().expect("a move");
+        self.ask(Request::TrafficMoved(Answered {
+            group: wanted.group,
+            number: wanted.number,
+            attempt: wanted.attempt,
+            result: result.map(str::to_owned).map_err(str::to_owned),
+        }));
     }
 
     pub(super) fn resume(&mut self) {

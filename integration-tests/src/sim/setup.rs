@@ -423,7 +423,7 @@ fn two_sides(groups: &mut Map<String, Value>, coordinators: &[String]) {
         let Some(keys) = group.as_object_mut() else {
             continue;
         };
-        if !fits || (members.len() + index) % 3 == 0 {
+        if !fits || (members.len() + index) % 3 != 1 {
             continue;
         }
         for key in ["canary", "waves", "soak"] {

@@ -212,8 +212,13 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
         | Change::IdentitiesForgotten { .. } => true,
     };
     let schedules = matches!(change, Change::Schedule { .. });
+    let traffic = matches!(change, Change::Traffic { .. });
     (!exists).then(|| Violation {
-        invariant: if schedules { 11 } else { 5 },
+        invariant: match (schedules, traffic) {
+            (true, _) => 11,
+            (_, true) => 12,
+            (false, false) => 5,
+        },
         text: format!("{change:?} does not follow on the state before it"),
     })
 }

@@ -19,6 +19,11 @@ impl Fleet {
     /// Whether it was said since the rollout began that all traffic of the group is on this side.
     fn stands_on(&self, rollout: &Rollout, group: &GroupName, side: &SideName) -> bool {
         #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): what must not wait does not wait for the traffic either.
+        if rollout.immediate && self.has(crate::bug::Bug::ImmediateWithTraffic) {
+            return true;
+        }
+        #[cfg(feature = "seeded-bugs")]
         // BUG (seeded): where the traffic was once, it is taken for still to be.
         if self.has(crate::bug::Bug::TrafficTakenForGranted) {
             return self.traffic_of(group).and_then(|known| known.on.as_ref()) == Some(side);
@@ -43,11 +48,6 @@ impl Fleet {
         let Some(side) = sides.side_of(machine) else {
             return Ok(());
         };
-        #[cfg(feature = "seeded-bugs")]
-        // BUG (seeded): what must not wait does not wait for the traffic either.
-        if rollout.immediate && self.has(crate::bug::Bug::ImmediateWithTraffic) {
-            return Ok(());
-        }
         let other = sides.other(&side.name);
         if self.stands_on(rollout, &group.name, &other.name) {
             return Ok(());
