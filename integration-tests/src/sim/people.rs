@@ -293,7 +293,7 @@ impl Chance {
             if let Some(keys) = document["updateGroups"][group].as_object_mut() {
                 keys.retain(|key, value| {
                     let of_the_group = ["waves", "pauseAfter", "blueGreen"].contains(&key.as_str());
-                    !of_the_group && !(key == "canary" && value.is_array())
+                    !(of_the_group || (key == "canary" && value.is_array()))
                 });
             }
         }
