@@ -1,0 +1,242 @@
+//! Wait reasons in words: one sentence for each, with its numbers.
+
+use std::fmt;
+
+use common::{Timestamp, time::span};
+
+use super::WaitReason;
+use crate::window;
+
+/// `a, b and 3 more`.
+fn list<T: fmt::Display>(items: &[T]) -> String {
+    const SHOWN: usize = 4;
+    let mut text = items
+        .iter()
+        .take(SHOWN)
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if items.len() > SHOWN {
+        text.push_str(&format!(" and {} more", items.len() - SHOWN));
+    }
+    text
+}
+
+/// `Sun 2026-11-22 04:00 UTC`.
+fn instant(time: Timestamp) -> String {
+    jiff::Timestamp::from_millisecond(time.as_millis()).map_or_else(
+        |_| "the end of time".to_owned(),
+        |time| time.strftime("%a %Y-%m-%d %H:%M UTC").to_string(),
+    )
+}
+
+impl fmt::Display for WaitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopped { by, reason } => write!(f, "emergency stop by {by}: {reason}"),
+            Self::Paused { rollout, reason } => write!(f, "rollout {rollout} is paused: {reason}"),
+            Self::NoRollout => f.write_str("no rollout has work for this machine"),
+            Self::UpToDate => f.write_str("already runs its target"),
+            Self::MovedOn { rollout } => {
+                write!(f, "runs something else than what rollout {rollout} brought")
+            }
+            Self::NoTarget => f.write_str("nobody has said yet what this machine is to run"),
+            Self::UnknownMachine => f.write_str("in no group of the fleet configuration"),
+            Self::Quarantined { by, reason, at, .. } => {
+                write!(f, "in quarantine since {}, by {by}: {reason}", instant(*at))
+            }
+            Self::Retry {
+                until,
+                tries,
+                reason,
+            } => write!(
+                f,
+                "failed {tries} × ({reason}), and tries again from {}",
+                instant(*until)
+            ),
+            Self::Retrying { machines } => write!(
+                f,
+                "the budget has no room beside {}, which failed and {} to try again",
+                list(machines),
+                if machines.len() == 1 { "is" } else { "are" }
+            ),
+            Self::TargetQuarantined { by, reason, at, .. } => {
+                let since = instant(*at);
+                write!(
+                    f,
+                    "its target is in quarantine since {since}, by {by}: {reason}"
+                )
+            }
+            Self::BadTarget { reason } => write!(f, "this target failed here before: {reason}"),
+            Self::TargetNotAllowed { reason } => write!(f, "its target is not allowed: {reason}"),
+            Self::Final { state } => write!(f, "has ended its part of the rollout: {state}"),
+            Self::Offline { since: Some(since) } => {
+                write!(f, "not heard of since {}", instant(*since))
+            }
+            Self::Offline { since: None } => f.write_str("never heard of"),
+            Self::Staging => f.write_str("still obtaining and checking its target"),
+            Self::CleaningUp => f.write_str("removes old generations first, as a schedule wants"),
+            Self::StagingFailed { reason } => write!(f, "could not obtain its target: {reason}"),
+            Self::Dependency { group } => write!(f, "group {group} must be finished first"),
+            Self::Stagger { group, until } => {
+                write!(
+                    f,
+                    "time must pass after group {group}, until {}",
+                    instant(*until)
+                )
+            }
+            Self::Approval { group, .. } => write!(f, "group {group} waits for approval"),
+            Self::Held { group, wave, .. } => write!(
+                f,
+                "wave {wave} of group {group} is done, and somebody must let the next one go"
+            ),
+            Self::WindowClosed {
+                opens_at: Some(opens_at),
+                zone,
+            } => {
+                let opens_at = window::clock(*opens_at, zone);
+                write!(f, "the maintenance window opens at {opens_at}")
+            }
+            Self::WindowClosed { opens_at: None, .. } => {
+                f.write_str("the maintenance window never opens for long enough")
+            }
+            Self::Frozen {
+                calendar,
+                entry,
+                opens_at,
+                zone,
+                ..
+            } => {
+                write!(f, "frozen by {entry} in calendar {calendar}; ")?;
+                match opens_at {
+                    Some(at) => write!(f, "it can go at {}", window::clock(*at, zone)),
+                    None => f.write_str("no time is left for it"),
+                }
+            }
+            Self::WindowTooShort {
+                needs,
+                left,
+                opens_at,
+                zone,
+                ..
+            } => {
+                write!(
+                    f,
+                    "{} of the maintenance window are left, an update is expected to take {}; ",
+                    span(*left),
+                    span(*needs)
+                )?;
+                match opens_at {
+                    Some(at) => write!(f, "the next one opens at {}", window::clock(*at, zone)),
+                    None => f.write_str("no window is long enough"),
+                }
+            }
+            Self::WaveNotOpen { wave, open } => {
+                write!(f, "in wave {wave}; wave {open} has not closed yet")
+            }
+            Self::Soaking { until } => {
+                write!(
+                    f,
+                    "the wave before must stay healthy until {}",
+                    instant(*until)
+                )
+            }
+            Self::Analysing {
+                gate,
+                passed,
+                needed,
+                failed,
+                inconclusive,
+                errors,
+                ..
+            } => {
+                write!(f, "gate {gate} must pass first: {passed} of {needed}")?;
+                let others = [
+                    (failed, "failed"),
+                    (inconclusive, "inconclusive"),
+                    (errors, "errors"),
+                ];
+                for (count, what) in others.into_iter().filter(|(count, _)| **count > 0) {
+                    write!(f, ", {count} {what}")?;
+                }
+                Ok(())
+            }
+            Self::GroupUnhealthy { machines } => {
+                write!(
+                    f,
+                    "updated in this group and not healthy: {}",
+                    list(machines)
+                )
+            }
+            Self::MachineUnhealthy { checks } if checks.is_empty() => {
+                f.write_str("not healthy itself")
+            }
+            Self::MachineUnhealthy { checks } => write!(f, "not healthy itself: {}", list(checks)),
+            Self::GroupLimit { away, allowed } => {
+                write!(
+                    f,
+                    "{allowed} of the group may be away at once; away now: {}",
+                    list(away)
+                )
+            }
+            Self::Apart { machines } => write!(
+                f,
+                "not to be away together with {}, which is not there or not healthy",
+                list(machines)
+            ),
+            Self::CoordinatorLast { groups } => write!(
+                f,
+                "runs a coordinator and goes after everybody else; not done: {}",
+                list(groups)
+            ),
+            Self::Quorum { machines, allowed } => write!(
+                f,
+                "{allowed} of the machines that run a coordinator may be away at once; not there or not \
+                 healthy: {}",
+                list(machines)
+            ),
+            Self::LiveSide {
+                group,
+                side,
+                behind,
+            } => {
+                write!(f, "side {side} of group {group} holds the traffic")?;
+                match behind[..] {
+                    [] => Ok(()),
+                    _ => write!(f, ", and the other side is behind: {}", list(behind)),
+                }
+            }
+            Self::TrafficMoving {
+                group,
+                to,
+                attempt,
+                error,
+            } => {
+                write!(
+                    f,
+                    "the traffic of group {group} is moved to side {to} first"
+                )?;
+                match error {
+                    Some(error) => write!(f, "; attempt {attempt} failed: {error}"),
+                    None => Ok(()),
+                }
+            }
+            Self::SideNotReady {
+                group,
+                side,
+                machines,
+            } => write!(
+                f,
+                "the traffic of group {group} is to be moved to side {side}, which is not ready: {}",
+                list(machines)
+            ),
+            Self::FleetLimit { away, allowed } => {
+                write!(
+                    f,
+                    "{allowed} of the fleet may be away at once; away now: {}",
+                    list(away)
+                )
+            }
+        }
+    }
+}
