@@ -101,6 +101,23 @@ impl Fleet {
         }
     }
 
+    /// The machine is still to go to what was put aside: it gave its turn back meanwhile, or another rollout
+    /// had it. It does not begin any more; why.
+    pub(crate) fn leave_out_of_bad(
+        &mut self,
+        machine: &MachineName,
+        draft: &mut Draft,
+    ) -> Option<WaitReason> {
+        let (rollout, place) = self.engagement(machine)?;
+        if place.state != PlaceState::Pending {
+            return None;
+        }
+        let held = self.good(rollout.action, &place.target).err()?;
+        let rollout = rollout.id.clone();
+        self.leave_out(rollout, machine.clone(), held.to_string(), draft);
+        Some(held)
+    }
+
     /// An operator puts a target aside.
     pub(crate) fn quarantine_target(
         &mut self,

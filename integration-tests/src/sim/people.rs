@@ -1,12 +1,12 @@
 //! What the operators of a simulated fleet do, drawn from what they could see.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use common::{Action, StopMode};
+use common::{Action, StopMode, Timestamp};
 use coordinator_core::{
     Fleet,
     bad_target::source_of,
-    rollout::{Approval, Rollout, RolloutState},
+    rollout::{Approval, PlaceState, Rollout, RolloutState},
 };
 use serde_json::{Value, json};
 
@@ -412,9 +412,24 @@ impl Chance {
             } else if held(r) {
                 let full = false;
                 self.order(now, Command::Promote { rollout, full });
+            } else if waits_for_months(fleet, number, world.coordinator_time()) {
+                self.order(now, Command::Abort { rollout });
             }
         }
     }
+}
+
+/// Whether it waits for a window that opens in a month at the earliest: what takes longer than a window
+/// lasts fits into it in the night in which the clocks go back.
+fn waits_for_months(fleet: &Fleet, number: u64, now: Timestamp) -> bool {
+    const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
+    let places = fleet.facts().rollouts[&number].places();
+    let pending = places.filter(|place| place.state == PlaceState::Pending);
+    let mut waits = pending.map(|place| fleet.permission(&place.machine, now));
+    waits.any(|wait| {
+        let until = wait.err().and_then(|reason| reason.until());
+        until.is_some_and(|until| now + MONTH < until)
+    })
 }
 
 /// Who approves what is not their own.

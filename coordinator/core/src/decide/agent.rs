@@ -183,6 +183,9 @@ impl Fleet {
         if let Some((request, cleanup)) = self.cleanup_wanted(name, now) {
             return Directive::CleanUp { request, cleanup };
         }
+        if let Some(aside) = self.leave_out_of_bad(name, draft) {
+            return Directive::Wait(aside);
+        }
         if let Some(stage) = self.next_to_stage(name, draft) {
             return stage;
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use common::{Action, GroupName, LeaseId, MachineName, RolloutId, Target};
+use common::{Action, GroupName, LeaseId, MachineName, RolloutId};
 
 use super::{Violation, violate};
 use crate::{
@@ -107,7 +107,10 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
         }),
         Change::LeaseGranted { lease, .. } => {
             let place = place_in(before, &lease.rollout, &lease.machine);
-            let aside = before.quarantine_of(&lease.machine).is_some();
+            let machine = before.quarantine_of(&lease.machine).is_some();
+            let targets = &before.facts().targets_aside;
+            let target = place.is_some_and(|p| targets.contains_key(source_of(&p.target)));
+            let aside = machine || (target && lease.action == Action::Update);
             !aside && place.is_some_and(|place| takes(place, PlaceStep::Granted(lease.id)))
         }
         Change::LeaseOverdue { lease, .. } => holder_takes(before, *lease, |_| PlaceStep::Overdue),
@@ -320,27 +323,9 @@ pub(super) fn aside(fleet: &Fleet, found: &mut Vec<Violation>) {
     }
 }
 
-/// 2: nobody is about to be updated to what was put aside, and what has failed on so many machines that it
-/// is to be put aside has been.
+/// 2: what has failed on so many machines that it is to be put aside has been.
 pub(super) fn bad_targets(fleet: &Fleet, found: &mut Vec<Violation>) {
     let facts = fleet.facts();
-    let aside = |target: &Target| facts.targets_aside.contains_key(source_of(target));
-    if !facts.targets_aside.is_empty() {
-        for rollout in facts
-            .rollouts
-            .values()
-            .filter(|r| r.action == Action::Update)
-        {
-            let places = rollout.places().filter(|place| aside(&place.target));
-            for place in places.filter(|place| place.state == PlaceState::Pending) {
-                let machine = &place.machine;
-                if fleet.still_to_go(machine).as_ref() == Some(&rollout.id) {
-                    let text = format!("{machine} is still to go to what is in quarantine");
-                    violate(found, 2, text);
-                }
-            }
-        }
-    }
     let config = facts.config.as_ref();
     let Some(after) = config.and_then(|config| config.quarantine_target_after) else {
         return;

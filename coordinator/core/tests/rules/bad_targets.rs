@@ -136,6 +136,18 @@ fn who_is_at_it_and_fails_does_not_put_it_aside_again() {
 }
 
 #[test]
+fn who_gives_the_turn_back_is_left_out_when_it_is_heard_of_again() {
+    let mut world = world(json!({}));
+    let rollout = world.execute();
+    let grant = world.go("a");
+    world.done(aside("it breaks DNS"));
+    world.end("a", &grant, OutcomeKind::Abandoned);
+    assert_eq!(world.place(&rollout, "a"), "pending");
+    world.waits_for("a", "target-quarantined");
+    assert_eq!(world.place(&rollout, "a"), "skipped");
+}
+
+#[test]
 fn who_was_updated_after_all_speaks_against_nothing() {
     let mut world = world(json!({ "quarantineTargetAfter": 2 }));
     world.execute();
