@@ -1,6 +1,13 @@
 //! Servers that answer as a test wants it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
@@ -35,9 +42,16 @@ pub(crate) async fn listens() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.expect("a port")
 }
 
-/// A port that nobody listens on.
+/// An address that nobody listens on, and nobody else is given: on 127.0.0.1 another test could take the
+/// port before whoever it is for does.
 pub(crate) async fn closed() -> SocketAddr {
-    listens().await.local_addr().expect("bound")
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    assert!(number < 255, "one network has no more addresses");
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let host = Ipv4Addr::new(127, 64 + high % 64, low, number);
+    let listener = TcpListener::bind((host, 0)).await.expect("a port");
+    listener.local_addr().expect("bound")
 }
 
 /// A server that answers everybody so.

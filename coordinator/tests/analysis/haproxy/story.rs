@@ -63,7 +63,8 @@ impl Story {
                 "blueGreen": {
                     "sides": { "blue": BLUE, "green": GREEN },
                     "traffic": { "haproxy": { "socket": socket, "backend": "web" } },
-                    "watch": "1s",
+                    // Long enough that who is looked at on the new side is seen there, also on a busy host.
+                    "watch": "8s",
                     "drain": "10s",
                 },
             } },
@@ -149,14 +150,29 @@ impl Story {
     /// Goes on until the traffic has settled on this side.
     async fn settles_on(&mut self, side: &str) {
         for _ in 0..300 {
-            let traffic = self.traffic().await;
-            if traffic.settled && traffic.moving.is_none() && Self::live(&traffic) == side {
+            if self.is_on(side).await {
                 return;
             }
             self.everybody_polls().await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("{:?}", self.traffic().await);
+    }
+
+    /// The same, and nobody asks meanwhile: nobody goes.
+    async fn settles_alone_on(&mut self, side: &str) {
+        for _ in 0..300 {
+            if self.is_on(side).await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{:?}", self.traffic().await);
+    }
+
+    async fn is_on(&mut self, side: &str) -> bool {
+        let traffic = self.traffic().await;
+        traffic.settled && traffic.moving.is_none() && Self::live(&traffic) == side
     }
 
     async fn state(&mut self) -> String {
@@ -194,7 +210,7 @@ async fn a_rollout_updates_both_sides_and_no_request_fails() {
     let load = Load::start(story.haproxy.front);
     let begun = story.bed.admin.execute(ExecuteRequest::default()).await;
     assert_eq!(begun.expect("begun").into_inner().rollout, "r1");
-    story.settles_on("blue").await;
+    story.settles_alone_on("blue").await;
     assert_eq!(load.answers_from_now().await, "blue");
     story.settles_on("green").await;
     assert_eq!(story.went, GREEN, "and nobody else yet");
@@ -203,7 +219,7 @@ async fn a_rollout_updates_both_sides_and_no_request_fails() {
     assert_eq!(story.went[2..], BLUE);
     // Back and there again, by hand.
     story.bed.admin.move_traffic(to("")).await.expect("back");
-    story.settles_on("blue").await;
+    story.settles_alone_on("blue").await;
     assert_eq!(load.answers_from_now().await, "blue");
     story
         .bed
@@ -211,7 +227,7 @@ async fn a_rollout_updates_both_sides_and_no_request_fails() {
         .move_traffic(to("green"))
         .await
         .expect("there");
-    story.settles_on("green").await;
+    story.settles_alone_on("green").await;
     assert_eq!(load.answers_from_now().await, "green");
     let (asked, failed) = load.stop().await;
     assert_eq!(failed, Vec::<String>::new(), "of {asked} requests");
@@ -237,7 +253,7 @@ async fn the_way_back_is_there_in_the_middle_of_a_rollout_and_for_whoever_may() 
     let done = story.bed.admin.move_traffic(to("")).await.expect("back");
     let text = done.into_inner().text;
     assert!(text.contains("side blue; rollout r1 is paused"), "{text}");
-    story.settles_on("blue").await;
+    story.settles_alone_on("blue").await;
     assert_eq!(story.state().await, "paused");
     assert_eq!(load.answers_from_now().await, "blue");
     let (asked, failed) = load.stop().await;
