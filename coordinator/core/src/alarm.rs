@@ -68,7 +68,7 @@ impl Alarm {
 
 impl Alarms {
     /// How long it may last; `None`: for ever.
-    fn after(&self, alarm: Alarm) -> Option<Duration> {
+    pub(crate) fn after(&self, alarm: Alarm) -> Option<Duration> {
         let after = match alarm {
             Alarm::NotUpdated => self.not_updated,
             Alarm::NotApplied => self.not_applied,

@@ -104,37 +104,31 @@ impl Fleet {
     ) {
         let found = &self.facts().rollouts[&number];
         let (rollout, g) = (found.id.clone(), &found.groups[group]);
-        let (policy, group) = (&g.policy, g.name.clone());
+        let (policy, name) = (&g.policy, g.name.clone());
         let Some(asked) = g.approval.waits_since() else {
             return;
         };
         let Some(since) = asked else {
             // One answer is for all of them, and one question is enough.
             let asked = |other: &RolloutGroup| matches!(other.approval, Approval::Asked(_));
-            let shares = policy.approval_of == ApprovalOf::Rollout;
-            if !(shares
-                && found
-                    .groups
-                    .iter()
-                    .any(|other| is_shared(other) && asked(other)))
-            {
+            let mut shared = found.groups.iter().filter(|other| is_shared(other));
+            if !is_shared(g) || !shared.any(asked) {
                 let change = Change::ApprovalAsked {
                     rollout,
-                    group,
+                    group: name,
                     at: now,
                 };
                 self.commit(draft, change);
             }
             return;
         };
-        if policy
-            .approved_after
-            .is_some_and(|after| since + after <= now)
-        {
-            let groups = with_others(found, vec![group]);
+        let consents = policy.approved_after;
+        if consents.is_some_and(|after| since + after <= now) {
+            let groups = with_others(found, vec![name]);
             self.give(&rollout, groups, THE_POLICY, "", now, draft);
+            self.moved(number, group, now);
         } else if since + policy.approval_expiry <= now {
-            let reason = PauseReason::ApprovalExpired { group };
+            let reason = PauseReason::ApprovalExpired { group: name };
             self.pause_rollout(&rollout, reason, draft);
         }
     }

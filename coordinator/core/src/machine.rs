@@ -48,7 +48,7 @@ pub struct Machine {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_with: Option<String>,
     /// Attempts on end that did not end as they should, since somebody last put it aside or released it.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::policy::is_zero")]
     pub failures_in_a_row: u32,
     /// What its last attempts took that were carried out, in seconds, newest last.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
@@ -117,14 +117,6 @@ pub struct Heard {
     pub declined: Option<Declined>,
     /// What came of its last cleanup.
     pub cleaned_up: Option<CleanedUp>,
-}
-
-#[allow(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
 
 /// Heartbeats are not facts: two states are the same fleet whatever was heard meanwhile.

@@ -25,6 +25,17 @@ pub struct Quarantine {
     pub at: Timestamp,
 }
 
+impl Quarantine {
+    /// Put there by this one, for this reason, at this instant.
+    pub(crate) fn new(by: &str, reason: &str, at: Timestamp) -> Self {
+        Self {
+            by: by.to_owned(),
+            reason: reason.to_owned(),
+            at,
+        }
+    }
+}
+
 impl Fleet {
     /// The machine's quarantine, if it is in one.
     pub fn quarantine_of(&self, machine: &MachineName) -> Option<&Quarantine> {

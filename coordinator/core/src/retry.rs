@@ -113,16 +113,7 @@ impl Fleet {
         if self.has(crate::bug::Bug::RetryingCountsForNothing) {
             return false;
         }
-        let (counted, retrying) = rollout
-            .groups
-            .iter()
-            .fold((0, 0), |(counted, retrying), g| {
-                (counted + g.counted(), retrying + g.retrying)
-            });
-        let fleet = rollout
-            .max_failures
-            .is_some_and(|max| counted + retrying > max);
-        (retrying > 0 && fleet) || group.leaves_no_room()
+        group.leaves_no_room() || rollout.leaves_no_room()
     }
 
     /// Until when somebody of the group waits to try again, if nobody can now.

@@ -296,6 +296,16 @@ impl Rollout {
         (failed > allowed).then_some(PauseReason::FleetBudgetSpent { failed, allowed })
     }
 
+    /// Whether more of all groups will have failed than may, should those who are to try again fail for good.
+    pub(crate) fn leaves_no_room(&self) -> bool {
+        let Some(allowed) = self.max_failures else {
+            return false;
+        };
+        let retrying: u32 = self.groups.iter().map(|group| group.retrying).sum();
+        let failed: u32 = self.groups.iter().map(RolloutGroup::counted).sum();
+        retrying > 0 && failed + retrying > allowed
+    }
+
     /// Whether machines go on the strength of this wave: those of a wave after it, or of a group
     /// that depends on its group.
     pub fn leads_on(&self, group: usize, wave: usize) -> bool {

@@ -194,14 +194,7 @@ pub(super) fn check(
         let path = format!("{path}.sides.{}", side.name);
         for machine in &side.machines {
             if !group.machines.contains(machine) {
-                let names = group.machines.iter().map(MachineName::as_str);
-                let hint = nearest(machine.as_str(), names, "machines");
-                fault(
-                    faults,
-                    &path,
-                    format!("{machine} is not in the group"),
-                    hint,
-                );
+                elsewhere(machine, group, &path, faults);
             } else if !seen.insert(machine) {
                 let message = format!("{machine} is named twice");
                 fault(faults, &path, message, "a machine is on exactly one side");
@@ -225,14 +218,7 @@ pub(super) fn check(
     let Adapter::Haproxy { servers, .. } = &sides.adapter;
     let path = format!("{path}.traffic.haproxy.servers");
     for machine in servers.keys().filter(|m| !group.machines.contains(m)) {
-        let names = group.machines.iter().map(MachineName::as_str);
-        let hint = nearest(machine.as_str(), names, "machines");
-        fault(
-            faults,
-            &path,
-            format!("{machine} is not in the group"),
-            hint,
-        );
+        elsewhere(machine, group, &path, faults);
     }
     let mut named = BTreeSet::new();
     let servers = group.machines.iter().map(|m| sides.adapter.server(m));
@@ -245,4 +231,12 @@ pub(super) fn check(
             "give each machine a server of its own",
         );
     }
+}
+
+/// Adds that this machine is none of the group's.
+fn elsewhere(machine: &MachineName, group: &GroupConfig, path: &str, faults: &mut Faults) {
+    let names = group.machines.iter().map(MachineName::as_str);
+    let hint = nearest(machine.as_str(), names, "machines");
+    let message = format!("{machine} is not in the group");
+    fault(faults, path, message, hint);
 }

@@ -276,11 +276,7 @@ impl Fleet {
                 reason,
                 at,
             } => {
-                let quarantine = Quarantine {
-                    by: by.clone(),
-                    reason: reason.clone(),
-                    at: *at,
-                };
+                let quarantine = Quarantine::new(by, reason, *at);
                 self.facts.quarantined.insert(machine.clone(), quarantine);
                 self.fails(machine, |_| 0);
             }
@@ -295,11 +291,7 @@ impl Fleet {
                 reason,
                 at,
             } => {
-                let quarantine = Quarantine {
-                    by: by.clone(),
-                    reason: reason.clone(),
-                    at: *at,
-                };
+                let quarantine = Quarantine::new(by, reason, *at);
                 self.facts.targets_aside.insert(target.clone(), quarantine);
                 let failed = self.index.failing_with.get(target).cloned();
                 for machine in failed.unwrap_or_default() {

@@ -350,17 +350,13 @@ pub(super) fn told(fleet: &Fleet, found: &mut Vec<Violation>) {
     let config = fleet.facts().config.as_ref();
     let Some(config) = config else { return };
     let (now, deadline) = (fleet.hearsay().now, fleet.hearsay().deadline);
-    let alarms = [
-        (Alarm::NotUpdated, config.alarms.not_updated),
-        (Alarm::NotApplied, config.alarms.not_applied),
-    ];
     for (name, known) in &fleet.facts().machines {
-        for (alarm, after) in alarms {
-            let since = known
-                .since(alarm)
-                .filter(|_| !known.told.contains(&alarm) && !after.is_zero());
+        for alarm in Alarm::ALL {
+            let since = known.since(alarm);
+            let since = since.filter(|_| !known.told.contains(&alarm));
             let configured = config.group_of.contains_key(name);
-            let due = since.filter(|_| configured).map(|since| since + after);
+            let after = config.alarms.after(alarm).filter(|_| configured);
+            let due = since.and_then(|since| Some(since + after?));
             if due.is_some_and(|due| due <= now && due < deadline && now < deadline) {
                 let text = format!("{name}: {} for too long, and nobody is told", alarm.says());
                 violate(found, 2, text);

@@ -47,12 +47,6 @@ fn back() -> Wish {
     }
 }
 
-/// The machine's turn comes, and it goes back.
-fn fails(world: &mut World, machine: &str) {
-    let grant = world.go(machine);
-    world.end(machine, &grant, OutcomeKind::RolledBack);
-}
-
 #[test]
 fn nobody_begins_an_update_to_what_was_put_aside_and_who_is_at_it_finishes() {
     let mut world = world(json!({}));
@@ -104,9 +98,9 @@ fn the_way_back_is_open_whatever_is_put_aside() {
 fn what_fails_on_too_many_machines_is_put_aside_and_counts_anew_when_it_is_released() {
     let mut world = world(json!({ "quarantineTargetAfter": 2 }));
     let rollout = world.execute();
-    fails(&mut world, "a");
+    world.fails("a");
     assert!(world.fleet.facts().targets_aside.is_empty());
-    fails(&mut world, "b");
+    world.fails("b");
     let aside = world.fleet.facts().targets_aside.get(&target()).cloned();
     let aside = aside.expect("put aside");
     assert_eq!(aside.reason, "it failed on a, b");
@@ -114,13 +108,13 @@ fn what_fails_on_too_many_machines_is_put_aside_and_counts_anew_when_it_is_relea
     assert_eq!(*world.state(&rollout), RolloutState::Failed);
     world.done(release());
     world.execute();
-    fails(&mut world, "c");
+    world.fails("c");
     assert!(world.fleet.facts().targets_aside.is_empty());
     // It failed on c, and then it did not.
     world.pass(minutes(1));
     let machines = world.fleet.facts().machines.values();
     assert_eq!(machines.filter(|m| m.failed_with.is_some()).count(), 1);
-    fails(&mut world, "d");
+    world.fails("d");
     assert!(!world.fleet.facts().targets_aside.is_empty());
 }
 
@@ -151,7 +145,7 @@ fn who_gives_the_turn_back_is_left_out_when_it_is_heard_of_again() {
 fn who_was_updated_after_all_speaks_against_nothing() {
     let mut world = world(json!({ "quarantineTargetAfter": 2 }));
     world.execute();
-    fails(&mut world, "a");
+    world.fails("a");
     world.update("b");
     world.update("c");
     world.update("d");

@@ -343,6 +343,13 @@ impl World {
         self.end(machine, &grant, OutcomeKind::Confirmed);
     }
 
+    /// Takes its turn and goes back by itself.
+    #[track_caller]
+    pub(crate) fn fails(&mut self, machine: &str) {
+        let grant = self.go(machine);
+        self.end(machine, &grant, OutcomeKind::RolledBack);
+    }
+
     /// Time passes, and the machines keep polling every five minutes as they do.
     pub(crate) fn pass(&mut self, duration: Duration) -> Vec<Change> {
         self.pass_without(duration, &[])

@@ -26,16 +26,11 @@ fn world(keys: Value) -> World {
     World::new(json!({ "web": group }), json!({ "maxParallel": 3 }))
 }
 
-fn fails(world: &mut World, machine: &str) {
-    let grant = world.go(machine);
-    world.end(machine, &grant, OutcomeKind::RolledBack);
-}
-
 #[test]
 fn a_machine_that_fails_tries_again_twice_as_late_each_time_and_not_for_ever() {
     let mut world = world(json!({}));
     let rollout = world.execute();
-    fails(&mut world, "a");
+    world.fails("a");
     assert_eq!(world.place(&rollout, "a"), "pending");
     for (tries, wait) in [(1, 10), (2, 20)] {
         world.pass(minutes(wait - 1));
@@ -60,7 +55,7 @@ fn a_machine_that_fails_tries_again_twice_as_late_each_time_and_not_for_ever() {
 fn what_succeeds_after_all_has_not_failed() {
     let mut world = world(json!({}));
     let rollout = world.execute();
-    fails(&mut world, "a");
+    world.fails("a");
     world.pass(minutes(11));
     world.update("a");
     world.update("b");
@@ -74,7 +69,7 @@ fn what_succeeds_after_all_has_not_failed() {
 fn nobody_begins_beside_it_for_whom_the_budget_has_no_room() {
     let mut tight = world(json!({}));
     tight.execute();
-    fails(&mut tight, "a");
+    tight.fails("a");
     let WaitReason::Retrying { machines } = tight.wait("b") else {
         panic!("b does not wait for a");
     };
@@ -87,7 +82,7 @@ fn nobody_begins_beside_it_for_whom_the_budget_has_no_room() {
     // Where one may fail there is room beside one that has.
     let mut wide = world(json!({ "maxFailures": 1 }));
     wide.execute();
-    fails(&mut wide, "a");
+    wide.fails("a");
     wide.update("b");
 }
 
@@ -102,7 +97,7 @@ fn the_budget_of_the_fleet_holds_others_as_well() {
     let groups = json!({ "one": group("a"), "two": group("b") });
     let mut world = World::new(groups, json!({ "maxFailures": 0 }));
     world.execute();
-    fails(&mut world, "a");
+    world.fails("a");
     world.waits_for("b", "retrying");
 }
 
@@ -122,7 +117,7 @@ fn who_refuses_or_declines_tries_again_and_who_is_stuck_does_not() {
 fn what_is_staged_again_is_a_new_wish_and_is_forced() {
     let mut world = world(json!({}));
     world.execute();
-    fails(&mut world, "a");
+    world.fails("a");
     world.report("a").staged = None;
     let told = world.poll_without_staging("a");
     let Reply::Directive(Directive::Stage { wish, force, .. }) = told else {
@@ -139,9 +134,9 @@ fn a_machine_put_aside_for_it_does_not_try_again_and_counts() {
     } });
     let mut world = World::new(groups, json!({ "quarantineAfter": 2 }));
     let rollout = world.execute();
-    fails(&mut world, "a");
+    world.fails("a");
     world.pass(minutes(11));
-    fails(&mut world, "a");
+    world.fails("a");
     assert_eq!(world.place(&rollout, "a"), "rolled-back");
     let group = &world.fleet.rollout(&rollout).expect("kept").groups[0];
     assert_eq!((group.failed, group.retrying), (1, 0));
@@ -164,7 +159,7 @@ fn a_rollout_that_is_paused_has_nobody_try_again() {
 fn a_rollout_does_not_lose_its_patience_with_who_is_to_try_again() {
     let mut world = world(json!({ "retryAfter": "20h" }));
     let rollout = world.execute();
-    fails(&mut world, "a");
+    world.fails("a");
     world.pass(minutes(19 * 60));
     assert_eq!(*world.state(&rollout), RolloutState::Active);
     let changes = world.pass(minutes(90));
@@ -195,7 +190,7 @@ fn going_back_is_not_tried_again() {
     else {
         panic!("{reply:?}");
     };
-    fails(&mut world, "a");
+    world.fails("a");
     assert_eq!(world.place(&rollout, "a"), "rolled-back");
 }
 

@@ -184,11 +184,6 @@ fn strict(settings: &serde_json::Value) -> World {
     world
 }
 
-fn fails(world: &mut World, machine: &str) {
-    let grant = world.go(machine);
-    world.end(machine, &grant, OutcomeKind::RolledBack);
-}
-
 /// The rollback that a rollout has called for.
 fn undone_by(world: &World, rollout: &RolloutId) -> Vec<String> {
     let rollouts = world.fleet.facts().rollouts.values();
@@ -234,7 +229,7 @@ fn what_waits_for_the_next_boot_is_taken_back_too() {
     let grant = world.go("a");
     world.report("a").profile = Some(path("2"));
     world.end("a", &grant, OutcomeKind::RebootRequired);
-    fails(&mut world, "b");
+    world.fails("b");
     assert_eq!(undone_by(&world, &rollout), ["a"]);
     let grant = world.go("a");
     assert_eq!(grant.target, Target::Closure(path("1")));
@@ -245,7 +240,7 @@ fn the_last_machine_that_fails_has_the_others_taken_back_too() {
     let mut world = strict(&json!({}));
     let rollout = world.begin(of(&["a", "b"]));
     world.update("a");
-    fails(&mut world, "b");
+    world.fails("b");
     assert_eq!(undone_by(&world, &rollout), ["a"]);
 }
 
@@ -254,7 +249,7 @@ fn nothing_is_taken_back_where_nothing_is_to_or_somebody_goes_on() {
     // Nobody was updated: there is nothing, and the rollout stays paused.
     let mut world = strict(&json!({}));
     let rollout = world.execute();
-    fails(&mut world, "a");
+    world.fails("a");
     assert!(matches!(world.state(&rollout), RolloutState::Paused(_)));
     assert!(undone_by(&world, &rollout).is_empty());
     // The rules do not let anybody go back by themselves.
@@ -262,7 +257,7 @@ fn nothing_is_taken_back_where_nothing_is_to_or_somebody_goes_on() {
         let mut world = strict(&json!({ "rollbackOnFailure": keeps }));
         let rollout = world.execute();
         world.update("a");
-        fails(&mut world, "b");
+        world.fails("b");
         assert!(matches!(world.state(&rollout), RolloutState::Paused(_)));
     }
     // Somebody accepts the failure while another machine is at work.
