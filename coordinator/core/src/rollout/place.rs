@@ -53,7 +53,7 @@ pub enum Rules {
     /// Those of its group.
     #[default]
     Group,
-    /// Those with this index in [`RolloutGroup::own`].
+    /// Those with this index in [`RolloutGroup::own`](super::RolloutGroup::own).
     Own(usize),
 }
 
