@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use agent_core::{Directive, Proceed, Renewal, Signal, StandDown, state::Unreported};
 use common::{
-    Action, AttemptStatus, CleanUp, CleanedUp, Declined, DeclinedKind, Epoch, Health, HealthState,
-    LeaseId, MachineReport, OutcomeKind, RolloutId, Staged, StopMode, Target, text,
+    Action, AttemptStatus, CleanUp, CleanedUp, Declined, DeclinedKind, Epoch, Gets, Health,
+    HealthState, LeaseId, MachineReport, OutcomeKind, RolloutId, Staged, StopMode, Target,
+    TrafficDone, text,
 };
 use lab_proto::agent as wire;
 use platform::changes;
@@ -114,6 +115,27 @@ fn machine_report(report: &MachineReport) -> wire::MachineReport {
         last_lease: report.last_lease.0,
         declined: report.declined.as_ref().map(declined),
         cleaned_up: report.cleaned_up.as_ref().map(cleaned_up),
+        traffic: report.traffic.as_ref().map(traffic_done),
+    }
+}
+
+fn traffic_done(done: &TrafficDone) -> wire::TrafficDone {
+    let order = done.order.as_ref().map(|order| {
+        let gets = match order.gets {
+            Gets::Traffic => wire::TrafficGets::Traffic,
+            Gets::Nothing => wire::TrafficGets::Nothing,
+        };
+        wire::TrafficOrder {
+            epoch: order.epoch.0,
+            group: order.group.to_string(),
+            number: order.number,
+            attempt: order.attempt,
+            gets: gets.into(),
+        }
+    });
+    wire::TrafficDone {
+        order,
+        failure: done.failure.clone().unwrap_or_default(),
     }
 }
 
@@ -215,7 +237,7 @@ fn outcome(kind: OutcomeKind) -> wire::OutcomeKind {
 pub(crate) fn directive(answer: wire::Directive) -> Result<(Epoch, Directive), LinkError> {
     use wire::directive::Action as Said;
     let directive = match answer.action {
-        None => Directive::Wait {
+        None | Some(Said::MoveTraffic(_)) => Directive::Wait {
             kind: "unknown-directive".to_owned(),
             text: "the coordinator says something that this agent does not know".to_owned(),
             ask_again: UNKNOWN_PAUSE,

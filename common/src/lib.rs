@@ -14,6 +14,7 @@ pub mod report;
 pub mod text;
 pub mod time;
 pub mod token;
+pub mod traffic;
 
 pub use cleanup::{CleanUp, CleanedUp};
 pub use closure::{StorePath, Target};
@@ -28,6 +29,7 @@ pub use report::{
     PackageChange, Staged,
 };
 pub use time::Timestamp;
+pub use traffic::{Gets, TrafficCall, TrafficDone, TrafficOrder};
 
 use serde::{Deserialize, Serialize};
 

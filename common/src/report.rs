@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BootId, CleanedUp, Epoch, Health, LeaseId, RolloutId, StorePath, Target};
+use crate::{BootId, CleanedUp, Epoch, Health, LeaseId, RolloutId, StorePath, Target, TrafficDone};
 
 /// Most generations a report carries.
 pub const GENERATIONS_MAX: usize = 32;
@@ -52,6 +52,9 @@ pub struct MachineReport {
     /// What came of the last cleanup; `None` from agents that do not clean up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleaned_up: Option<CleanedUp>,
+    /// What came of the last order about its traffic; `None` from a machine without a script for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficDone>,
 }
 
 /// A target that a machine does not stage for now.

@@ -219,6 +219,7 @@ fn ready(sequence: u64) -> Box<MachineReport> {
         last_lease: LeaseId(0),
         declined: None,
         cleaned_up: None,
+        traffic: None,
     })
 }
 

@@ -296,6 +296,7 @@ impl Agent {
             last_lease: self.durable.last_lease,
             declined: self.held_off(now).map(|held| held.declined.clone()),
             cleaned_up: Some(self.durable.cleaned_up.clone()),
+            traffic: None,
         })
     }
 

@@ -24,6 +24,7 @@ fn report() -> MachineReport {
         last_lease: LeaseId(0),
         declined: None,
         cleaned_up: None,
+        traffic: None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use common::{
     Action, AttemptStatus, BootId, CheckResult, CleanedUp, Declined, DeclinedKind, Epoch,
-    HealthState, LeaseId, MachineReport, StorePath, Target, Timestamp,
+    HealthState, LeaseId, MachineReport, StorePath, Target, Timestamp, TrafficDone,
 };
 use serde::{Deserialize, Serialize};
 
@@ -117,6 +117,8 @@ pub struct Heard {
     pub declined: Option<Declined>,
     /// What came of its last cleanup.
     pub cleaned_up: Option<CleanedUp>,
+    /// What came of the last order about its traffic.
+    pub traffic: Option<TrafficDone>,
 }
 
 /// Heartbeats are not facts: two states are the same fleet whatever was heard meanwhile.
@@ -232,6 +234,8 @@ impl Machine {
         facts.declined = None;
         // That it can clean up is a fact; what came of it is told with the run.
         facts.cleaned_up = facts.cleaned_up.map(|_| CleanedUp::default());
+        // Just so that it has a script for its traffic.
+        facts.traffic = facts.traffic.map(|_| TrafficDone::default());
         for check in &mut facts.health.checks {
             check.detail.clear();
         }
@@ -264,6 +268,7 @@ impl Machine {
             last_lease,
             declined: _,
             cleaned_up,
+            traffic,
         } = report;
         let words = |check: &CheckResult, other: &CheckResult| {
             check.name == other.name && check.passed == other.passed
@@ -282,6 +287,7 @@ impl Machine {
             || known.staged != *staged
             || known.last_lease != *last_lease
             || known.cleaned_up.is_some() != cleaned_up.is_some()
+            || known.traffic.is_some() != traffic.is_some()
     }
 
     /// Takes over the facts of a report.

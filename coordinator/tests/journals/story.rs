@@ -149,6 +149,7 @@ impl Story {
             last_lease: LeaseId(0),
             declined: None,
             cleaned_up: None,
+            traffic: None,
         })
     }
 

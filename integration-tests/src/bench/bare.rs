@@ -80,6 +80,7 @@ impl Core {
             last_lease: LeaseId::default(),
             declined: None,
             cleaned_up: None,
+            traffic: None,
         };
         let fleet = Fleet::new(now);
         let mut core = Self {

@@ -370,6 +370,7 @@ fn first_report(run: u64) -> Result<MachineReport, WorkError> {
         staged: None,
         declined: None,
         cleaned_up: None,
+        traffic: None,
         attempt: None,
         store_free_bytes: 0,
         last_lease: LeaseId::default(),

@@ -107,6 +107,7 @@ impl Fleet {
             heard.epoch = report.epoch;
             heard.declined.clone_from(&report.declined);
             heard.cleaned_up.clone_from(&report.cleaned_up);
+            heard.traffic.clone_from(&report.traffic);
         }
         if self
             .hearsay

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use common::{
-    Action, AttemptStatus, CheckResult, CleanedUp, Declined, DeclinedKind, Epoch, Generation,
+    Action, AttemptStatus, CheckResult, CleanedUp, Declined, DeclinedKind, Epoch, Generation, Gets,
     Health, HealthState, LeaseId, MachineReport, Outcome, OutcomeKind, Staged, StopMode, StorePath,
-    Target, Timestamp,
+    Target, Timestamp, TrafficDone, TrafficOrder,
     report::GENERATIONS_MAX,
     text::{DETAIL_MAX, REASON_MAX, tame_line},
 };
@@ -56,7 +56,31 @@ pub(crate) fn report(report: Option<wire::MachineReport>) -> Result<Box<MachineR
         last_lease: LeaseId(report.last_lease),
         declined: report.declined.map(declined).transpose()?.flatten(),
         cleaned_up: report.cleaned_up.map(cleaned_up),
+        traffic: report.traffic.map(traffic_done).transpose()?,
     }))
+}
+
+/// What came of an order; of none, when this coordinator does not know what it was about.
+fn traffic_done(done: wire::TrafficDone) -> Result<TrafficDone, Malformed> {
+    let order = done.order.map(|order| {
+        let gets = match order.gets() {
+            wire::TrafficGets::Unspecified => return Ok(None),
+            wire::TrafficGets::Traffic => Gets::Traffic,
+            wire::TrafficGets::Nothing => Gets::Nothing,
+        };
+        Ok(Some(TrafficOrder {
+            epoch: Epoch(order.epoch),
+            group: name("report.traffic.order.group", &order.group)?,
+            number: order.number,
+            attempt: order.attempt,
+            gets,
+        }))
+    });
+    let failure = tame_line(&done.failure, REASON_MAX);
+    Ok(TrafficDone {
+        order: order.transpose()?.flatten(),
+        failure: (!failure.is_empty()).then_some(failure),
+    })
 }
 
 fn cleaned_up(done: wire::CleanedUp) -> CleanedUp {
