@@ -213,7 +213,8 @@ impl Fleet {
             windows: BTreeMap::new(),
             deadline: now,
             checks: BTreeMap::new(),
-            last_check: 0,
+            // Past those of earlier lives, whose answers machines still tell.
+            last_check: u64::try_from(now.as_millis()).unwrap_or_default(),
             own: None,
             woken: BTreeMap::new(),
             measuring: BTreeMap::new(),

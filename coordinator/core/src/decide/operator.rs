@@ -247,8 +247,8 @@ impl Fleet {
         Ok(Reply::HealthCheck { request, machines })
     }
 
-    /// Number of a new question for health: past those of a life before this one, that machines may
-    /// have answered.
+    /// Number of a new question for health: past those that machines have answered already, also where the
+    /// clock of an earlier life was ahead.
     pub(crate) fn next_check(&mut self) -> u64 {
         let machines = self.facts().machines.values();
         let answered = machines.map(|machine| machine.heard.health_request).max();

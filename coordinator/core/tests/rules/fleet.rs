@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use common::{
     Action, AttemptStatus, BootId, CleanedUp, Epoch, Health, HealthState, LeaseId, MachineName,
     MachineReport, Outcome, OutcomeKind, RolloutId, Staged, StopMode, StorePath, Target, Timestamp,
+    TrafficDone,
 };
 use coordinator_core::{
     Change, Decision, Fleet, FleetConfig, Reply, Request, WaitReason,
@@ -12,6 +13,7 @@ use coordinator_core::{
     fleet::Facts,
     identity::{Actor, Role},
     invariants,
+    machine::Heard,
     request::{
         AgentRequest, Back, Directive, Grant, OperatorRequest, Refusal, Renewal, Selection, Wish,
     },
@@ -130,8 +132,12 @@ impl World {
         self.reports.get_mut(&name(machine)).expect(machine)
     }
 
-    /// The fleet has become another one: what was decided before is not to be replayed.
-    pub(crate) fn goes_on_from(&mut self, facts: Facts) {
+    /// The fleet has become another one, by a process that has heard of nobody: what was decided before is
+    /// not to be replayed.
+    pub(crate) fn goes_on_from(&mut self, mut facts: Facts) {
+        for machine in facts.machines.values_mut() {
+            machine.heard = Heard::default();
+        }
         self.fleet = Fleet::load(facts, self.now);
         self.began = self.fleet.clone();
         self.journal.clear();
@@ -430,6 +436,7 @@ fn report() -> MachineReport {
         last_lease: LeaseId::default(),
         declined: None,
         cleaned_up: Some(CleanedUp::default()),
+        traffic: Some(TrafficDone::default()),
     }
 }
 
