@@ -1,4 +1,4 @@
-//! Moves the traffic of groups with two sides, by what the configuration names for it. Nothing is decided
+//! Moves the traffic of groups with two sides, where no scripts of their machines do. Nothing is decided
 //! here: a move says where the traffic has to be, and doing it twice does it once. One that is not wanted any
 //! longer is broken off.
 
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use common::{GroupName, error_chain::Chain};
 use coordinator_core::{
     Request,
-    traffic::{Adapter, Answered, Side, UP_WITHIN, Wanted},
+    traffic::{Answered, Side, UP_WITHIN, Wanted},
 };
 use tokio::task::JoinHandle;
 
@@ -68,11 +68,10 @@ async fn place(wanted: &Wanted) -> Result<String, String> {
     let sides = &wanted.sides;
     let side = sides.side(&wanted.to);
     let side = side.ok_or_else(|| format!("there is no side {}", wanted.to))?;
-    let Adapter::Haproxy { at, backend, .. } = &sides.adapter;
     let servers = |side: &'_ Side| -> Vec<String> {
         let machines = side.machines.iter();
         machines
-            .map(|machine| sides.adapter.server(machine).to_owned())
+            .map(|machine| wanted.haproxy.server(machine).to_owned())
             .collect()
     };
     let (into, out_of) = (servers(side), servers(sides.other(&side.name)));
@@ -84,7 +83,10 @@ async fn place(wanted: &Wanted) -> Result<String, String> {
         up: UP_WITHIN,
         drain: sides.drain,
     };
-    let backend = Backend { at, name: backend };
+    let backend = Backend {
+        at: &wanted.haproxy.at,
+        name: &wanted.haproxy.backend,
+    };
     let placed = backend.place(&into, &out_of, limits).await;
     let placed = placed.map_err(|error| Chain(&error).to_string())?;
     Ok(said(&placed))

@@ -58,12 +58,17 @@ fn under_way(moving: &TrafficMove, look: &Look) -> String {
         attempts,
         at,
         error,
+        asked,
         ..
     } = moving;
     let begun = format!("to side {to}, by {by}, attempt {attempt} of {attempts}");
-    match error.as_str() {
-        "" => format!("{begun}, begun {}", look.ago(at)),
-        error => format!("{begun} failed: {error}"),
+    match (error.as_str(), &asked[..]) {
+        ("", []) => format!("{begun}, begun {}", look.ago(at)),
+        ("", asked) => {
+            let (since, asked) = (look.ago(at), asked.join(", "));
+            format!("{begun}, begun {since}, waiting for {asked}")
+        }
+        (error, _) => format!("{begun} failed: {error}"),
     }
 }
 
@@ -99,6 +104,22 @@ mod tests {
                     attempt: 2,
                     attempts: 5,
                     error: "server web/green-2 is not up".into(),
+                    ..TrafficMove::default()
+                }),
+                ..GroupTraffic::default()
+            },
+            GroupTraffic {
+                group: "mail".into(),
+                sides: vec![side("blue", true), side("green", false)],
+                since: "2026-11-21T20:00:00Z".into(),
+                by: "rollout r3".into(),
+                moving: Some(TrafficMove {
+                    to: "green".into(),
+                    by: "rollout r4".into(),
+                    attempt: 1,
+                    attempts: 5,
+                    at: "2026-11-21T20:00:00Z".into(),
+                    asked: vec!["green-1".into(), "green-2".into()],
                     ..TrafficMove::default()
                 }),
                 ..GroupTraffic::default()

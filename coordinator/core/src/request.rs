@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{
     Action, CleanUp, Epoch, GroupName, LeaseId, MachineName, MachineReport, Outcome, RolloutId,
-    ScheduleName, SideName, StopMode, Target, Timestamp,
+    ScheduleName, SideName, StopMode, Target, Timestamp, TrafficCall,
 };
 use serde::{Deserialize, Serialize};
 
@@ -541,6 +541,8 @@ pub enum Directive {
         /// How long they may take.
         timeout: Duration,
     },
+    /// Take or leave its traffic, by its own script.
+    MoveTraffic(TrafficCall),
     /// Remove old generations and collect garbage.
     CleanUp {
         /// Number of the request.

@@ -3,6 +3,7 @@
 //! A move is a fact before anybody acts on it, so that whoever moves the traffic goes on from it after a
 //! restart; it says where the traffic has to be, and is done when whoever moved it says so.
 
+mod hooks;
 mod moves;
 mod operator;
 mod rule;
@@ -10,12 +11,13 @@ mod sides;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use common::{GroupName, MachineName, RolloutId, SideName, Timestamp};
+use common::{Epoch, GroupName, MachineName, RolloutId, SideName, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use operator::TrafficView;
 
-/// How long the servers of a side may take to be up, by the word of whoever moves the traffic.
+/// How long a side may take to be up, by the word of whoever moves the traffic; and how long it may take
+/// to tell the other one to leave, the draining not counted.
 pub const UP_WITHIN: Duration = Duration::from_secs(120);
 
 /// How long the answer to a move may be under way beyond what the move itself may take.
@@ -74,21 +76,26 @@ impl BlueGreen {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Adapter {
     /// HAProxy's runtime API.
-    Haproxy {
-        /// Where it listens.
-        at: At,
-        /// The backend in it.
-        backend: String,
-        /// The servers in that, by machine, where they do not have the machine's name.
-        servers: BTreeMap<MachineName, String>,
-    },
+    Haproxy(Haproxy),
+    /// A script on each machine, by which it takes its traffic or leaves it.
+    Hook,
 }
 
-impl Adapter {
+/// A backend of a HAProxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Haproxy {
+    /// Where its runtime API listens.
+    pub at: At,
+    /// The backend in it.
+    pub backend: String,
+    /// The servers in that, by machine, where they do not have the machine's name.
+    pub servers: BTreeMap<MachineName, String>,
+}
+
+impl Haproxy {
     /// The server that stands for this machine.
     pub fn server<'a>(&'a self, machine: &'a MachineName) -> &'a str {
-        let Self::Haproxy { servers, .. } = self;
-        servers
+        self.servers
             .get(machine)
             .map_or(machine.as_str(), String::as_str)
     }
@@ -162,6 +169,9 @@ pub struct Move {
     pub at: Timestamp,
     /// Number of the next rollout by then.
     pub next_rollout: u64,
+    /// The epoch by then.
+    #[serde(default)]
+    pub epoch: Epoch,
     /// When it failed, and why; it is attempted again.
     pub failed: Option<(Timestamp, String)>,
 }
@@ -172,9 +182,19 @@ impl Move {
     fn due(&self, now: Timestamp) -> Timestamp {
         let (since, wait) = match &self.failed {
             Some((at, _)) => (*at, RETRY_AFTER),
-            None => (self.at, UP_WITHIN + self.sides.drain + SLACK),
+            None => (self.at, self.within()),
         };
         if since > now { now } else { since + wait }
+    }
+
+    /// How long an attempt may take, the way of its answer included.
+    fn within(&self) -> Duration {
+        let drain = self.sides.drain;
+        match self.sides.adapter {
+            Adapter::Haproxy(_) => UP_WITHIN + drain + SLACK,
+            // One side after the other has its way to and from the machines.
+            Adapter::Hook => (UP_WITHIN + SLACK) * 2 + drain,
+        }
     }
 }
 
@@ -222,8 +242,8 @@ pub enum TrafficStep {
 }
 
 impl Traffic {
-    /// Takes a step; with the number of the next rollout.
-    pub(crate) fn apply(&mut self, step: &TrafficStep, next_rollout: u64) {
+    /// Takes a step; with the number of the next rollout and the epoch.
+    pub(crate) fn apply(&mut self, step: &TrafficStep, next_rollout: u64, epoch: Epoch) {
         match step {
             TrafficStep::Begun {
                 to,
@@ -244,6 +264,7 @@ impl Traffic {
                     attempt: 1,
                     at: *at,
                     next_rollout,
+                    epoch,
                     failed: None,
                 });
             }
@@ -300,7 +321,7 @@ impl Traffic {
     }
 }
 
-/// A move that somebody is to make. One that is lost is asked for again.
+/// A move that the coordinator is to make by itself. One that is lost is asked for again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// The traffic of which group.
@@ -311,8 +332,10 @@ pub struct Wanted {
     pub attempt: u32,
     /// Where to.
     pub to: SideName,
-    /// The sides and what moves it.
+    /// The sides.
     pub sides: Box<BlueGreen>,
+    /// What moves it.
+    pub haproxy: Haproxy,
 }
 
 /// What became of a move that somebody was to make.

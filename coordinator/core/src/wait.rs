@@ -260,6 +260,9 @@ pub enum WaitReason {
         attempt: u32,
         /// Why the last one failed, if it has.
         error: Option<String>,
+        /// Machines whose scripts are waited for, where those move it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        machines: Vec<MachineName>,
     },
     /// The traffic of a group is to be moved, and the side that is to get it is not ready.
     SideNotReady {

@@ -298,6 +298,7 @@ impl Askers {
                 Directive::Wait(_)
                 | Directive::Check { .. }
                 | Directive::CleanUp { .. }
+                | Directive::MoveTraffic(_)
                 | Directive::StandDown(_) => {}
                 Directive::Stage { target, .. } => {
                     report.staged = target.closure().cloned().map(|path| Staged {

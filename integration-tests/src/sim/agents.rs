@@ -417,6 +417,7 @@ fn to_input(question: &Body, epoch: common::Epoch, reply: &Reply) -> Option<Inpu
                     request: *request,
                     cleanup: *cleanup,
                 },
+                Directive::MoveTraffic(_) => return None,
                 Directive::StandDown(stop) => agent_core::Directive::StandDown(stand_down(stop)),
             };
             Some(Input::Directive {

@@ -59,6 +59,7 @@ impl SeededBug {
             Bug::TrafficTakenForGranted,
             Bug::TrafficToFailed,
             Bug::TrafficStays,
+            Bug::OutBeforeIn,
             Bug::IdentityFromMessage,
         ];
         let driver = [DriverBug::ReplyBeforeDurable, DriverBug::StaleSnapshot];

@@ -15,7 +15,7 @@ use super::{
     GroupConfig, analysis,
     section::{Faults, Section, fault, nearest},
 };
-use crate::traffic::{Adapter, At, BlueGreen, Side};
+use crate::traffic::{Adapter, At, BlueGreen, Haproxy, Side};
 
 /// How long connections of the side that is left are waited for, where nothing is said.
 const DRAIN: Duration = Duration::from_secs(60);
@@ -108,16 +108,30 @@ fn machines(value: &Value, path: &str, faults: &mut Faults) -> Option<Vec<Machin
 
 fn traffic(s: &mut Section<'_>, faults: &mut Faults) -> Option<Adapter> {
     let path = s.path_of("traffic");
-    let hint = "write what moves it, such as traffic.haproxy = { socket = \"/run/haproxy/admin.sock\"; backend = \"web\"; }";
+    let hint = "write what moves it, such as traffic.haproxy = { socket = \"/run/haproxy/admin.sock\"; backend = \"web\"; }, or traffic.hook = true";
     let Some(value) = s.get("traffic") else {
         fault(faults, &path, "is missing", hint);
         return None;
     };
     let mut s = Section::new(value, &path, faults)?;
     let haproxy = s.get("haproxy");
-    let adapter = match haproxy {
-        Some(value) => haproxy_of(value, &s.path_of("haproxy"), faults),
-        None => {
+    let hook = s.bool("hook", faults).unwrap_or(false);
+    let adapter = match (haproxy, hook) {
+        (Some(value), false) => {
+            let haproxy = haproxy_of(value, &s.path_of("haproxy"), faults);
+            haproxy.map(Adapter::Haproxy)
+        }
+        (None, true) => Some(Adapter::Hook),
+        (Some(_), true) => {
+            fault(
+                faults,
+                &path,
+                "names two things that move it",
+                "name one of them",
+            );
+            None
+        }
+        (None, false) => {
             fault(faults, &path, "names nothing that moves it", hint);
             None
         }
@@ -126,7 +140,7 @@ fn traffic(s: &mut Section<'_>, faults: &mut Faults) -> Option<Adapter> {
     adapter
 }
 
-fn haproxy_of(value: &Value, path: &str, faults: &mut Faults) -> Option<Adapter> {
+fn haproxy_of(value: &Value, path: &str, faults: &mut Faults) -> Option<Haproxy> {
     let mut s = Section::new(value, path, faults)?;
     let hint = "write the absolute path of the socket, such as \"/run/haproxy/admin.sock\"";
     let socket = s.parsed("socket", hint, faults, |value| match value.as_str() {
@@ -162,7 +176,7 @@ fn haproxy_of(value: &Value, path: &str, faults: &mut Faults) -> Option<Adapter>
         }
     }
     s.finish(faults);
-    Some(Adapter::Haproxy {
+    Some(Haproxy {
         at: socket.or(address)?,
         backend: backend?,
         servers,
@@ -215,13 +229,19 @@ pub(super) fn check(
         let hint = "give it a group of its own";
         fault(faults, &format!("{path}.sides"), message, hint);
     }
-    let Adapter::Haproxy { servers, .. } = &sides.adapter;
+    let Adapter::Haproxy(haproxy) = &sides.adapter else {
+        return;
+    };
     let path = format!("{path}.traffic.haproxy.servers");
-    for machine in servers.keys().filter(|m| !group.machines.contains(m)) {
+    for machine in haproxy
+        .servers
+        .keys()
+        .filter(|m| !group.machines.contains(m))
+    {
         elsewhere(machine, group, &path, faults);
     }
     let mut named = BTreeSet::new();
-    let servers = group.machines.iter().map(|m| sides.adapter.server(m));
+    let servers = group.machines.iter().map(|m| haproxy.server(m));
     for server in servers.filter(|server| !named.insert(*server)) {
         let message = format!("{server} is the server of two machines");
         fault(

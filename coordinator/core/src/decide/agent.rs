@@ -95,6 +95,7 @@ impl Fleet {
             );
         }
         self.hear(name, now);
+        let mut told = false;
         if let Some(machine) = self.machine_mut(name) {
             let heard = &mut machine.heard;
             heard.sequence = report.sequence;
@@ -107,7 +108,11 @@ impl Fleet {
             heard.epoch = report.epoch;
             heard.declined.clone_from(&report.declined);
             heard.cleaned_up.clone_from(&report.cleaned_up);
+            told = heard.traffic != report.traffic;
             heard.traffic.clone_from(&report.traffic);
+        }
+        if told {
+            self.has_moved_traffic(name, now, draft);
         }
         if self
             .hearsay
@@ -171,6 +176,9 @@ impl Fleet {
             && let Some(directive) = self.held(now, &lease, report, draft)
         {
             return directive;
+        }
+        if let Some(call) = self.traffic_call(name) {
+            return Directive::MoveTraffic(call);
         }
         if let Some(stand_down) = self.stand_down(name) {
             return Directive::StandDown(stand_down);

@@ -351,9 +351,9 @@ impl Fleet {
             | Change::ReturnWithdrawn { .. }
             | Change::IdentitiesForgotten { .. } => self.facts.registry.apply(change),
             Change::Traffic { group, step } => {
-                let next_rollout = self.facts.next_rollout;
+                let (next_rollout, epoch) = (self.facts.next_rollout, self.facts.epoch);
                 let traffic = self.facts.traffic.entry(group.clone()).or_default();
-                traffic.apply(step, next_rollout);
+                traffic.apply(step, next_rollout, epoch);
                 self.traffic_stepped(group, step);
             }
             Change::Schedule { schedule, step } => {

@@ -5,7 +5,7 @@ use common::{
     text::{DETAIL_MAX, tame_line},
 };
 
-use super::{ATTEMPTS, Answered, BlueGreen, Move, TrafficStep, Wanted};
+use super::{ATTEMPTS, Adapter, Answered, BlueGreen, Move, TrafficStep, Wanted};
 use crate::{
     change::Change,
     decide::Draft,
@@ -15,18 +15,22 @@ use crate::{
 };
 
 impl Fleet {
-    /// Moves that somebody is to make now.
+    /// Moves that the coordinator is to make now; the others its machines make.
     pub fn wanted_moves(&self) -> Vec<Wanted> {
         let traffic = self.facts().traffic.iter();
         let wanted = traffic.filter_map(|(group, traffic)| {
             let moving = traffic.moving.as_ref();
             let moving = moving.filter(|moving| moving.failed.is_none())?;
+            let Adapter::Haproxy(haproxy) = &moving.sides.adapter else {
+                return None;
+            };
             Some(Wanted {
                 group: group.clone(),
                 number: moving.number,
                 attempt: moving.attempt,
                 to: moving.to.clone(),
                 sides: moving.sides.clone(),
+                haproxy: haproxy.clone(),
             })
         });
         wanted.collect()
@@ -50,12 +54,12 @@ impl Fleet {
         for group in due {
             let moving = self.traffic_of(&group).and_then(|t| t.moving.as_ref());
             if moving.is_some_and(|moving| moving.failed.is_none()) {
-                let error = "nobody said in time that it is done".to_owned();
-                self.traffic_step(&group, TrafficStep::Failed { error, at: now }, draft);
+                let error = self.silent(&group);
+                self.move_ended(&group, Err(error), now, draft);
             } else {
                 self.traffic_step(&group, TrafficStep::Again { at: now }, draft);
+                self.look_at_hooks(&group, now, draft);
             }
-            self.give_up(&group, now, draft);
         }
     }
 
@@ -77,20 +81,31 @@ impl Fleet {
             (moving.number, moving.attempt) == (number, attempt) && moving.failed.is_none()
         });
         if waits {
-            let step = match result {
-                Ok(detail) => TrafficStep::Moved {
-                    detail: tame_line(&detail, DETAIL_MAX),
-                    at: now,
-                },
-                Err(error) => TrafficStep::Failed {
-                    error: tame_line(&error, DETAIL_MAX),
-                    at: now,
-                },
-            };
-            self.traffic_step(&group, step, draft);
-            self.give_up(&group, now, draft);
+            self.move_ended(&group, result, now, draft);
         }
         Reply::Done(String::new())
+    }
+
+    /// The present attempt has ended; with what is to be known about it, or why it failed.
+    pub(super) fn move_ended(
+        &mut self,
+        group: &GroupName,
+        result: Result<String, String>,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        let step = match result {
+            Ok(detail) => TrafficStep::Moved {
+                detail: tame_line(&detail, DETAIL_MAX),
+                at: now,
+            },
+            Err(error) => TrafficStep::Failed {
+                error: tame_line(&error, DETAIL_MAX),
+                at: now,
+            },
+        };
+        self.traffic_step(group, step, draft);
+        self.give_up(group, now, draft);
     }
 
     /// Gives a move up that has failed as often as it may; the rollout that wants it pauses.
@@ -147,6 +162,7 @@ impl Fleet {
             at: now,
         };
         self.traffic_step(group, step, draft);
+        self.look_at_hooks(group, now, draft);
     }
 
     /// The sides of a group by the configuration in force.

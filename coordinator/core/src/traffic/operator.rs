@@ -22,6 +22,8 @@ pub struct TrafficView {
     pub live: SideName,
     /// Where it is, if anything was ever said of it.
     pub traffic: Traffic,
+    /// Machines whose scripts the move under way waits for.
+    pub asked: Vec<MachineName>,
 }
 
 impl Fleet {
@@ -39,6 +41,7 @@ impl Fleet {
                     .collect(),
                 live: self.live_side(name, sides).name.clone(),
                 traffic: self.traffic_of(name).cloned().unwrap_or_default(),
+                asked: self.asked_for_traffic(name),
             })
         });
         views.collect()

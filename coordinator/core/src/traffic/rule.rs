@@ -68,6 +68,7 @@ impl Fleet {
                 to: moving.to.clone(),
                 attempt: moving.attempt,
                 error: moving.failed.as_ref().map(|(_, error)| error.clone()),
+                machines: self.asked_for_traffic(&group.name),
             },
             None => or(),
         }

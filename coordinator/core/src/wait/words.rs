@@ -211,14 +211,18 @@ impl fmt::Display for WaitReason {
                 to,
                 attempt,
                 error,
+                machines,
             } => {
                 write!(
                     f,
                     "the traffic of group {group} is moved to side {to} first"
                 )?;
-                match error {
-                    Some(error) => write!(f, "; attempt {attempt} failed: {error}"),
-                    None => Ok(()),
+                match (error, &machines[..]) {
+                    (Some(error), _) => write!(f, "; attempt {attempt} failed: {error}"),
+                    (None, []) => Ok(()),
+                    (None, machines) => {
+                        write!(f, "; the scripts of {} are waited for", list(machines))
+                    }
                 }
             }
             Self::SideNotReady {

@@ -31,6 +31,7 @@ mod sequence;
 mod staging;
 mod stop;
 mod traffic;
+mod traffic_hooks;
 mod undo;
 mod waves;
 mod when;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::{
     Action, AttemptStatus, CheckResult, CleanedUp, Declined, DeclinedKind, Epoch, Generation, Gets,
     Health, HealthState, LeaseId, MachineReport, Outcome, OutcomeKind, Staged, StopMode, StorePath,
-    Target, Timestamp, TrafficDone, TrafficOrder,
+    Target, Timestamp, TrafficCall, TrafficDone, TrafficOrder,
     report::GENERATIONS_MAX,
     text::{DETAIL_MAX, REASON_MAX, tame_line},
 };
@@ -242,11 +242,38 @@ pub(crate) fn directive(
             younger_than_s: cleanup.younger_s,
             collect_garbage: cleanup.collect,
         }),
+        Directive::MoveTraffic(call) => Said::MoveTraffic(move_traffic(call)),
         Directive::StandDown(stop) => Said::StandDown(stand_down(epoch, stop)),
     };
     wire::Directive {
         epoch: epoch.0,
         action: Some(action),
+    }
+}
+
+fn move_traffic(call: TrafficCall) -> wire::MoveTraffic {
+    let TrafficOrder {
+        epoch,
+        group,
+        number,
+        attempt,
+        gets,
+    } = call.order;
+    let gets = match gets {
+        Gets::Traffic => wire::TrafficGets::Traffic,
+        Gets::Nothing => wire::TrafficGets::Nothing,
+    };
+    wire::MoveTraffic {
+        order: Some(wire::TrafficOrder {
+            epoch: epoch.0,
+            group: group.into(),
+            number,
+            attempt,
+            gets: gets.into(),
+        }),
+        side: call.side.into(),
+        drain_ms: millis(call.drain),
+        timeout_ms: millis(call.within),
     }
 }
 

@@ -350,9 +350,11 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             to,
             attempt,
             error,
+            machines,
         } => {
             shown.group = group.to_string();
             shown.side = to.to_string();
+            shown.machines = names(machines);
             shown.count = u64::from(*attempt);
             shown.reason = error.clone().unwrap_or_default();
         }

@@ -1,6 +1,6 @@
 //! Traffic of groups with two sides as messages.
 
-use common::{SideName, Timestamp};
+use common::{MachineName, SideName, Timestamp};
 use coordinator_core::{
     request::OperatorRequest,
     traffic::{ATTEMPTS, Move, TrafficView},
@@ -34,6 +34,7 @@ fn group(view: TrafficView) -> wire::GroupTraffic {
         sides,
         live,
         traffic,
+        asked,
     } = view;
     let said = traffic.on.is_some();
     let at = |at| if said { time(at) } else { String::new() };
@@ -50,12 +51,12 @@ fn group(view: TrafficView) -> wire::GroupTraffic {
         by: traffic.by,
         said_at: at(traffic.said_at),
         before: traffic.before.map(String::from).unwrap_or_default(),
-        moving: traffic.moving.map(moving),
+        moving: traffic.moving.map(|under_way| moving(under_way, asked)),
         given_up: traffic.given_up.unwrap_or_default(),
     }
 }
 
-fn moving(moving: Move) -> wire::TrafficMove {
+fn moving(moving: Move, asked: Vec<MachineName>) -> wire::TrafficMove {
     wire::TrafficMove {
         to: moving.to.into(),
         by: moving.by,
@@ -65,5 +66,6 @@ fn moving(moving: Move) -> wire::TrafficMove {
         at: time(moving.at),
         error: moving.failed.map(|(_, error)| error).unwrap_or_default(),
         number: moving.number,
+        asked: asked.into_iter().map(String::from).collect(),
     }
 }

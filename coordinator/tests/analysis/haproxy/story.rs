@@ -132,7 +132,11 @@ impl Story {
                     };
                     machine.agent.report(reported).await.expect("taken");
                 }
-                Said::Wait(_) | Said::Check(_) | Said::StandDown(_) | Said::CleanUp(_) => {}
+                Said::Wait(_)
+                | Said::Check(_)
+                | Said::StandDown(_)
+                | Said::CleanUp(_)
+                | Said::MoveTraffic(_) => {}
             }
         }
     }

@@ -39,14 +39,27 @@ fn sides_and_what_moves_the_traffic_are_read() {
         (sides.drain, sides.watch),
         (Duration::from_secs(300), WATCH)
     );
-    let servers = ["a", "b"].map(|m| sides.adapter.server(&m.parse().expect(m)).to_owned());
+    let servers = ["a", "b"].map(|m| haproxy(sides).server(&m.parse().expect(m)).to_owned());
     assert_eq!(servers, ["A:1", "b"]);
     let mut other = good();
     other["traffic"]["haproxy"] = json!({ "address": "127.0.0.1:9999", "backend": "web" });
     let config = read(&json!({ "blueGreen": other }), &json!({})).expect("valid");
     let policy = &config.groups.values().next().expect("one").policy;
-    let Adapter::Haproxy { at, .. } = &policy.blue_green.as_ref().expect("sides").adapter;
-    assert_eq!(*at, At::Address("127.0.0.1:9999".to_owned()));
+    let sides = policy.blue_green.as_ref().expect("sides");
+    assert_eq!(haproxy(sides).at, At::Address("127.0.0.1:9999".to_owned()));
+    let mut hook = good();
+    hook["traffic"] = json!({ "hook": true });
+    let config = read(&json!({ "blueGreen": hook }), &json!({})).expect("valid");
+    let policy = &config.groups.values().next().expect("one").policy;
+    let sides = policy.blue_green.as_ref().expect("sides");
+    assert_eq!(sides.adapter, Adapter::Hook);
+}
+
+fn haproxy(sides: &BlueGreen) -> &Haproxy {
+    match &sides.adapter {
+        Adapter::Haproxy(haproxy) => haproxy,
+        Adapter::Hook => panic!("no HAProxy"),
+    }
 }
 
 #[test]
@@ -88,6 +101,13 @@ fn what_cannot_be_meant_is_refused() {
         ),
         (with("/traffic", json!({})), ".traffic", "names nothing"),
         (with("/traffic", Value::Null), ".traffic", "missing"),
+        (
+            with("/traffic", json!({ "hook": false })),
+            ".traffic",
+            "names nothing",
+        ),
+        (with("/traffic/hook", json!(true)), ".traffic", "two things"),
+        (with("/traffic/hook", json!("x")), ".traffic.hook", "true"),
         (
             with("/traffic/nginx", json!({})),
             ".traffic.nginx",

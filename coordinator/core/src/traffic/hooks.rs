@@ -1,0 +1,173 @@
+//! Traffic that machines take and leave by a script of their own: whom a move asks for what, and what their
+//! answers come to.
+//!
+//! Whoever is to get traffic is asked first; whoever is to get none any more only when all of those have it.
+//! A machine tells its last answer in every report: nothing is to be remembered here.
+
+use common::{Gets, GroupName, MachineName, Timestamp, TrafficCall, TrafficOrder};
+
+use super::{Adapter, Move, UP_WITHIN};
+use crate::{decide::Draft, fleet::Fleet};
+
+/// How far a move has come.
+#[derive(Debug, PartialEq, Eq)]
+enum Progress {
+    /// The answers of these are awaited.
+    Asks(Gets, Vec<MachineName>),
+    /// One of them came to nothing.
+    Failed(String),
+    /// Everybody has said that it is done.
+    Done,
+}
+
+/// What a machine makes of an order.
+enum Word {
+    Awaited,
+    Done,
+    Failed(String),
+}
+
+impl Move {
+    /// Whether its machines make it.
+    fn is_by_hooks(&self) -> bool {
+        self.sides.adapter == Adapter::Hook && self.failed.is_none()
+    }
+
+    fn order(&self, group: &GroupName, gets: Gets) -> TrafficOrder {
+        TrafficOrder {
+            epoch: self.epoch,
+            group: group.clone(),
+            number: self.number,
+            attempt: self.attempt,
+            gets,
+        }
+    }
+}
+
+impl Fleet {
+    /// The move of this group's traffic that its machines make now.
+    fn move_by_hooks(&self, group: &GroupName) -> Option<&Move> {
+        let moving = self.traffic_of(group)?.moving.as_ref();
+        moving.filter(|moving| moving.is_by_hooks())
+    }
+
+    /// What a machine is to make of its traffic now. Not even an emergency stop holds that up: what has
+    /// begun to move is to end somewhere.
+    pub(crate) fn traffic_call(&self, machine: &MachineName) -> Option<TrafficCall> {
+        let group = self.group_of(machine)?;
+        let moving = self.move_by_hooks(group)?;
+        let Progress::Asks(gets, machines) = self.progress(group, moving) else {
+            return None;
+        };
+        machines.contains(machine).then_some(())?;
+        let drain = moving.sides.drain;
+        Some(TrafficCall {
+            order: moving.order(group, gets),
+            side: moving.sides.side_of(machine)?.name.clone(),
+            drain,
+            within: match gets {
+                Gets::Traffic => UP_WITHIN,
+                Gets::Nothing => UP_WITHIN + drain,
+            },
+        })
+    }
+
+    /// Machines whose answers the move of this group's traffic waits for.
+    pub(crate) fn asked_for_traffic(&self, group: &GroupName) -> Vec<MachineName> {
+        let moving = self.move_by_hooks(group);
+        match moving.map(|moving| self.progress(group, moving)) {
+            Some(Progress::Asks(_, machines)) => machines,
+            Some(Progress::Failed(_) | Progress::Done) | None => Vec::new(),
+        }
+    }
+
+    /// Why an attempt failed of which nothing was heard in time.
+    pub(super) fn silent(&self, group: &GroupName) -> String {
+        let asked = self.asked_for_traffic(group);
+        let names: Vec<&str> = asked.iter().map(MachineName::as_str).collect();
+        match names[..] {
+            [] => "nobody said in time that it is done".to_owned(),
+            _ => format!("no answer in time from {}", names.join(", ")),
+        }
+    }
+
+    fn progress(&self, group: &GroupName, moving: &Move) -> Progress {
+        let sides = &moving.sides;
+        let Some(side) = sides.side(&moving.to) else {
+            return Progress::Failed(format!("there is no side {}", moving.to));
+        };
+        let steps = [
+            (side, Gets::Traffic),
+            (sides.other(&side.name), Gets::Nothing),
+        ];
+        #[cfg(feature = "seeded-bugs")]
+        let mut steps = steps;
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): the side that is left goes first.
+        if self.has(crate::bug::Bug::OutBeforeIn) {
+            steps.reverse();
+        }
+        for (side, gets) in steps {
+            let order = moving.order(group, gets);
+            let mut asked = Vec::new();
+            let here = |machine: &&MachineName| self.group_of(machine) == Some(group);
+            for machine in side.machines.iter().filter(here) {
+                match self.word(machine, &order) {
+                    Word::Done => {}
+                    Word::Awaited => asked.push(machine.clone()),
+                    Word::Failed(why) => return Progress::Failed(format!("{machine}: {why}")),
+                }
+            }
+            if !asked.is_empty() {
+                return Progress::Asks(gets, asked);
+            }
+        }
+        Progress::Done
+    }
+
+    fn word(&self, machine: &MachineName, order: &TrafficOrder) -> Word {
+        let Some(known) = self.facts().machines.get(machine) else {
+            return Word::Awaited;
+        };
+        let told = known.heard.traffic.as_ref();
+        if let Some(done) = told.filter(|done| done.order.as_ref() == Some(order)) {
+            return done.failure.clone().map_or(Word::Done, Word::Failed);
+        }
+        match &known.report {
+            Some(report) if report.traffic.is_none() => Word::Failed(
+                "it has no script for its traffic (services.lab-updater.trafficScript)".to_owned(),
+            ),
+            Some(_) | None => Word::Awaited,
+        }
+    }
+
+    /// A machine has another word about its traffic than before.
+    pub(crate) fn has_moved_traffic(
+        &mut self,
+        machine: &MachineName,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        if let Some(group) = self.group_of(machine).cloned() {
+            self.look_at_hooks(&group, now, draft);
+        }
+    }
+
+    /// Tells whoever is to be asked by the move of this group's traffic that its machines make, and ends
+    /// its attempt when nobody is left.
+    pub(super) fn look_at_hooks(&mut self, group: &GroupName, now: Timestamp, draft: &mut Draft) {
+        let moving = self.move_by_hooks(group);
+        let Some(progress) = moving.map(|moving| self.progress(group, moving)) else {
+            return;
+        };
+        let result = match progress {
+            Progress::Asks(_, machines) => {
+                draft.wake.extend(machines);
+                return;
+            }
+            Progress::Failed(why) => Err(why),
+            Progress::Done => Ok(String::new()),
+        };
+        self.move_ended(group, result, now, draft);
+    }
+}
