@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::{AttemptStatus, Epoch, LeaseId, OutcomeKind, StopMode, Timestamp};
+use common::{AttemptStatus, Epoch, LeaseId, OutcomeKind, StopMode, Timestamp, TrafficDone};
 use coordinator_core::{
     Change, FleetConfig, Request,
     identity::{Holder, Role},
@@ -28,6 +28,7 @@ pub(super) fn life_of_a_fleet() -> String {
     tries(&mut story);
     nothing_left(&mut story);
     sides(&mut story);
+    hooks(&mut story);
     windows(&mut story);
     schedules(&mut story);
     let (epoch, next_lease) = (Epoch(1002), LeaseId(1_000_000));
@@ -379,6 +380,39 @@ fn sides(story: &mut Story) {
         to: Some("blue".parse().expect("a name")),
         reason: "a test".into(),
     });
+}
+
+/// Two sides whose machines take and leave their traffic by themselves; at the end one of them is asked.
+fn hooks(story: &mut Story) {
+    story.configure(|document| {
+        document["updateGroups"]["mail"] = json!({
+            "machines": ["mail-01", "mail-02"], "updatePolicy": "aggressive",
+            "blueGreen": {
+                "sides": { "blue": ["mail-01"], "green": ["mail-02"] },
+                "traffic": { "hook": true },
+            },
+        });
+    });
+    for name in ["mail-01", "mail-02"] {
+        let mut report = story.report(name, OLD, None);
+        report.traffic = Some(TrafficDone::default());
+        story.poll_with(name, report);
+    }
+    let (mail, green) = (
+        "mail".parse().expect("a name"),
+        "green".parse().expect("a name"),
+    );
+    let to = OperatorRequest::MoveTraffic {
+        group: mail,
+        to: Some(green),
+        reason: "a test".into(),
+    };
+    story.operator(to.clone());
+    story.takes_or_leaves("mail-02", Some("exit status 1"));
+    story.later(1);
+    story.takes_or_leaves("mail-02", None);
+    story.takes_or_leaves("mail-01", None);
+    story.operator(to);
 }
 
 /// Nobody of a group goes in its window.

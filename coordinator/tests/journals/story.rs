@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use common::{
     Action, BootId, Epoch, GroupName, Health, HealthState, LeaseId, MachineName, MachineReport,
-    Outcome, OutcomeKind, RolloutId, Staged, StorePath, Target, Timestamp,
+    Outcome, OutcomeKind, RolloutId, Staged, StorePath, Target, Timestamp, TrafficDone,
 };
 use coordinator::store::Record;
 use coordinator_core::{
@@ -234,6 +234,22 @@ impl Story {
             attempt: wanted.attempt,
             result: result.map(str::to_owned).map_err(str::to_owned),
         }));
+    }
+
+    /// The script of a machine that is asked about its traffic comes to this.
+    pub(super) fn takes_or_leaves(&mut self, name: &str, failure: Option<&str>) {
+        let mut report = self.report(name, OLD, None);
+        report.traffic = Some(TrafficDone::default());
+        let directive = self.poll_with(name, report);
+        let Directive::MoveTraffic(call) = directive else {
+            panic!("{name}: {directive:?}");
+        };
+        let mut report = self.report(name, OLD, None);
+        report.traffic = Some(TrafficDone {
+            order: Some(call.order),
+            failure: failure.map(str::to_owned),
+        });
+        self.poll_with(name, report);
     }
 
     pub(super) fn resume(&mut self) {
