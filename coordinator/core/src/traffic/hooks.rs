@@ -107,10 +107,15 @@ impl Fleet {
         if self.has(crate::bug::Bug::OutBeforeIn) {
             steps.reverse();
         }
+        let here = |machine: &&MachineName| self.group_of(machine) == Some(group);
+        if !side.machines.iter().any(|machine| here(&machine)) {
+            // Nobody is to leave the traffic to nobody.
+            let (to, why) = (&side.name, "is in the group any more");
+            return Progress::Failed(format!("no machine of side {to} {why}"));
+        }
         for (side, gets) in steps {
             let order = moving.order(group, gets);
             let mut asked = Vec::new();
-            let here = |machine: &&MachineName| self.group_of(machine) == Some(group);
             for machine in side.machines.iter().filter(here) {
                 match self.word(machine, &order) {
                     Word::Done => {}

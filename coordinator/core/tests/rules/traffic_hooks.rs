@@ -289,6 +289,22 @@ fn who_is_no_longer_of_the_group_is_not_waited_for() {
 }
 
 #[test]
+fn nobody_leaves_the_traffic_to_a_side_of_which_nobody_is_left() {
+    let mut world = world();
+    world.done(move_to("green"));
+    ends(&mut world, "green-1", None);
+    let mut other = document(&["green-3"]);
+    other["updateGroups"]["old"] = json!({ "machines": GREEN });
+    world.configure(&other);
+    world.pass(NEXT_ATTEMPT);
+    assert_eq!(asked(&mut world, "blue-1"), None);
+    let given_up = NEXT_ATTEMPT * ATTEMPTS;
+    world.pass(given_up + minutes(10));
+    let why = traffic(&world).given_up.expect("given up");
+    assert_eq!(why, "no machine of side green is in the group any more");
+}
+
+#[test]
 fn whoever_looks_sees_who_is_waited_for() {
     let mut world = world();
     world.done(move_to("green"));
