@@ -471,7 +471,13 @@ impl Stage {
             Reply::Executed {
                 rollout: Some(id), ..
             } => format!("rollout {id} goes on\n"),
-            Reply::Executed { rollout: None, .. } => "nothing to do\n".to_owned(),
+            Reply::Executed {
+                rollout: None,
+                plan,
+            } => {
+                let now = self.run.world.coordinator_time();
+                view::plan::plan(&shown::plan(&plan, None, now), &self.look())
+            }
             Reply::Stopped(epoch) => format!("the fleet is stopped, epoch {epoch}\n"),
             Reply::Refused(refusal) => format!("lab: {refusal}\n"),
             other => format!("{other:?}\n"),

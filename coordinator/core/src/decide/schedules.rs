@@ -6,9 +6,11 @@ use super::Draft;
 use crate::{
     change::Change,
     fleet::Fleet,
+    plan::Plan,
     request::{Back, Refusal, Reply, Selection, Wish},
     rollout::RolloutState,
     schedule::{ScheduleStep, Stage, author, shown},
+    wait::WaitReason,
 };
 
 impl Fleet {
@@ -148,9 +150,11 @@ impl Fleet {
                 self.step(name, ScheduleStep::Executed { rollout }, draft);
                 Ok(None)
             }
-            Ok(_) => Ok(Some(
-                "nothing to do: every machine runs its target".to_owned(),
-            )),
+            Ok(Reply::Executed {
+                rollout: None,
+                plan,
+            }) => Ok(Some(nothing_to_do(&plan))),
+            Ok(_) => Ok(None),
             Err(refusal) => Err(refusal.to_string()),
         }
     }
@@ -173,6 +177,22 @@ impl Fleet {
                 rollout.id
             )
         })
+    }
+}
+
+/// That a plan moves nobody, with whom it leaves out although they do not run their target.
+fn nothing_to_do(plan: &Plan) -> String {
+    const SHOWN: usize = 4;
+    let excluded = plan.excluded.iter();
+    let out = excluded.filter(|(_, why)| !matches!(why, WaitReason::UpToDate));
+    let out: Vec<String> = out
+        .map(|(machine, why)| format!("{machine} ({})", why.kind()))
+        .collect();
+    let shown = out[..out.len().min(SHOWN)].join(", ");
+    match out.len() {
+        0 => "nothing to do: every machine runs its target".to_owned(),
+        ..=SHOWN => format!("nothing to do; left out: {shown}"),
+        all => format!("nothing to do; left out: {shown} and {} more", all - SHOWN),
     }
 }
 

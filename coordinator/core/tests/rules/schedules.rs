@@ -147,7 +147,20 @@ fn an_update_finds_its_targets_and_is_a_rollout_of_the_schedule() {
     // And the next night again, when there is nothing to do.
     world.pass(hours(24));
     resolve(&mut world, &["a", "b", "c"], "3");
-    last(&world, How::Finished, "nothing to do");
+    last(
+        &world,
+        How::Finished,
+        "nothing to do: every machine runs its target",
+    );
+    // Nor where everybody is left out.
+    world.done(OperatorRequest::Quarantine {
+        machines: vec![name("a"), name("b")],
+        reason: "their disks are failing".to_owned(),
+    });
+    world.pass(hours(24));
+    resolve(&mut world, &["a", "b"], "4");
+    let says = "nothing to do; left out: a (quarantined), b (quarantined)";
+    last(&world, How::Finished, says);
 }
 
 #[test]
