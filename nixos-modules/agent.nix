@@ -55,6 +55,9 @@ let
     }
     // optionalAttrs (cfg.backupCheckScript != "") {
       backup_check = "${hook "backup-check" cfg.hookPackages cfg.backupCheckScript}";
+    }
+    // optionalAttrs (cfg.trafficScript != "") {
+      traffic = "${hook "traffic" cfg.hookPackages cfg.trafficScript}";
     };
 
   targets = filterAttrs (_: places: places != [ ]) cfg.targets;
@@ -255,6 +258,39 @@ in
         Shell commands run while the update is staged, before the machine asks for its turn, and
         again just before the update: a failure says that there is no recent backup, and puts the
         update off. Going back to an older system does not ask for it.
+      '';
+    };
+
+    trafficScript = mkOption {
+      type = types.lines;
+      default = "";
+      example = ''
+        case $LAB_TRAFFIC in
+          in)
+            rm -f /var/lib/without-traffic
+            systemctl start keepalived
+            ;;
+          out)
+            touch /var/lib/without-traffic
+            systemctl stop keepalived
+            ;;
+        esac
+      '';
+      description = ''
+        Shell commands run when this machine is to take traffic (`LAB_TRAFFIC=in`) or to leave it
+        (`LAB_TRAFFIC=out`). For machines of a group with two sides whose traffic is moved by such
+        scripts.
+
+        It is told the same thing more than once, and each time has to succeed when that is so
+        already. What it was told last has to hold until it is told otherwise, across reboots and
+        switches too: a machine that was told `out` must not get traffic because it booted, or
+        because a new system started a unit that was merely stopped. Told `out`, it may wait for
+        connections to end, at most `LAB_DRAIN_SECONDS`. Exit status 0 says that it is done; anything
+        else, and taking longer than the coordinator allows, is a failure, and the coordinator orders
+        anew.
+
+        It does not run during an update, and no update begins while it runs. It runs like the other
+        hooks, except that {option}`services.lab-updater.settings` has no time limit for it.
       '';
     };
 

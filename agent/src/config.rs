@@ -82,7 +82,9 @@ pub struct Hooks {
     pub rollback: Option<PathBuf>,
     /// Runs while staging and just before the update; a failure (no fresh backup) puts it off.
     pub backup_check: Option<PathBuf>,
-    /// Longest time for each of them.
+    /// Runs when the machine is to take traffic or to leave it; how long it may take is told with that.
+    pub traffic: Option<PathBuf>,
+    /// Longest time for each of the others.
     pub timeout: Duration,
 }
 

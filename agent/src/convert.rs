@@ -1,18 +1,20 @@
 //! Between the wire's words and the core's. The only file besides the client that names a message
 //! of the wire. What makes no sense stops here.
 
+mod traffic;
+
 use std::time::Duration;
 
 use agent_core::{Directive, Proceed, Renewal, Signal, StandDown, state::Unreported};
 use common::{
-    Action, AttemptStatus, CleanUp, CleanedUp, Declined, DeclinedKind, Epoch, Gets, Health,
-    HealthState, LeaseId, MachineReport, OutcomeKind, RolloutId, Staged, StopMode, Target,
-    TrafficDone, text,
+    Action, AttemptStatus, CleanUp, CleanedUp, Declined, DeclinedKind, Epoch, Health, HealthState,
+    LeaseId, MachineReport, OutcomeKind, RolloutId, Staged, StopMode, Target, text,
 };
 use lab_proto::agent as wire;
 use platform::changes;
 use prost::Message as _;
 
+use self::traffic::{traffic_call, traffic_done};
 use crate::link::LinkError;
 
 /// Largest message the coordinator takes, less some room for its framing.
@@ -119,26 +121,6 @@ fn machine_report(report: &MachineReport) -> wire::MachineReport {
     }
 }
 
-fn traffic_done(done: &TrafficDone) -> wire::TrafficDone {
-    let order = done.order.as_ref().map(|order| {
-        let gets = match order.gets {
-            Gets::Traffic => wire::TrafficGets::Traffic,
-            Gets::Nothing => wire::TrafficGets::Nothing,
-        };
-        wire::TrafficOrder {
-            epoch: order.epoch.0,
-            group: order.group.to_string(),
-            number: order.number,
-            attempt: order.attempt,
-            gets: gets.into(),
-        }
-    });
-    wire::TrafficDone {
-        order,
-        failure: done.failure.clone().unwrap_or_default(),
-    }
-}
-
 fn cleaned_up(done: &CleanedUp) -> wire::CleanedUp {
     wire::CleanedUp {
         request: done.request,
@@ -237,11 +219,7 @@ fn outcome(kind: OutcomeKind) -> wire::OutcomeKind {
 pub(crate) fn directive(answer: wire::Directive) -> Result<(Epoch, Directive), LinkError> {
     use wire::directive::Action as Said;
     let directive = match answer.action {
-        None | Some(Said::MoveTraffic(_)) => Directive::Wait {
-            kind: "unknown-directive".to_owned(),
-            text: "the coordinator says something that this agent does not know".to_owned(),
-            ask_again: UNKNOWN_PAUSE,
-        },
+        None => unknown(),
         Some(Said::Wait(wait)) => Directive::Wait {
             kind: text::tame_line(&wait.kind, text::DETAIL_MAX),
             text: text::tame_line(&wait.text, text::REASON_MAX),
@@ -271,9 +249,21 @@ pub(crate) fn directive(answer: wire::Directive) -> Result<(Epoch, Directive), L
                 collect: asked.collect_garbage,
             },
         },
+        Some(Said::MoveTraffic(asked)) => match traffic_call(asked)? {
+            Some(call) => Directive::MoveTraffic(call),
+            None => unknown(),
+        },
         Some(Said::StandDown(stop)) => Directive::StandDown(stand_down(&stop)),
     };
     Ok((Epoch(answer.epoch), directive))
+}
+
+fn unknown() -> Directive {
+    Directive::Wait {
+        kind: "unknown-directive".to_owned(),
+        text: "the coordinator says something that this agent does not know".to_owned(),
+        ask_again: UNKNOWN_PAUSE,
+    }
 }
 
 fn action(said: wire::Action) -> Option<Action> {

@@ -316,8 +316,8 @@ impl Host for Directory {
         units.iter().try_for_each(|unit| self.drop_unit(unit))
     }
 
-    async fn sweep(&self, open: Option<StepId>) -> Result<(), HostError> {
-        let ended = self.unit_directories(|name| !open.is_some_and(|step| belongs_to(name, step)));
+    async fn sweep(&self, awaited: &[StepId]) -> Result<(), HostError> {
+        let ended = self.unit_directories(|name| !belongs_to(name, awaited));
         let ended = ended.iter().filter(|unit| end_in(unit).is_some());
         ended.into_iter().try_for_each(|unit| self.drop_unit(unit))
     }

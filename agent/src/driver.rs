@@ -72,7 +72,8 @@ pub struct Driver<H, L, S = StateFile> {
     events: UnboundedReceiver<Event>,
     sender: UnboundedSender<Event>,
     poll: Option<JoinHandle<()>>,
-    /// The work of the present step; health checks on demand go on beside it.
+    /// The work of the present step; health checks on demand, and what else waits for no step, go on
+    /// beside it.
     job: Option<(StepId, JoinHandle<()>)>,
     tasks: Vec<JoinHandle<()>>,
     /// An attempt has ended since the own service was last looked at.
@@ -142,8 +143,9 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
             .as_ref()
             .map_or(LeaseId::default(), |attempt| attempt.lease);
         let open = durable.open_step();
+        let awaited = durable.awaited_steps();
         let found = self.executor.find(open, lease).await?;
-        self.executor.sweep(open).await;
+        self.executor.sweep(&awaited).await;
         let boot_id = found.facts.boot_id.clone();
         self.made_of = self.executor.host().service().await;
         let output = self.agent.start(self.now(), found);
@@ -312,7 +314,10 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
 
     fn carry_out(&mut self, job: Job) {
         tracing::debug!(step = %job.step, "begins: {:?}", job.work);
-        let is_apart = matches!(job.work, Work::CheckHealth { .. } | Work::CleanUp { .. });
+        let is_apart = matches!(
+            job.work,
+            Work::CheckHealth { .. } | Work::CleanUp { .. } | Work::MoveTraffic { .. }
+        );
         let step = job.step;
         let (executor, sender) = (Rc::clone(&self.executor), self.sender.clone());
         let task = spawn_local(async move {
@@ -355,6 +360,8 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
             Note::Stopped { epoch, .. } => tracing::warn!(epoch = epoch.0, "{note}"),
             Note::NotFollowed { .. } => tracing::warn!("{note}"),
             Note::CleanedUp(_) => tracing::info!("{note}"),
+            Note::TrafficMoved(done) if done.failure.is_some() => tracing::warn!("{note}"),
+            Note::TrafficMoved(_) => tracing::info!("{note}"),
             Note::Health { .. } => tracing::info!("{note}"),
             // A coordinator that is away for a night is not worth a line a minute.
             Note::Silent { failures, .. } if failures.is_power_of_two() => {

@@ -7,6 +7,7 @@ mod judge;
 mod room;
 mod stage;
 mod switch;
+mod traffic;
 
 use std::{cell::Cell, time::Duration};
 
@@ -120,8 +121,8 @@ impl<H: Host> Executor<H> {
 
     /// Forgets what an agent before this one had written down and could not clear any more: a unit
     /// that failed would make the machine count as degraded.
-    pub async fn sweep(&self, open: Option<StepId>) {
-        if let Err(error) = self.host.sweep(open).await {
+    pub async fn sweep(&self, awaited: &[StepId]) {
+        if let Err(error) = self.host.sweep(awaited).await {
             tracing::warn!("ended units may be left behind: {error}");
         }
     }
@@ -228,6 +229,7 @@ impl<H: Host> Executor<H> {
                 needed,
                 begun,
             } => self.clean_up(job, cleanup, needed, begun.as_ref()).await,
+            Work::MoveTraffic { call } => self.move_traffic(job, call).await,
             Work::CheckHealth { timeout, .. } => {
                 let since = Since::Ago(self.config.check_interval);
                 let checks = self.checks(job, since);

@@ -49,11 +49,13 @@ pub enum Family {
     CleanUp,
     /// Collecting the store's garbage.
     Collect,
+    /// `trafficScript`.
+    Traffic,
 }
 
 impl Family {
     /// Every family.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Stage,
         Self::BackupCheck,
         Self::Profile,
@@ -67,6 +69,7 @@ impl Family {
         Self::Check,
         Self::CleanUp,
         Self::Collect,
+        Self::Traffic,
     ];
 
     /// Everything that may change the machine: what has to stop before it goes back.
@@ -94,6 +97,7 @@ impl Family {
             Self::Check => "check",
             Self::CleanUp => "clean-up",
             Self::Collect => "collect",
+            Self::Traffic => "traffic",
         }
     }
 }
@@ -184,9 +188,10 @@ pub fn check_begin(name: &str, may_begin: MayBegin, clock: &Clock) -> Result<(),
         })
 }
 
-/// Whether a unit of this name belongs to the step.
-pub(crate) fn belongs_to(unit: &str, step: StepId) -> bool {
-    unit.ends_with(&format!("-{step}.service"))
+/// Whether a unit of this name belongs to one of the steps.
+pub(crate) fn belongs_to(unit: &str, steps: &[StepId]) -> bool {
+    let is_of = |step: &StepId| unit.ends_with(&format!("-{step}.service"));
+    steps.iter().any(is_of)
 }
 
 /// How a unit ended.
@@ -378,8 +383,8 @@ pub trait Host {
     /// Forgets the ended units with this tag, or stops them.
     async fn clear(&self, tag: &str) -> Result<(), HostError>;
 
-    /// Forgets every ended unit but those of this step, whose end nobody has written down yet.
-    async fn sweep(&self, open: Option<StepId>) -> Result<(), HostError>;
+    /// Forgets every ended unit but those of these steps, whose ends nobody has written down yet.
+    async fn sweep(&self, awaited: &[StepId]) -> Result<(), HostError>;
 
     /// Stops every unit of these families.
     async fn stop(&self, families: &[Family]) -> Result<(), HostError>;

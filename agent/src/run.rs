@@ -339,6 +339,7 @@ fn core_limits(config: &Config, clock: &Clock) -> Limits {
         boot_timeout: patient(config.limits.boot_timeout),
         grace: patient(usual.grace),
         attempt_timeout: config.limits.attempt_timeout.map(patient),
+        has_traffic_script: config.hooks.traffic.is_some(),
         ..usual
     }
 }

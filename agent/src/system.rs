@@ -206,13 +206,13 @@ impl Host for System {
         Ok(())
     }
 
-    async fn sweep(&self, open: Option<StepId>) -> Result<(), HostError> {
+    async fn sweep(&self, awaited: &[StepId]) -> Result<(), HostError> {
         let ours: Vec<String> = Family::ALL
             .iter()
             .map(|family| format!("{UNIT_PREFIX}{}-*.service", family.word()))
             .collect();
         for unit in self.systemd.list_ended(ours).await? {
-            if !open.is_some_and(|step| belongs_to(&unit, step)) {
+            if !belongs_to(&unit, awaited) {
                 self.systemd.clear(&unit).await?;
             }
         }

@@ -64,3 +64,10 @@ pub struct TrafficDone {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }
+
+impl TrafficDone {
+    /// Whether there was no order yet.
+    pub fn is_nothing(&self) -> bool {
+        self.order.is_none()
+    }
+}

@@ -199,6 +199,7 @@ in
       tokenFile = "/run/secrets/lab-updater-token";
       postUpdateScript = "true";
       backupCheckScript = "true";
+      trafficScript = "true";
       targets.flakes = [ "git+https://git.example.org/fleet" ];
       conditions = [
         {

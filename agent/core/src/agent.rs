@@ -1,6 +1,6 @@
 //! The agent: one machine's life. Here is what it is made of and the one way in; what it does is
 //! in `directive` (what the coordinator says), `staging`, `attempt` and `way_back` (the steps),
-//! `restart`, `cleanup`, and `health` (the checks between attempts).
+//! `restart`, `cleanup`, `traffic`, and `health` (the checks between attempts).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -30,6 +30,8 @@ pub struct Agent {
     pub(crate) check: Option<(Running, u64)>,
     /// The job of the cleanup, beside whatever else goes on but an attempt.
     pub(crate) cleaning: Option<Running>,
+    /// The job of the traffic script, beside the same.
+    pub(crate) moving_traffic: Option<Running>,
     pub(crate) calls: Calls,
     /// The job of the attempt or of the staging: there is only ever one of the two.
     pub(crate) job: Option<Running>,
@@ -96,6 +98,7 @@ impl Agent {
             health_due: Moment::default(),
             check: None,
             cleaning: None,
+            moving_traffic: None,
             calls: Calls::default(),
             job: None,
             wait: None,
@@ -204,7 +207,9 @@ impl Agent {
         self.lease_runs_out(now, out);
         let grace = self.limits.grace;
         self.job = self.job.map(|job| job.with_time_to_hear(now, grace));
-        self.cleaning = self.cleaning.map(|job| job.with_time_to_hear(now, grace));
+        for apart in [&mut self.cleaning, &mut self.moving_traffic] {
+            *apart = apart.map(|job| job.with_time_to_hear(now, grace));
+        }
         if let Some((running, _)) = &mut self.check {
             *running = running.with_time_to_hear(now, grace);
         }
@@ -214,8 +219,10 @@ impl Agent {
         if let Some((running, _)) = self.check.filter(|(running, _)| running.deadline <= now) {
             self.on_step_done(now, running.step, timed_out(), out);
         }
-        if let Some(running) = self.cleaning.filter(|running| running.deadline <= now) {
-            self.on_step_done(now, running.step, timed_out(), out);
+        for apart in [self.cleaning, self.moving_traffic] {
+            if let Some(running) = apart.filter(|running| running.deadline <= now) {
+                self.on_step_done(now, running.step, timed_out(), out);
+            }
         }
         if self.wait.is_some_and(|until| until <= now) {
             self.wait = None;
@@ -250,6 +257,7 @@ impl Agent {
             self.calls.next(),
             self.job.map(|running| running.deadline),
             self.cleaning.map(|running| running.deadline),
+            self.moving_traffic.map(|running| running.deadline),
             self.wait,
             health,
             self.lease_deadline(),
@@ -296,7 +304,10 @@ impl Agent {
             last_lease: self.durable.last_lease,
             declined: self.held_off(now).map(|held| held.declined.clone()),
             cleaned_up: Some(self.durable.cleaned_up.clone()),
-            traffic: None,
+            traffic: self
+                .limits
+                .has_traffic_script
+                .then(|| self.durable.traffic_done.clone()),
         })
     }
 
@@ -384,6 +395,11 @@ impl Agent {
         }
         if self.cleaning.is_some_and(|running| running.step == step) {
             self.cleaned_up(now, answer, out);
+            return;
+        }
+        let is_traffic = |running: Running| running.step == step;
+        if self.moving_traffic.is_some_and(is_traffic) {
+            self.traffic_moved(now, answer, out);
             return;
         }
         let Some(running) = self.job.filter(|running| running.step == step) else {

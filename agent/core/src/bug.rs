@@ -14,15 +14,18 @@ pub enum Bug {
     ResultNotIdempotent,
     /// A cleanup does not know what the last attempts may have to go back to.
     CleanUpTakesWayBack,
+    /// An order about traffic is run although a newer one was answered.
+    StaleTrafficOrder,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::HookRunTwice,
         Self::PreviousNotRecorded,
         Self::OldLeaseAccepted,
         Self::ResultNotIdempotent,
         Self::CleanUpTakesWayBack,
+        Self::StaleTrafficOrder,
     ];
 }

@@ -77,6 +77,7 @@ impl Agent {
             Directive::CleanUp { request, cleanup } => {
                 self.on_clean_up(now, request, cleanup, out);
             }
+            Directive::MoveTraffic(call) => self.on_move_traffic(now, call, out),
             Directive::StandDown(stop) => {
                 let known = stop.epoch <= seen;
                 self.on_stand_down(now, stop, out);
@@ -198,7 +199,7 @@ impl Agent {
         self.interrupt(now, out);
     }
 
-    fn not_followed(&mut self, now: Moment, why: NotFollowed, out: &mut Output) {
+    pub(crate) fn not_followed(&mut self, now: Moment, why: NotFollowed, out: &mut Output) {
         out.effects.push(Effect::Note(Note::NotFollowed { why }));
         if self.durable.unreported.is_some() {
             self.calls.report.due_by(now);
@@ -226,6 +227,9 @@ impl Agent {
         }
         if durable.cleaning.is_some() {
             return Err(NotFollowed::CleaningUp);
+        }
+        if durable.moving_traffic.is_some() {
+            return Err(NotFollowed::MovingTraffic);
         }
         if proceed.epoch < durable.epoch && !self.bug_old_accepted() {
             return Err(NotFollowed::OldEpoch {

@@ -1,14 +1,15 @@
 //! Everything the agent can ask its shell to do. Each effect has all that is needed to carry it
 //! out; the shell looks nothing up and decides nothing.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use common::{
-    Action, AttemptStatus, CleanUp, CleanedUp, Epoch, Health, LeaseId, MachineReport, OutcomeKind,
-    RolloutId, StorePath, Target,
+    Action, AttemptStatus, CleanUp, Epoch, LeaseId, MachineReport, RolloutId, StorePath, Target,
+    TrafficCall,
 };
 use serde::{Deserialize, Serialize};
 
+pub use crate::note::{NotFollowed, Note};
 use crate::{
     input::{Failure, Hook},
     moment::Moment,
@@ -126,8 +127,8 @@ impl MayBegin {
     }
 }
 
-/// What a job does. All of it can be begun again after a crash without harm, hooks excepted: those
-/// the agent never begins twice.
+/// What a job does. All of it can be begun again after a crash without harm, the machine's own scripts
+/// excepted: those the agent never begins twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Work {
     /// Obtain the target, check it, root it, decide whether it takes a reboot, and see whether the
@@ -240,6 +241,12 @@ pub enum Work {
         /// How the machine was when it began, where it was begun before.
         begun: Option<Before>,
     },
+    /// Run the machine's own traffic script. Stops the unit of an earlier one that was given up on
+    /// first. Answer: [`crate::input::Done::TrafficMoved`].
+    MoveTraffic {
+        /// What the script is told, and how long it may take.
+        call: TrafficCall,
+    },
 }
 
 /// How a machine was before a cleanup.
@@ -275,140 +282,4 @@ pub struct HookContext {
     pub reboot: bool,
     /// Why it goes back (rollback hook only); empty otherwise.
     pub reason: String,
-}
-
-/// Remarks for the journal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// A lease was accepted.
-    Accepted {
-        /// Which.
-        lease: LeaseId,
-        /// For which rollout.
-        rollout: RolloutId,
-    },
-    /// A directive was not followed.
-    NotFollowed {
-        /// Why.
-        why: NotFollowed,
-    },
-    /// An attempt, or a staging, ended.
-    Ended {
-        /// Its lease; 0 when it had none.
-        lease: LeaseId,
-        /// How.
-        outcome: OutcomeKind,
-        /// Why.
-        reason: String,
-    },
-    /// The emergency stop was seen.
-    Stopped {
-        /// Under which epoch.
-        epoch: Epoch,
-        /// The operator's reason.
-        reason: String,
-    },
-    /// The periodic health check says something new.
-    Health {
-        /// What it says.
-        health: Health,
-    },
-    /// A cleanup ended.
-    CleanedUp(CleanedUp),
-    /// The coordinator does not answer.
-    Silent {
-        /// What the call failed with.
-        reason: String,
-        /// How many calls in a row have failed.
-        failures: u32,
-    },
-}
-
-/// Why a directive was not followed. The agent polls again a little later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotFollowed {
-    /// Its epoch is older than one the machine has seen.
-    #[error("it is of epoch {given}, and epoch {seen} has been seen")]
-    OldEpoch {
-        /// The directive's.
-        given: Epoch,
-        /// The highest seen.
-        seen: Epoch,
-    },
-    /// Its lease is older than one the machine has seen, or was used already.
-    #[error("lease {given} is used up: lease {seen} has been seen")]
-    OldLease {
-        /// The directive's.
-        given: LeaseId,
-        /// The highest seen.
-        seen: LeaseId,
-    },
-    /// The lease had run out, or almost, when the answer came.
-    #[error("lease {given} came too late to be used")]
-    TooLate {
-        /// The lease.
-        given: LeaseId,
-    },
-    /// It answers a poll that is not waited for any more.
-    #[error("lease {given} answers a poll that was given up")]
-    Superseded {
-        /// The lease.
-        given: LeaseId,
-    },
-    /// An attempt is in progress.
-    #[error("an attempt is in progress")]
-    Busy,
-    /// The result of the attempt before has not been acknowledged yet.
-    #[error("the last result has not been acknowledged yet")]
-    Unreported,
-    /// A cleanup is under way: whatever disturbs the machine waits for its end.
-    #[error("the machine is being cleaned up")]
-    CleaningUp,
-}
-
-impl fmt::Display for Note {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Accepted { lease, rollout } => {
-                write!(f, "lease {lease} accepted, for rollout {rollout}")
-            }
-            Self::NotFollowed { why } => write!(f, "a directive was not followed: {why}"),
-            Self::Ended {
-                lease,
-                outcome,
-                reason,
-            } => write!(
-                f,
-                "the attempt under lease {lease} ended: {outcome} {reason}"
-            ),
-            Self::Stopped { epoch, reason } => {
-                write!(f, "emergency stop, epoch {epoch}: {reason}")
-            }
-            Self::Health { health } => {
-                let failed: Vec<&str> = health.failed().collect();
-                if failed.is_empty() {
-                    write!(f, "every health check passes")
-                } else {
-                    write!(f, "health checks fail: {}", failed.join(", "))
-                }
-            }
-            Self::CleanedUp(done) => {
-                let (removed, freed) = (done.removed, done.freed_bytes);
-                write!(
-                    f,
-                    "cleaned up: {removed} generations removed, {freed} bytes freed"
-                )?;
-                match &done.failure {
-                    Some(why) => write!(f, "; {why}"),
-                    None => Ok(()),
-                }
-            }
-            Self::Silent { reason, failures } => {
-                write!(
-                    f,
-                    "the coordinator does not answer ({failures} times): {reason}"
-                )
-            }
-        }
-    }
 }

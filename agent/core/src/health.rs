@@ -55,7 +55,8 @@ impl Agent {
                 | Done::RebootAsked
                 | Done::Judged(_)
                 | Done::Restored { .. }
-                | Done::CleanedUp { .. },
+                | Done::CleanedUp { .. }
+                | Done::TrafficMoved,
             ) => (
                 unanswered(&Failure::Unfitting, now.since(running.began)),
                 None,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use common::{
     Action, CleanUp, Epoch, Health, LeaseId, RolloutId, Staged, StopMode, StorePath, Target,
+    TrafficCall,
 };
 use serde::{Deserialize, Serialize};
 
@@ -142,6 +143,8 @@ pub enum Directive {
         /// What is to be kept.
         cleanup: CleanUp,
     },
+    /// Run the machine's own traffic script; needs no lease.
+    MoveTraffic(TrafficCall),
     /// Emergency stop.
     StandDown(StandDown),
 }
@@ -281,6 +284,8 @@ pub enum Done {
         /// Measured after it.
         facts: Facts,
     },
+    /// The traffic script ended with exit status 0.
+    TrafficMoved,
 }
 
 /// Why a job has no result.

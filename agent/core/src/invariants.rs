@@ -65,8 +65,8 @@ pub enum Violation {
     /// A disruptive step without a lease that holds.
     #[error("a disruptive step is begun without a lease that holds")]
     NoLease,
-    /// A hook may be started by an agent that only came to wait for it.
-    #[error("a hook may be begun a second time")]
+    /// A script of the machine's own may be started by an agent that only came to wait for it.
+    #[error("one of the machine's own scripts may be begun a second time")]
     HookBegunAgain,
     /// A reboot on account of an attempt that may not reboot.
     #[error("a reboot is asked for that is not allowed")]
@@ -74,6 +74,9 @@ pub enum Violation {
     /// A cleanup may take what the machine needs to go back.
     #[error("a cleanup may take what the machine needs to go back")]
     WayBackNotKept,
+    /// The traffic script is run for an order that was overtaken by a newer one, or has its answer.
+    #[error("the traffic script is run for an order that has its answer, or was overtaken")]
+    StaleTrafficOrder,
     /// A result that is not the one kept is handed in.
     #[error("another result is handed in than the one that is kept")]
     ForeignResult,
@@ -87,6 +90,12 @@ pub fn violations(durable: &Durable) -> Vec<Violation> {
     }
     if durable.confirmed.len() > CONFIRMED_MAX {
         found.push(Violation::Unbounded("confirmed systems"));
+    }
+    if let (Some(moving), Some(done)) = (&durable.moving_traffic, &durable.traffic_done.order) {
+        let order = &moving.call.order;
+        if order == done || order.is_before(done) {
+            found.push(Violation::StaleTrafficOrder);
+        }
     }
     let Some(attempt) = &durable.attempt else {
         return found;
@@ -106,6 +115,10 @@ pub fn violations(durable: &Durable) -> Vec<Violation> {
     check(
         durable.cleaning.is_none(),
         Violation::TwoAtOnce("a cleanup"),
+    );
+    check(
+        durable.moving_traffic.is_none(),
+        Violation::TwoAtOnce("a traffic script"),
     );
     check(
         durable.unreported.is_none(),
@@ -222,8 +235,8 @@ pub fn output_violations(
                 if may_start && !fresh {
                     found.push(Violation::NoLease);
                 }
-                let hook = matches!(job.work, Work::RunHook { .. });
-                if hook && job.may_begin != MayBegin::Never {
+                let once = matches!(job.work, Work::RunHook { .. } | Work::MoveTraffic { .. });
+                if once && job.may_begin != MayBegin::Never {
                     found.push(Violation::HookBegunAgain);
                 }
             }
@@ -244,10 +257,19 @@ pub fn output_violations(
 
 /// Whether the journal names this job.
 fn is_written_down(durable: &Durable, job: &Job) -> bool {
-    let step = if matches!(job.work, Work::CleanUp { .. }) {
-        durable.cleaning.as_ref().map(|cleaning| cleaning.job)
-    } else {
-        durable.open_step()
+    let step = match &job.work {
+        Work::CleanUp { .. } => durable.cleaning.as_ref().map(|cleaning| cleaning.job),
+        Work::MoveTraffic { .. } => durable.moving_traffic.as_ref().map(|moving| moving.job),
+        Work::Stage { .. }
+        | Work::Snapshot { .. }
+        | Work::ArmDeadMan { .. }
+        | Work::DisarmDeadMan { .. }
+        | Work::RunHook { .. }
+        | Work::Activate { .. }
+        | Work::Reboot { .. }
+        | Work::Judge { .. }
+        | Work::Restore { .. }
+        | Work::CheckHealth { .. } => durable.open_step(),
     };
     step == Some(job.step)
 }
@@ -301,6 +323,7 @@ fn work_violation(durable: &Durable, work: &Work) -> Option<Violation> {
             let kept = wanted.all(|path| needed.contains(&path));
             (kept, Violation::WayBackNotKept)
         }
+        Work::MoveTraffic { .. } => (attempt.is_none(), Violation::TwoAtOnce("a traffic script")),
         Work::Stage { .. }
         | Work::Snapshot { .. }
         | Work::DisarmDeadMan { .. }

@@ -56,10 +56,12 @@ pub mod input;
 pub mod invariants;
 pub mod limits;
 pub mod moment;
+mod note;
 mod reading;
 mod restart;
 mod staging;
 pub mod state;
+mod traffic;
 mod way_back;
 mod work;
 

@@ -5,11 +5,15 @@ use std::time::Duration;
 /// Longest health timeout that a coordinator can ask for.
 pub const HEALTH_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
+/// Longest that a coordinator can have a traffic script take.
+pub const TRAFFIC_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
 /// How late a deadline has to be seen for the agent to have been stopped meanwhile, and not just busy.
 pub const STOPPED_FOR: Duration = Duration::from_secs(10);
 
 /// Time limits and counts: the machine's own configuration. The coordinator can widen none of them
-/// but the health timeout, up to [`HEALTH_TIMEOUT_MAX`].
+/// but the health timeout, up to [`HEALTH_TIMEOUT_MAX`]; how long a traffic script may take it says
+/// itself, up to [`TRAFFIC_TIMEOUT_MAX`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Version of the agent, for the report.
@@ -68,6 +72,8 @@ pub struct Limits {
     pub attempt_timeout: Option<Duration>,
     /// No disruptive step is begun with less than this left of the lease.
     pub lease_margin: Duration,
+    /// Whether the machine has a script that moves its traffic.
+    pub has_traffic_script: bool,
     /// Most steps of one attempt: a belt to the braces above. More than any real attempt has.
     pub steps_max: u32,
 }
@@ -101,6 +107,7 @@ impl Default for Limits {
             grace: Duration::from_secs(45),
             attempt_timeout: None,
             lease_margin: Duration::from_secs(10),
+            has_traffic_script: false,
             steps_max: 64,
         }
     }

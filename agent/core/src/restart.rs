@@ -44,6 +44,7 @@ impl Agent {
             self.calls.poll.set_due(now);
             self.staging_after_restart(now, unit, out);
             self.cleanup_after_restart(now, out);
+            self.traffic_after_restart(now, out);
             return;
         }
         self.calls.renew.set_due(now);

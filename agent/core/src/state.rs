@@ -18,7 +18,7 @@ use std::{collections::BTreeSet, fmt};
 
 use common::{
     Action, BootId, CleanUp, CleanedUp, Epoch, LeaseId, Outcome, RolloutId, Staged, StorePath,
-    Target,
+    Target, TrafficCall, TrafficDone,
 };
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +77,20 @@ pub struct Durable {
     /// What came of the last one.
     #[serde(default, deserialize_with = "foreign::or_default")]
     pub cleaned_up: CleanedUp,
+    /// The run of the traffic script under way.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "foreign::or_default"
+    )]
+    pub moving_traffic: Option<MovingTraffic>,
+    /// What came of the last order about traffic: no older one of its group is followed any more.
+    #[serde(
+        default,
+        skip_serializing_if = "TrafficDone::is_nothing",
+        deserialize_with = "foreign::or_default"
+    )]
+    pub traffic_done: TrafficDone,
 }
 
 /// Why a durable state cannot be used.
@@ -118,6 +132,8 @@ impl Durable {
             confirmed: Vec::new(),
             cleaning: None,
             cleaned_up: CleanedUp::default(),
+            moving_traffic: None,
+            traffic_done: TrafficDone::default(),
         }
     }
 
@@ -188,6 +204,13 @@ impl Durable {
                 },
             }),
         }
+    }
+
+    /// Steps whose ended units a start must not sweep away: only they can tell how it ended. A cleanup is
+    /// done over instead.
+    pub fn awaited_steps(&self) -> Vec<StepId> {
+        let moving = self.moving_traffic.as_ref().map(|moving| moving.job);
+        self.open_step().into_iter().chain(moving).collect()
     }
 
     /// The target to take up between the two halves of the soft-reboot that this boot is about to end
@@ -342,6 +365,15 @@ pub struct Cleaning {
     pub cleanup: CleanUp,
     /// How the machine was when it began.
     pub before: Before,
+    /// Its job.
+    pub job: StepId,
+}
+
+/// A run of the traffic script.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovingTraffic {
+    /// What was ordered, bounded.
+    pub call: TrafficCall,
     /// Its job.
     pub job: StepId,
 }

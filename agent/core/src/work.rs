@@ -141,7 +141,7 @@ impl Agent {
         let (within, work) = self.work_of_step()?;
         let attempt = self.durable.attempt.as_ref()?;
         let may_begin = match &work {
-            Work::RunHook { .. } => MayBegin::Never,
+            Work::RunHook { .. } | Work::MoveTraffic { .. } => MayBegin::Never,
             Work::Stage { .. }
             | Work::Snapshot { .. }
             | Work::ArmDeadMan { .. }
@@ -232,7 +232,8 @@ impl Work {
             | Self::Judge { .. }
             | Self::Restore { .. }
             | Self::CheckHealth { .. }
-            | Self::CleanUp { .. } => false,
+            | Self::CleanUp { .. }
+            | Self::MoveTraffic { .. } => false,
         }
     }
 }

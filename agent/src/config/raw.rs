@@ -63,6 +63,7 @@ pub(super) struct RawHooks {
     pub(super) post_update: Option<PathBuf>,
     pub(super) rollback: Option<PathBuf>,
     pub(super) backup_check: Option<PathBuf>,
+    pub(super) traffic: Option<PathBuf>,
     pub(super) timeout: Option<RawDuration>,
 }
 

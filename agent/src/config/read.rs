@@ -171,6 +171,7 @@ fn hooks(faults: &mut Faults, raw: raw::RawHooks) -> Hooks {
         post_update: path("hooks.post_update", raw.post_update),
         rollback: path("hooks.rollback", raw.rollback),
         backup_check: path("hooks.backup_check", raw.backup_check),
+        traffic: path("hooks.traffic", raw.traffic),
         timeout,
     }
 }

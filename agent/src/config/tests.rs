@@ -34,6 +34,7 @@ fn everything_is_read() {
         cache = "/srv/c"
         [hooks]
         pre_update = "/srv/pre"
+        traffic = "/srv/traffic"
         timeout = "1h30m"
         [limits]
         settle = "500ms"
@@ -57,6 +58,7 @@ fn everything_is_read() {
     .expect("good");
     assert_eq!(config.enrol, "[::1]:7444");
     assert_eq!(config.hooks.timeout, Duration::from_secs(5400));
+    assert_eq!(config.hooks.traffic, Some("/srv/traffic".into()));
     assert_eq!(config.limits.settle, Duration::from_millis(500));
     assert_eq!(config.checks[0].timeout, Duration::from_secs(3));
     assert_eq!(
@@ -86,6 +88,7 @@ fn every_fault_is_listed_at_once() {
         kind = "directory"
         [hooks]
         pre_update = "x"
+        traffic = "bin/traffic"
         [limits]
         memory_max = 5
         [[conditions]]
@@ -125,6 +128,7 @@ fn every_fault_is_listed_at_once() {
             "executor.root",
             "executor.cache",
             "hooks.pre_update",
+            "hooks.traffic",
             "limits.memory_max",
             "conditions[0]",
             "conditions[0].age_max",

@@ -129,6 +129,84 @@ fn a_cleanup_is_read_whole_and_told_whole() {
     assert_eq!(told, Some(expected));
 }
 
+fn asked_to_move() -> wire::MoveTraffic {
+    wire::MoveTraffic {
+        order: Some(wire::TrafficOrder {
+            epoch: 2,
+            group: "web".to_owned(),
+            number: 7,
+            attempt: 3,
+            gets: wire::TrafficGets::Nothing.into(),
+        }),
+        side: "blue".to_owned(),
+        drain_ms: 60_000,
+        timeout_ms: 90_000,
+    }
+}
+
+#[test]
+fn an_order_about_traffic_is_read_whole_and_told_whole() {
+    let action = wire::directive::Action::MoveTraffic(asked_to_move());
+    let (_, directive) = directive(said(Some(action))).expect("good");
+    let order = common::TrafficOrder {
+        epoch: Epoch(2),
+        group: "web".parse().expect("a name"),
+        number: 7,
+        attempt: 3,
+        gets: common::Gets::Nothing,
+    };
+    let call = common::TrafficCall {
+        order: order.clone(),
+        side: "blue".parse().expect("a name"),
+        drain: Duration::from_secs(60),
+        within: Duration::from_secs(90),
+    };
+    assert_eq!(directive, Directive::MoveTraffic(call));
+    let mut report = report();
+    report.traffic = Some(common::TrafficDone {
+        order: Some(order),
+        failure: Some("exit status 1".to_owned()),
+    });
+    let told = poll_request(Duration::ZERO, &report);
+    let told = told.report.and_then(|report| report.traffic);
+    let expected = wire::TrafficDone {
+        order: asked_to_move().order,
+        failure: "exit status 1".to_owned(),
+    };
+    assert_eq!(told, Some(expected));
+}
+
+#[test]
+fn an_order_about_traffic_that_makes_no_sense_is_refused() {
+    fn order_of(asked: &mut wire::MoveTraffic) -> &mut wire::TrafficOrder {
+        asked.order.as_mut().expect("an order")
+    }
+    let spoil: [fn(&mut wire::MoveTraffic); 4] = [
+        |asked| asked.order = None,
+        |asked| asked.side = "../blue".to_owned(),
+        |asked| asked.side = String::new(),
+        |asked| order_of(asked).group = "a b".to_owned(),
+    ];
+    let hear = |spoil: fn(&mut wire::MoveTraffic)| {
+        let mut asked = asked_to_move();
+        spoil(&mut asked);
+        directive(said(Some(wire::directive::Action::MoveTraffic(asked))))
+    };
+    for spoil in spoil {
+        let answer = hear(spoil);
+        assert!(matches!(answer, Err(LinkError::Senseless(_))), "{answer:?}");
+    }
+    // What a newer coordinator may ask for.
+    let unknown: [fn(&mut wire::MoveTraffic); 2] = [
+        |asked| order_of(asked).gets = 0,
+        |asked| order_of(asked).gets = 99,
+    ];
+    for spoil in unknown {
+        let (_, directive) = hear(spoil).expect("nothing wrong");
+        assert!(matches!(directive, Directive::Wait { .. }), "{directive:?}");
+    }
+}
+
 #[test]
 fn a_reboot_needs_no_target() {
     let mut order = order();

@@ -72,6 +72,7 @@ impl<H: Host> Executor<H> {
             &hooks.post_update,
             &hooks.rollback,
             &hooks.backup_check,
+            &hooks.traffic,
         ];
         for hook in all.into_iter().flatten() {
             let usable = fs::metadata(hook)

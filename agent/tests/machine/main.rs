@@ -11,4 +11,5 @@ mod before;
 mod dead_man;
 mod jobs;
 mod network;
+mod traffic;
 mod world;

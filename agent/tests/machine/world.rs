@@ -20,7 +20,10 @@ use agent::{
     state_file::{StateFile, StateStore as _},
 };
 use agent_core::{Directive, Durable, Limits, Proceed, Renewal, Signal, state::Unreported};
-use common::{Action, AttemptStatus, Epoch, LeaseId, MachineReport, Outcome, StorePath, Target};
+use common::{
+    Action, AttemptStatus, Epoch, LeaseId, MachineReport, Outcome, StorePath, Target, TrafficCall,
+    TrafficDone,
+};
 use platform::clock::Clock;
 use tokio::task::LocalSet;
 use tonic::Code;
@@ -312,10 +315,11 @@ impl World {
         let config = self.config();
         let clock = config.clock.clone().expect("a scaled clock");
         let state = StateFile::new(config.state_file());
-        let executor = self.executor().await;
+        let executor = Executor::new(self.host().await, config.clone(), clock.clone());
         let link = Rc::clone(&self.coordinator);
         let limits = Limits {
             attempt_timeout: self.attempt_timeout,
+            has_traffic_script: config.hooks.traffic.is_some(),
             ..limits(&clock)
         };
         Driver::new(limits, state, executor, link, clock).expect("a driver")
@@ -348,6 +352,9 @@ fn write_executable(file: &Path, text: &str) {
 #[derive(Default)]
 pub(crate) struct Coordinator {
     wish: RefCell<Option<Proceed>>,
+    order: RefCell<Option<TrafficCall>>,
+    /// What the machine said of its traffic with its last poll.
+    moved: RefCell<Option<TrafficDone>>,
     reports: RefCell<Vec<(Unreported, MachineReport)>>,
     /// Polls and results that are yet to be refused because there were too many calls.
     too_many: RefCell<[u32; 2]>,
@@ -371,6 +378,17 @@ impl Coordinator {
             health_timeout: Duration::ZERO,
             force: false,
         });
+    }
+
+    /// Orders the machine to take traffic or to leave it, until it has an answer.
+    pub(crate) fn orders(&self, call: TrafficCall) {
+        *self.order.borrow_mut() = Some(call);
+    }
+
+    /// What the machine has said of this order, if that was the last.
+    pub(crate) fn answer_to(&self, call: &TrafficCall) -> Option<TrafficDone> {
+        let moved = self.moved.borrow().clone();
+        moved.filter(|done| done.order.as_ref() == Some(&call.order))
     }
 
     /// Has had too many requests: the next so many polls, and results, are to come back later.
@@ -416,6 +434,11 @@ impl Coordinator {
     }
 
     fn next(&self, report: &MachineReport) -> Option<Directive> {
+        let answered = report.traffic.as_ref().and_then(|done| done.order.as_ref());
+        let order = self.order.borrow().clone();
+        if let Some(call) = order.filter(|call| answered != Some(&call.order)) {
+            return Some(Directive::MoveTraffic(call));
+        }
         let wish = self.wish.borrow().clone()?;
         let staged = report.staged.as_ref().map(|staged| &staged.target);
         if staged == wish.target.as_ref() {
@@ -438,6 +461,7 @@ impl Link for Coordinator {
         report: &MachineReport,
     ) -> Result<(Epoch, Directive), LinkError> {
         self.busy(0)?;
+        *self.moved.borrow_mut() = report.traffic.clone();
         loop {
             if let Some(directive) = self.next(report) {
                 return Ok((Epoch(1), directive));

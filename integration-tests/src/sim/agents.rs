@@ -185,6 +185,20 @@ impl World {
                     self.begin(machine, job);
                 }
             }
+            Effect::Attach(job) if matches!(job.work, Work::MoveTraffic { .. }) => {
+                // One that has ended is told at once; one that is gone, with the boot it ran in, is lost.
+                let answer = match self.machines[machine].units.get(&job.step) {
+                    Some(unit) => unit.ended.clone(),
+                    None => Some(agent_core::Answer {
+                        result: Err(agent_core::Failure::Lost),
+                        output: String::new(),
+                    }),
+                };
+                if let Some(answer) = answer {
+                    let step = job.step;
+                    self.feed(machine, Input::StepDone { step, answer }, None);
+                }
+            }
             Effect::Attach(job) => {
                 // Its end comes as that of any other unit; one that ended in between is told again.
                 let ended = self.machines[machine].units.get(&job.step);
@@ -417,7 +431,7 @@ fn to_input(question: &Body, epoch: common::Epoch, reply: &Reply) -> Option<Inpu
                     request: *request,
                     cleanup: *cleanup,
                 },
-                Directive::MoveTraffic(_) => return None,
+                Directive::MoveTraffic(call) => agent_core::Directive::MoveTraffic(call.clone()),
                 Directive::StandDown(stop) => agent_core::Directive::StandDown(stand_down(stop)),
             };
             Some(Input::Directive {
@@ -482,5 +496,6 @@ fn word_of(work: &Work) -> &'static str {
         Work::Restore { .. } => "the way back",
         Work::CheckHealth { .. } => "a health check",
         Work::CleanUp { .. } => "a cleanup",
+        Work::MoveTraffic { .. } => "the traffic script",
     }
 }

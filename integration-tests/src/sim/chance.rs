@@ -412,7 +412,7 @@ impl Chance {
             UnitKind::Stage => self.rng.around(5 * MINUTE),
             UnitKind::CleanUp => self.rng.between(5_000, 20 * MINUTE),
             UnitKind::Short => self.rng.between(20, 3_000),
-            UnitKind::Hook(_) => self.rng.around(20_000),
+            UnitKind::Hook(_) | UnitKind::Traffic => self.rng.around(20_000),
             UnitKind::Activate | UnitKind::Restore => self.rng.around(40_000),
             UnitKind::Reboot => self.rng.between(50, 2_000),
             UnitKind::Judge => self.rng.around(30_000),

@@ -403,4 +403,5 @@ pub(crate) enum UnitKind {
     Reboot,
     Judge,
     CleanUp,
+    Traffic,
 }

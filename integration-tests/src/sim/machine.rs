@@ -386,6 +386,7 @@ impl Machine {
                     facts: self.facts(),
                 }
             }
+            Work::MoveTraffic { .. } => Done::TrafficMoved,
             Work::CheckHealth { .. } => Done::Checked {
                 health: Health::of(self.checks()),
                 facts: self.facts(),
@@ -508,5 +509,6 @@ pub(crate) fn kind_of(machine: &Machine, work: &Work) -> (UnitKind, Option<Flaw>
         Work::Judge { .. } | Work::CheckHealth { .. } => (UnitKind::Judge, None),
         Work::Restore { .. } => (UnitKind::Restore, None),
         Work::CleanUp { .. } => (UnitKind::CleanUp, None),
+        Work::MoveTraffic { .. } => (UnitKind::Traffic, None),
     }
 }

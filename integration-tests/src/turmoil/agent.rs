@@ -170,6 +170,7 @@ fn config(world: &super::world::World, machine: usize, hook: &std::path::Path) -
             post_update: Some(hook.to_owned()),
             rollback: Some(hook.to_owned()),
             backup_check: None,
+            traffic: None,
             timeout: Duration::from_secs(300),
         },
         limits: ConfigLimits {
@@ -277,6 +278,7 @@ impl Link for Observed {
             Directive::Proceed(order) => format!("proceed, lease {}", order.lease),
             Directive::Check { request, .. } => format!("check {request}"),
             Directive::CleanUp { request, .. } => format!("clean up {request}"),
+            Directive::MoveTraffic(call) => format!("move traffic {}", call.order.number),
             Directive::StandDown(_) => "stand down".to_owned(),
         };
         world.tell(|w| format!("{} hears: {line}", w.machines[self.machine].name));

@@ -47,7 +47,8 @@ impl World {
             | Family::Condition
             | Family::Check
             | Family::CleanUp
-            | Family::Collect => false,
+            | Family::Collect
+            | Family::Traffic => false,
         };
         if disturbs {
             self.check_disturbance(machine);

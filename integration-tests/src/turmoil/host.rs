@@ -100,16 +100,17 @@ impl Host for SimHost {
         Ok(())
     }
 
-    async fn sweep(&self, open: Option<StepId>) -> Result<(), HostError> {
-        let suffix = open.map(|step| format!("-{step}.service"));
+    async fn sweep(&self, awaited: &[StepId]) -> Result<(), HostError> {
+        let suffixes = awaited.iter().map(|step| format!("-{step}.service"));
+        let suffixes: Vec<String> = suffixes.collect();
         let mut world = self.world.lock();
         world.settle(self.machine, elapsed());
         let machine = &mut world.machines[self.machine];
         let swept = |name: &&String| {
-            let is_open = suffix
-                .as_ref()
-                .is_some_and(|suffix| name.ends_with(suffix.as_str()));
-            !is_open && matches!(machine.look(name), Some(Ok(_)))
+            let is_awaited = suffixes
+                .iter()
+                .any(|suffix| name.ends_with(suffix.as_str()));
+            !is_awaited && matches!(machine.look(name), Some(Ok(_)))
         };
         let swept: Vec<String> = machine.units.keys().filter(swept).cloned().collect();
         machine.units.retain(|name, _| !swept.contains(name));

@@ -269,7 +269,8 @@ impl Machine {
                 | Family::Profile
                 | Family::Check
                 | Family::CleanUp
-                | Family::Collect,
+                | Family::Collect
+                | Family::Traffic,
                 _,
             ) => (rng.between(SECOND, MINUTE), End::Exited(0)),
         };

@@ -56,6 +56,7 @@ mod tests {
             assert!(path.starts_with("/nix/store/"), "{hook}: {path}");
         }
         assert_eq!(settings["hooks"]["backup_check"], Value::Null);
+        assert_eq!(settings["hooks"]["traffic"], Value::Null);
     }
 
     /// What `pkgs.formats.toml` makes of settings.
@@ -85,6 +86,7 @@ mod tests {
         assert_eq!(config.conditions[0].name, "backup");
         assert_eq!(config.enrol, "updates.example.org:7444");
         assert_eq!(config.hooks.timeout.as_secs(), 600);
+        assert!(config.hooks.traffic.is_some());
         assert_eq!(config.limits.switch_timeout.as_secs(), 1200);
         assert_eq!(config.checks.len(), 3);
         assert_eq!(config.targets.flakes, ["git+https://git.example.org/fleet"]);

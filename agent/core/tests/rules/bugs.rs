@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::{
     cleanup::clean_up,
+    traffic::move_traffic,
     world::{Script, World, proceed},
 };
 use agent_core::{Bug, Directive, Proceed, Step, UnitState};
@@ -42,6 +43,12 @@ fn afternoon(bug: Option<Bug>) {
     world.say(Directive::Proceed(proceed(7)));
     world.finish();
     world.say(clean_up(1));
+    world.work_all();
+
+    // What the coordinator ordered before its last order arrives late.
+    world.say(move_traffic(2, 1));
+    world.work_all();
+    world.say(move_traffic(1, 1));
     world.work_all();
 
     let mut world = World::staged_with_bug(Script::default(), bug);

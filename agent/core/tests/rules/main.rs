@@ -16,5 +16,6 @@ mod script;
 mod soft_reboot;
 mod staging;
 mod targets;
+mod traffic;
 mod versions;
 mod world;

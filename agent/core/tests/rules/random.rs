@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use crate::world::{LEASE, Script, World, answer, path, proceed, rollout, target};
+use crate::{
+    traffic::move_traffic,
+    world::{LEASE, Script, World, answer, path, proceed, rollout, target},
+};
 use agent_core::{
     Answer, CallId, Directive, Done, Failure, HookEnd, Input, Proceed, Renewal, Signal, StandDown,
     StepId, UnitState,
@@ -35,6 +38,9 @@ enum Op {
     NeedsReboot(bool),
     SoftRebootDoes(bool),
     RebootsWork(bool),
+    MoveTraffic(u64, u64, u32),
+    TrafficUnitGone,
+    TrafficScript(bool),
 }
 
 fn systems() -> impl Strategy<Value = &'static str> {
@@ -88,6 +94,11 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => any::<bool>().prop_map(Op::NeedsReboot),
         1 => any::<bool>().prop_map(Op::SoftRebootDoes),
         1 => any::<bool>().prop_map(Op::RebootsWork),
+        6 => (1..4u64, 1..4u64, 1..3u32).prop_map(|(epoch, number, attempt)| {
+            Op::MoveTraffic(epoch, number, attempt)
+        }),
+        1 => Just(Op::TrafficUnitGone),
+        1 => prop::bool::weighted(0.8).prop_map(Op::TrafficScript),
     ]
 }
 
@@ -205,6 +216,17 @@ fn apply(world: &mut World, op: Op) {
         Op::NeedsReboot(needed) => world.script.needs_reboot = needed,
         Op::SoftRebootDoes(does) => world.script.soft = does,
         Op::RebootsWork(work) => world.script.reboots = work,
+        Op::MoveTraffic(epoch, number, attempt) => {
+            world.epoch = world.epoch.max(Epoch(epoch));
+            let mut directive = move_traffic(number, attempt);
+            if let Directive::MoveTraffic(call) = &mut directive {
+                call.order.epoch = Epoch(epoch);
+            }
+            world.say(directive);
+        }
+        Op::TrafficUnitGone => world.traffic_units.clear(),
+        // Taken up by the agent's next process.
+        Op::TrafficScript(is_there) => world.limits.has_traffic_script = is_there,
         Op::Measured => {
             let facts = world.facts();
             world.feed(Input::Measured(facts));
@@ -216,7 +238,10 @@ fn apply(world: &mut World, op: Op) {
 fn settle(world: &mut World) {
     world.script = Script::default();
     let mut turns = 0;
-    while world.disk.attempt.is_some() || world.disk.unreported.is_some() {
+    while world.disk.attempt.is_some()
+        || world.disk.unreported.is_some()
+        || world.disk.moving_traffic.is_some()
+    {
         turns += 1;
         assert!(turns < 1000, "no end: {:#?}", world.disk);
         if !world.work_one() {
@@ -233,9 +258,14 @@ proptest! {
         let mut world = World::new(Script::default());
         for op in ops {
             let (lease, epoch) = (world.disk.lease, world.disk.epoch);
+            let answered = world.disk.traffic_done.order.clone();
             apply(&mut world, op);
             // The fencing numbers never fall.
             prop_assert!(world.disk.lease >= lease && world.disk.epoch >= epoch);
+            let now_answered = world.disk.traffic_done.order.as_ref();
+            if let Some(before) = &answered {
+                prop_assert!(now_answered.is_some_and(|order| !order.is_before(before)));
+            }
         }
         settle(&mut world);
         // The way out is open: the machine takes the next lease.

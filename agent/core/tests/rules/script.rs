@@ -15,6 +15,8 @@ pub(crate) struct Script {
     pub(crate) stage: Result<(), Failure>,
     /// How many generations a cleanup removes.
     pub(crate) cleanup: Result<u32, Failure>,
+    /// How a traffic script ends.
+    pub(crate) traffic: Result<(), Failure>,
     /// How the judgements go, the first one first; healthy when there are no more.
     pub(crate) healthy: Vec<bool>,
     /// Whether the judgements find the machine cut off, the first one first; not when there are no more.
@@ -49,6 +51,7 @@ impl Default for Script {
             arming: Ok(()),
             stage: Ok(()),
             cleanup: Ok(3),
+            traffic: Ok(()),
             healthy: Vec::new(),
             cut_off: Vec::new(),
             no_better: Vec::new(),

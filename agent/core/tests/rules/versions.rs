@@ -14,7 +14,7 @@ macro_rules! fixtures {
     };
 }
 
-const FIXTURES: [(&str, &str); 25] = fixtures![
+const FIXTURES: [(&str, &str); 27] = fixtures![
     "staging",
     "pre-hook",
     "activating",
@@ -30,6 +30,7 @@ const FIXTURES: [(&str, &str); 25] = fixtures![
     "confirming",
     "unreported",
     "idle",
+    "moving-traffic",
     "future-fields",
     "future-step",
     "future-step-after-a-boot",
@@ -40,6 +41,7 @@ const FIXTURES: [(&str, &str); 25] = fixtures![
     "future-verdict",
     "future-result",
     "future-staging",
+    "future-traffic",
 ];
 
 fn fixture(name: &str) -> Durable {
@@ -196,4 +198,30 @@ fn a_verdict_of_a_newer_agent_stays_and_asks_for_a_person() {
 fn what_a_newer_agent_was_staging_is_forgotten() {
     let state = fixture("future-staging");
     assert_eq!((state.staging, state.staged), (None, None));
+}
+
+#[test]
+fn a_traffic_script_that_was_at_work_has_its_answer() {
+    let mut world = machine("moving-traffic", "old", 1);
+    let order = fixture("moving-traffic")
+        .moving_traffic
+        .map(|m| m.call.order);
+    assert!(order.is_some());
+    world.work_all();
+    assert_eq!(world.disk.moving_traffic, None);
+    assert_eq!(world.disk.traffic_done.order, order);
+    assert!(world.disk.traffic_done.failure.is_some());
+}
+
+#[test]
+fn what_a_newer_agent_did_with_the_traffic_is_forgotten_and_what_it_answered_is_not() {
+    let (state, known) = (fixture("future-traffic"), fixture("moving-traffic"));
+    assert_eq!(state.moving_traffic, None);
+    assert_eq!(state.traffic_done, known.traffic_done);
+}
+
+#[test]
+fn a_machine_without_orders_about_traffic_writes_what_it_always_did() {
+    let text = serde_json::to_string(&fixture("idle")).expect("written");
+    assert!(!text.contains("traffic"), "{text}");
 }

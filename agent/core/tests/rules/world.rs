@@ -1,16 +1,19 @@
 //! One machine for tests: what runs, what boots next, its hooks, and a coordinator that answers.
 //! It does what the agent's shell does, and checks after every output that the invariants hold,
-//! that nothing durable changed without being saved, and that no hook is begun twice.
+//! that nothing durable changed without being saved, that no hook is begun twice, and that the traffic
+//! script runs for newer and newer orders.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use agent_core::{
     ActivationEnd, Agent, Answer, Baseline, CallId, Directive, Done, Durable, Effect, Facts,
     Failure, Found, Hook, Input, Job, Judgement, Limits, Mode, Moment, NextBoot, Note, Output,
-    Proceed, RebootKind, Renewal, Signal, Step, UnitState, Work, invariants, state::Unreported,
+    Proceed, RebootKind, Renewal, Signal, Step, StepId, UnitState, Work, invariants,
+    state::Unreported,
 };
 use common::{
     Action, BootId, Epoch, Health, LeaseId, OutcomeKind, RolloutId, Staged, StorePath, Target,
+    TrafficCall,
 };
 
 pub(crate) use crate::script::Script;
@@ -86,6 +89,10 @@ pub(crate) struct World {
     pub(crate) open: Vec<Job>,
     /// Every hook that was begun.
     pub(crate) hooks: Vec<(LeaseId, Hook)>,
+    /// Every run of the traffic script that was begun.
+    pub(crate) traffic: Vec<TrafficCall>,
+    /// Those that have a unit, at work or ended.
+    pub(crate) traffic_units: BTreeSet<StepId>,
     /// Every result that was handed in, repetitions included.
     pub(crate) reports: Vec<Unreported>,
     pub(crate) notes: Vec<Note>,
@@ -112,7 +119,10 @@ impl World {
     }
 
     pub(crate) fn with_bug(script: Script, bug: Bug) -> Self {
-        let limits = Limits::default();
+        let limits = Limits {
+            has_traffic_script: true,
+            ..Limits::default()
+        };
         let mut world = Self {
             agent: Agent::restore(limits.clone(), Durable::new()),
             disk: Durable::new(),
@@ -129,6 +139,8 @@ impl World {
             epoch: Epoch(1),
             open: Vec::new(),
             hooks: Vec::new(),
+            traffic: Vec::new(),
+            traffic_units: BTreeSet::new(),
             reports: Vec::new(),
             notes: Vec::new(),
             polls: Vec::new(),
@@ -248,6 +260,14 @@ impl World {
                     let once = (context.lease, *hook);
                     assert!(!self.hooks.contains(&once), "{once:?} is begun twice");
                     self.hooks.push(once);
+                }
+                if let Work::MoveTraffic { call } = &job.work {
+                    if let Some(before) = self.traffic.last().map(|call| &call.order) {
+                        let order = &call.order;
+                        assert!(order != before && !order.is_before(before), "{order:?}");
+                    }
+                    self.traffic.push(call.clone());
+                    self.traffic_units.insert(job.step);
                 }
                 if let Work::Activate { .. } = &job.work {
                     self.activations += 1;
@@ -414,6 +434,11 @@ impl World {
                 failure: None,
                 facts: self.facts(),
             }),
+            // Whoever took it away, nobody starts it again.
+            Work::MoveTraffic { .. } if !self.traffic_units.contains(&job.step) => {
+                Err(Failure::Lost)
+            }
+            Work::MoveTraffic { .. } => self.script.traffic.clone().map(|()| Done::TrafficMoved),
             Work::CheckHealth { .. } => Ok(Done::Checked {
                 health: Health::of(Vec::new()),
                 facts: self.facts(),
@@ -436,8 +461,11 @@ impl World {
         }
         let job = self.open.remove(0);
         let current = self.agent.durable().open_step() == Some(job.step);
-        let is_check = matches!(job.work, Work::CheckHealth { .. } | Work::CleanUp { .. });
-        if !current && !is_check {
+        let is_apart = matches!(
+            job.work,
+            Work::CheckHealth { .. } | Work::CleanUp { .. } | Work::MoveTraffic { .. }
+        );
+        if !current && !is_apart {
             // Left by the agent: the shell has stopped it.
             return true;
         }
@@ -528,6 +556,7 @@ impl World {
         };
         self.running = up.clone();
         self.booted = up;
+        self.traffic_units.clear();
         more(self);
         self.dead_man_fired = false;
         self.restart(UnitState::Absent);

@@ -51,6 +51,10 @@ impl World {
                 let text = format!("{} is cleaned up during an attempt", m.name);
                 return self.violate(text);
             }
+            Work::MoveTraffic { .. } => {
+                let text = format!("the traffic of {} is moved during an attempt", m.name);
+                return self.violate(text);
+            }
         };
         if changes {
             self.note_before(machine, lease);
