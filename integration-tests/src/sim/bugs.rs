@@ -62,14 +62,11 @@ impl SeededBug {
             Bug::OutBeforeIn,
             Bug::IdentityFromMessage,
         ];
-        // No machine of the simulator has a script for its traffic: there is no order that could be stale.
-        let agent = agent_core::Bug::ALL.into_iter();
-        let agent = agent.filter(|bug| *bug != agent_core::Bug::StaleTrafficOrder);
         let driver = [DriverBug::ReplyBeforeDurable, DriverBug::StaleSnapshot];
         coordinator
             .into_iter()
             .map(Self::Coordinator)
-            .chain(agent.map(Self::Agent))
+            .chain(agent_core::Bug::ALL.into_iter().map(Self::Agent))
             .chain(driver.into_iter().map(Self::Driver))
             .collect()
     }

@@ -22,6 +22,7 @@ mod run;
 pub mod scenario;
 mod setup;
 mod traffic;
+mod traffic_hooks;
 mod trouble;
 mod world;
 

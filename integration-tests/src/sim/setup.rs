@@ -166,6 +166,7 @@ impl Setup {
                 poll_pause: Duration::from_secs(self.poll_pause_s),
                 health_every: Duration::from_secs(self.health_every_s),
                 backoff_max: Duration::from_secs(300),
+                has_traffic_script: true,
                 ..Limits::default()
             };
             Machine::new(name, limits, drift, system(0))
@@ -437,9 +438,13 @@ fn two_sides(groups: &mut Map<String, Value>, coordinators: &[String]) {
         }
         let (blue, green) = members.split_at(members.len() / 2);
         let watches = ["2m", "10m", "1h"];
+        let traffic = match index % 2 {
+            0 => json!({ "haproxy": { "socket": "/run/haproxy.sock", "backend": "web" } }),
+            _ => json!({ "hook": true }),
+        };
         let sides = json!({
             "sides": { "blue": blue, "green": green },
-            "traffic": { "haproxy": { "socket": "/run/haproxy.sock", "backend": "web" } },
+            "traffic": traffic,
             "watch": watches[members.len() % 3],
         });
         keys.insert("blueGreen".to_owned(), sides);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::{GroupName, MachineName};
 use coordinator_core::{
     Request,
-    traffic::{Answered, BlueGreen, Wanted},
+    traffic::{Adapter, Answered, BlueGreen, Wanted},
 };
 
 use super::{
@@ -21,6 +21,8 @@ use super::{
 pub(crate) struct Balancers {
     /// Machines that get traffic. One that was never told anything gives it to everybody.
     serving: BTreeMap<GroupName, BTreeSet<MachineName>>,
+    /// Machines that have left the traffic of a group by scripts of their own.
+    pub(crate) out: BTreeSet<(GroupName, MachineName)>,
     /// Groups whose balancer does not answer.
     broken: BTreeSet<String>,
 }
@@ -170,8 +172,11 @@ impl World {
         let rollout = rollout.and_then(|id| self.coordinator.mirror.rollout(id));
         let group = rollout.and_then(|rollout| rollout.group(&away.group));
         let sides = group.and_then(|group| group.policy.blue_green.as_ref());
-        if sides.and_then(|sides| sides.side_of(&m.name)).is_none() {
+        let Some(sides) = sides.filter(|sides| sides.side_of(&m.name).is_some()) else {
             return false;
+        };
+        if sides.adapter == Adapter::Hook {
+            return self.takes_traffic(&away.group, &m.name);
         }
         let serving = self.balancers.serving.get(&away.group);
         serving.is_none_or(|serving| serving.contains(&m.name))

@@ -191,7 +191,7 @@ fn nothing_to_do(plan: &Plan) -> String {
     let shown = out[..out.len().min(SHOWN)].join(", ");
     match out.len() {
         0 => "nothing to do: every machine runs its target".to_owned(),
-        ..=SHOWN => format!("nothing to do; left out: {shown}"),
+        1..=SHOWN => format!("nothing to do; left out: {shown}"),
         all => format!("nothing to do; left out: {shown} and {} more", all - SHOWN),
     }
 }

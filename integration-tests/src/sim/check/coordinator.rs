@@ -233,6 +233,7 @@ impl World {
                     wrong = Some(format!("a wave ends while {} is out", place.machine));
                 }
             }
+            Change::Traffic { group, step } => wrong = self.wrongly_moved(mirror, group, step),
             Change::Forgotten { machine, .. } => {
                 // What it knew of the order of its reports, it was told to forget.
                 self.truth
@@ -280,8 +281,7 @@ impl World {
             | Change::Measured { .. }
             | Change::Quarantined { .. }
             | Change::Released { .. }
-            | Change::Schedule { .. }
-            | Change::Traffic { .. } => {}
+            | Change::Schedule { .. } => {}
         }
         if let Some(wrong) = wrong {
             self.violate(wrong);
