@@ -263,6 +263,9 @@ pub enum WaitReason {
         /// Machines whose scripts are waited for, where those move it.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         machines: Vec<MachineName>,
+        /// When the attempt has had its time, or the next one begins.
+        #[serde(default)]
+        until: Timestamp,
     },
     /// The traffic of a group is to be moved, and the side that is to get it is not ready.
     SideNotReady {
@@ -323,9 +326,10 @@ impl WaitReason {
     /// The instant at which this reason ends by itself, where it does.
     pub fn until(&self) -> Option<Timestamp> {
         match self {
-            Self::Stagger { until, .. } | Self::Soaking { until } | Self::Retry { until, .. } => {
-                Some(*until)
-            }
+            Self::Stagger { until, .. }
+            | Self::Soaking { until }
+            | Self::Retry { until, .. }
+            | Self::TrafficMoving { until, .. } => Some(*until),
             Self::Approval { counts_at, .. } => *counts_at,
             Self::Analysing { until, .. } => *until,
             Self::WindowClosed { opens_at, .. }
@@ -359,7 +363,6 @@ impl WaitReason {
             | Self::Quorum { .. }
             | Self::FleetLimit { .. }
             | Self::LiveSide { .. }
-            | Self::TrafficMoving { .. }
             | Self::SideNotReady { .. } => None,
         }
     }

@@ -69,6 +69,7 @@ impl Fleet {
                 attempt: moving.attempt,
                 error: moving.failed.as_ref().map(|(_, error)| error.clone()),
                 machines: self.asked_for_traffic(&group.name),
+                until: moving.due(self.hearsay().now),
             },
             None => or(),
         }

@@ -212,6 +212,7 @@ impl fmt::Display for WaitReason {
                 attempt,
                 error,
                 machines,
+                until: _,
             } => {
                 write!(
                     f,

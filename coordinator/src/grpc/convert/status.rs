@@ -351,6 +351,7 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             attempt,
             error,
             machines,
+            until: _,
         } => {
             shown.group = group.to_string();
             shown.side = to.to_string();
