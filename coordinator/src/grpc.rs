@@ -10,7 +10,9 @@ pub mod enrolment;
 pub mod operator;
 
 /// How the fleet's views are shown: as the messages that `lab` prints.
-pub use convert::{schedules as shown_schedules, status as shown, traffic as shown_traffic};
+pub use convert::{
+    plan as shown_plan, schedules as shown_schedules, status as shown, traffic as shown_traffic,
+};
 
 use lab_proto::{
     agent::agent_server::AgentServer, enrolment::enrolment_server::EnrolmentServer,

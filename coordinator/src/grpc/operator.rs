@@ -121,7 +121,7 @@ impl wire::operator_server::Operator for OperatorService {
         let Reply::Plan(plan, outlook) = reply else {
             return Err(convert::other(&reply));
         };
-        let shown = show::plan(&plan, Some(&outlook), self.clock.now());
+        let shown = convert::plan::plan(&plan, Some(&outlook), self.clock.now());
         Ok(Response::new(shown))
     }
 

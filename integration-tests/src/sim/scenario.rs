@@ -38,7 +38,7 @@ use cli::{
     view::{self, Look},
 };
 use common::{Action, StopMode};
-use coordinator::grpc::{shown, shown_schedules, shown_traffic};
+use coordinator::grpc::{shown, shown_plan, shown_schedules, shown_traffic};
 use coordinator_core::{
     Reply,
     fleet::number_of,
@@ -476,7 +476,7 @@ impl Stage {
                 plan,
             } => {
                 let now = self.run.world.coordinator_time();
-                view::plan::plan(&shown::plan(&plan, None, now), &self.look())
+                view::plan::plan(&shown_plan::plan(&plan, None, now), &self.look())
             }
             Reply::Stopped(epoch) => format!("the fleet is stopped, epoch {epoch}\n"),
             Reply::Refused(refusal) => format!("lab: {refusal}\n"),
@@ -567,7 +567,7 @@ impl Stage {
         Ok(match fleet.plan(&wish) {
             Ok(plan) => {
                 let outlook = fleet.outlook(&plan, wish.immediate, now);
-                let shown = shown::plan(&plan, Some(&outlook), now);
+                let shown = shown_plan::plan(&plan, Some(&outlook), now);
                 view::plan::plan(&shown, &self.look())
             }
             Err(refusal) => format!("lab: {refusal}\n"),

@@ -16,7 +16,7 @@ use tonic::{Response, Status};
 
 use crate::{
     driver::{Handle, Seen},
-    grpc::convert::{self, status as show},
+    grpc::convert,
     issue::Issuance,
     store::{Archive, HistoryQuery, Page, StoreError},
 };
@@ -79,7 +79,7 @@ impl OperatorService {
         };
         Ok(Response::new(wire::ExecuteReply {
             rollout: rollout.map_or_else(String::new, |id| id.to_string()),
-            plan: Some(show::plan(&plan, None, self.clock.now())),
+            plan: Some(convert::plan::plan(&plan, None, self.clock.now())),
         }))
     }
 
