@@ -286,11 +286,10 @@ in
         switches too: a machine that was told `out` must not get traffic because it booted, or
         because a new system started a unit that was merely stopped. Told `out`, it may wait for
         connections to end, at most `LAB_DRAIN_SECONDS`. Exit status 0 says that it is done; anything
-        else, and taking longer than the coordinator allows, is a failure, and the coordinator orders
-        anew.
+        else, and taking longer than the coordinator allows, is a failure.
 
-        It does not run during an update, and no update begins while it runs. It runs like the other
-        hooks, except that {option}`services.lab-updater.settings` has no time limit for it.
+        It runs like the other hooks. It does not run during an update, and no update begins while it
+        runs.
       '';
     };
 
