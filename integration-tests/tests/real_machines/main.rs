@@ -23,5 +23,6 @@ mod stage;
 mod switches;
 mod systems;
 mod targets;
+mod traffic;
 mod verdicts;
 mod webhooks;
