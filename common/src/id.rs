@@ -43,17 +43,39 @@ fn check_name(text: &str) -> Result<(), NameError> {
     }
 }
 
+/// The first eight bytes as a number. Names are in the order of their beginnings, and have no zeros.
+fn beginning_of(text: &str) -> u64 {
+    let mut bytes = [0; 8];
+    bytes
+        .iter_mut()
+        .zip(text.bytes())
+        .for_each(|(to, byte)| *to = byte);
+    u64::from_be_bytes(bytes)
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(Arc<str>);
+        pub struct $name {
+            // Compared first: most names are told apart without a look at their text.
+            beginning: u64,
+            text: Arc<str>,
+        }
 
         impl $name {
             /// The name as text.
             pub fn as_str(&self) -> &str {
-                &self.0
+                &self.text
+            }
+
+            /// A name that was checked.
+            fn of(text: &str) -> Self {
+                Self {
+                    beginning: beginning_of(text),
+                    text: text.into(),
+                }
             }
         }
 
@@ -62,7 +84,7 @@ macro_rules! name {
 
             fn from_str(text: &str) -> Result<Self, NameError> {
                 check_name(text)?;
-                Ok(Self(text.into()))
+                Ok(Self::of(text))
             }
         }
 
@@ -71,19 +93,25 @@ macro_rules! name {
 
             fn try_from(text: String) -> Result<Self, NameError> {
                 check_name(&text)?;
-                Ok(Self(text.into()))
+                Ok(Self::of(&text))
             }
         }
 
         impl From<$name> for String {
             fn from(name: $name) -> Self {
-                name.0.as_ref().to_owned()
+                name.text.as_ref().to_owned()
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
+                f.pad(&self.text)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_tuple(stringify!($name)).field(&self.text).finish()
             }
         }
     };
@@ -151,6 +179,26 @@ mod tests {
         for name in ["web-01", "db.example.org", "0day", "a", "r_2"] {
             assert_eq!(name.parse::<MachineName>().expect(name).as_str(), name);
         }
+    }
+
+    #[test]
+    fn names_are_in_the_order_of_their_text() {
+        let names = [
+            "web",
+            "web-1",
+            "web-0001a",
+            "web-0001b",
+            "web-0001",
+            "a",
+            "9",
+            "r_2",
+        ];
+        for (a, b) in names.iter().flat_map(|a| names.map(|b| (*a, b))) {
+            let parsed = |text: &str| text.parse::<MachineName>().expect(text);
+            assert_eq!(parsed(a).cmp(&parsed(b)), a.cmp(b), "{a} and {b}");
+        }
+        let shown = format!("{:?}", "web".parse::<MachineName>());
+        assert_eq!(shown, "Ok(MachineName(\"web\"))");
     }
 
     #[test]

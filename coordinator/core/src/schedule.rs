@@ -175,6 +175,9 @@ impl When {
     pub fn judge(&self) -> Result<(), CronFault> {
         let first = self.after(JUDGED_FROM);
         let mut before = first.ok_or_else(|| CronFault::Never(self.cron.clone()))?;
+        if self.jitter.is_zero() {
+            return Ok(());
+        }
         let mut gap = Duration::MAX;
         for _ in 0..JUDGED {
             let Some(next) = self.after(before) else {

@@ -2,7 +2,7 @@
 //! of the simulator that is random; what it decides is recorded as events.
 
 use std::{
-    cmp::{Ordering, Reverse},
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
 };
 
@@ -32,29 +32,9 @@ pub(crate) enum Item {
     CoordinatorDue,
 }
 
-#[derive(Debug)]
-struct Entry {
-    at: At,
-    order: u64,
-    item: Item,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
+/// When something is to come, and after what else of the same time. The heap moves these around a lot,
+/// and what is to come stays where it is.
+type Entry = (At, u64, usize);
 
 /// What is to come, and the chance that decides it.
 #[derive(Debug)]
@@ -62,6 +42,9 @@ pub(crate) struct Chance {
     pub(crate) rng: Rng,
     pub(crate) rates: Rates,
     queue: BinaryHeap<Reverse<Entry>>,
+    /// What is to come, by the places that the queue names, and the places that are free.
+    items: Vec<Option<Item>>,
+    free: Vec<usize>,
     order: u64,
     /// Faults injected, by kind.
     pub(crate) faults: BTreeMap<&'static str, u64>,
@@ -79,6 +62,8 @@ pub(crate) struct Chance {
     sources: (u32, BTreeSet<u64>),
     /// The same of moves of traffic: group, number and attempt.
     pub(crate) moves: (u32, BTreeSet<(String, u64, u32)>),
+    /// Messages of which a second copy is under way.
+    copies: BTreeSet<u64>,
 }
 
 impl Chance {
@@ -87,6 +72,8 @@ impl Chance {
             rng,
             rates,
             queue: BinaryHeap::new(),
+            items: Vec::new(),
+            free: Vec::new(),
             order: 0,
             faults: BTreeMap::new(),
             agent_due: vec![At::MAX; machines],
@@ -96,14 +83,19 @@ impl Chance {
             troubled: true,
             away: 0,
             sources: (0, BTreeSet::new()),
+            copies: BTreeSet::new(),
             moves: (0, BTreeSet::new()),
         }
     }
 
     pub(crate) fn push(&mut self, at: At, item: Item) {
         self.order += 1;
-        let order = self.order;
-        self.queue.push(Reverse(Entry { at, order, item }));
+        let place = self.free.pop().unwrap_or(self.items.len());
+        match self.items.get_mut(place) {
+            Some(slot) => *slot = Some(item),
+            None => self.items.push(Some(item)),
+        }
+        self.queue.push(Reverse((at, self.order, place)));
     }
 
     pub(crate) fn event(&mut self, at: At, event: Event) {
@@ -117,10 +109,11 @@ impl Chance {
     /// The next thing to come.
     pub(crate) fn pop(&mut self) -> Option<(At, Item)> {
         loop {
-            let Reverse(entry) = self.queue.pop()?;
-            let at = entry.at;
+            let Reverse((at, _, place)) = self.queue.pop()?;
+            self.free.push(place);
+            let item = self.items[place].take()?;
             // A look that an earlier one took the place of is left out.
-            let due = match &entry.item {
+            let due = match &item {
                 Item::AgentDue(machine) => Some(&mut self.agent_due[*machine]),
                 Item::CoordinatorDue => Some(&mut self.coordinator_due),
                 Item::Event(Event::Batch { .. }) => {
@@ -134,7 +127,7 @@ impl Chance {
                 Some(due) => *due = At::MAX,
                 None => {}
             }
-            return Some((at, entry.item));
+            return Some((at, item));
         }
     }
 
@@ -248,7 +241,7 @@ impl Chance {
                 message,
                 to_coordinator,
             } => {
-                let sent = world.messages.get(&message);
+                let sent = world.post.get(message);
                 let push = sent.is_some_and(|sent| matches!(sent.body, Body::Push { .. }));
                 self.carry(now, message, to_coordinator, push);
             }
@@ -404,7 +397,13 @@ impl Chance {
             let late = self.rng.one([MINUTE, 10 * MINUTE, HOUR, 6 * HOUR]);
             let again = at + self.rng.below(late);
             self.event(again, Event::Arrive { message, cut: None });
+            self.copies.insert(message);
         }
+    }
+
+    /// A copy of the message has arrived. Whether it was the last one.
+    pub(crate) fn has_arrived(&mut self, message: u64) -> bool {
+        !self.copies.remove(&message)
     }
 
     fn unit(&mut self, kind: UnitKind, flaw: Option<Flaw>, within: At) -> (At, UnitEnd) {

@@ -1,7 +1,7 @@
 //! The coordinator's disk: a journal with a synced and an unsynced part, and snapshots.
 
 use common::Timestamp;
-use coordinator_core::{Change, Fleet, fleet::Facts};
+use coordinator_core::{Change, Fleet, FleetConfig, fleet::Facts};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Changes after which the facts are written as a whole.
@@ -16,6 +16,8 @@ pub(crate) struct Disk {
     /// which they are stored: once is enough, since what comes back is stored again the same.
     snapshot_read: bool,
     changes_read: usize,
+    /// The configuration that last came back in a snapshot.
+    config_read: Option<Box<FleetConfig>>,
     unsynced: Vec<Change>,
     /// Changes that were ever made durable.
     pub(crate) durable: u64,
@@ -31,6 +33,7 @@ impl Disk {
             synced: Vec::new(),
             snapshot_read: true,
             changes_read: 0,
+            config_read: None,
             unsynced: Vec::new(),
             durable: 0,
             full: false,
@@ -96,11 +99,15 @@ impl Disk {
     /// is the known bug of a recovery that trusts an old snapshot.
     pub(crate) fn recover(&mut self, leave_out_tail: bool) -> Result<Facts, serde_json::Error> {
         if !self.snapshot_read {
-            self.snapshot = stored(&self.snapshot)?;
+            self.read_snapshot()?;
             self.snapshot_read = true;
         }
         for change in &mut self.synced[self.changes_read..] {
-            *change = stored(change)?;
+            let back = stored(change)?;
+            // One that is the same keeps the text that it shares with the machines.
+            if back != *change {
+                *change = back;
+            }
         }
         self.changes_read = self.synced.len();
         let mut fleet = Fleet::load(self.snapshot.clone(), Timestamp(0));
@@ -108,6 +115,29 @@ impl Disk {
             self.synced.iter().for_each(|change| fleet.apply(change));
         }
         Ok(fleet.into_facts())
+    }
+
+    /// Puts the snapshot through the form in which it is stored. Its configuration only if that has not
+    /// been: reading a document anew takes longer than all the rest.
+    fn read_snapshot(&mut self) -> Result<(), serde_json::Error> {
+        let known = self.config_read.is_some() && self.snapshot.config == self.config_read;
+        let config = self.snapshot.config.take_if(|_| known);
+        let mut back: Facts = stored(&self.snapshot)?;
+        if known {
+            back.config = config;
+        } else {
+            self.config_read.clone_from(&back.config);
+        }
+        for (name, machine) in &mut back.machines {
+            let before = self.snapshot.machines.get_mut(name);
+            let before = before.and_then(|machine| machine.report.take());
+            // As of a change: the text of a report that is the same stays shared.
+            if machine.report == before {
+                machine.report = before;
+            }
+        }
+        self.snapshot = back;
+        Ok(())
     }
 }
 

@@ -381,10 +381,9 @@ impl World {
     /// A poll was held long enough: it is decided once more and answered.
     pub(crate) fn hold_ends(&mut self, message: u64) {
         let parked = &mut self.coordinator.parked;
-        let letter = self.messages.get(&message);
-        let held = letter.and_then(|letter| {
-            let origin = parked.get(&letter.machine)?;
-            (origin.id == message).then_some(letter.machine)
+        let held = self.post.machine_of(message).filter(|machine| {
+            let origin = parked.get(machine);
+            origin.is_some_and(|origin| origin.id == message)
         });
         if let Some(origin) = held.and_then(|machine| parked.remove(&machine)) {
             self.coordinator.inbox.push(Ask::Agent(origin));

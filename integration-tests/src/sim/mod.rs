@@ -17,6 +17,7 @@ mod machine;
 mod operator;
 mod oracle;
 mod people;
+mod post;
 pub(crate) mod rng;
 mod run;
 pub mod scenario;

@@ -205,6 +205,11 @@ impl Run {
         let touched = touched(&self.world, &event);
         let follows = self.world.apply(at, &event);
         self.trace = mix(self.trace, self.world.now, follows.len(), &event);
+        if let Event::Arrive { message, .. } = event
+            && self.chance.has_arrived(message)
+        {
+            self.world.post.let_go(message);
+        }
         if self.records {
             self.recording.events.push((at, event));
         }
@@ -272,7 +277,7 @@ impl Run {
 /// The machine whose agent's next deadline this event may have moved.
 fn touched(world: &World, event: &Event) -> Option<MachineIndex> {
     match event {
-        Event::Arrive { message, .. } => world.messages.get(message).map(|m| m.machine),
+        Event::Arrive { message, .. } => world.post.machine_of(*message),
         Event::CallFails { machine, .. }
         | Event::AgentTick { machine, .. }
         | Event::AgentDies { machine }

@@ -16,11 +16,9 @@ use super::{
     driver::Coordinator,
     event::{At, BootInto, Consequence, Event, MachineIndex, Nature},
     machine::Machine,
+    post::Post,
     traffic::Balancers,
 };
-
-/// How long a message can be under way: later copies are forgotten.
-const MESSAGE_LIFE: At = 8 * 3_600_000;
 
 /// Something wrong in the world.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +38,7 @@ pub(crate) struct World {
     pub(crate) machines: Vec<Machine>,
     pub(crate) index_of: BTreeMap<MachineName, MachineIndex>,
     pub(crate) coordinator: Coordinator,
-    pub(crate) messages: BTreeMap<u64, Rc<Message>>,
-    next_message: u64,
+    pub(crate) post: Post,
     pub(crate) truth: Truth,
     /// Whether what is recorded is held against itself at every decision.
     pub(crate) pedantic: bool,
@@ -117,8 +114,7 @@ impl World {
             machines,
             index_of,
             coordinator: Coordinator::new(own),
-            messages: BTreeMap::new(),
-            next_message: 1,
+            post: Post::default(),
             truth: Truth::default(),
             pedantic: false,
             bug,
@@ -218,12 +214,7 @@ impl World {
             Event::BalancerStarts { group } => self.balancer_starts(group),
         }
         self.check_slots();
-        while let Some(entry) = self.messages.first_entry() {
-            if entry.get().sent_at + MESSAGE_LIFE >= self.now {
-                break;
-            }
-            entry.remove();
-        }
+        self.post.forget(self.now);
         std::mem::take(&mut self.follows)
     }
 
@@ -253,18 +244,16 @@ impl World {
     }
 
     pub(crate) fn send(&mut self, message: Message) {
-        let id = self.next_message;
-        self.next_message += 1;
         let to_coordinator = matches!(message.body, Body::Ask { .. });
-        self.messages.insert(id, Rc::new(message));
+        let message = self.post.take(message);
         self.follows.push(Consequence::Sent {
-            message: id,
+            message,
             to_coordinator,
         });
     }
 
     fn arrive(&mut self, id: u64, cut: Option<super::event::AgentCut>) {
-        let Some(message) = self.messages.get(&id).cloned() else {
+        let Some(message) = self.post.get(id).cloned() else {
             return;
         };
         let (to_coordinator, from_coordinator) = self.machines[message.machine].reach();

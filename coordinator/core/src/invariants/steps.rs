@@ -354,10 +354,11 @@ pub(super) fn told(fleet: &Fleet, found: &mut Vec<Violation>) {
         for alarm in Alarm::ALL {
             let since = known.since(alarm);
             let since = since.filter(|_| !known.told.contains(&alarm));
-            let configured = config.group_of.contains_key(name);
-            let after = config.alarms.after(alarm).filter(|_| configured);
+            let after = config.alarms.after(alarm);
             let due = since.and_then(|since| Some(since + after?));
-            if due.is_some_and(|due| due <= now && due < deadline && now < deadline) {
+            let late = due.is_some_and(|due| due <= now && due < deadline && now < deadline);
+            // Few are late, and everybody would have to be looked up.
+            if late && config.group_of.contains_key(name) {
                 let text = format!("{name}: {} for too long, and nobody is told", alarm.says());
                 violate(found, 2, text);
             }
