@@ -280,7 +280,10 @@ impl Traffic {
                     return;
                 };
                 if self.on.as_ref() != Some(&moving.to) {
-                    self.before = self.on.replace(moving.to);
+                    // Before the first time, the first one counted as the side with the traffic.
+                    let [first, _] = moving.sides.sides;
+                    let first = Some(first.name).filter(|first| *first != moving.to);
+                    self.before = self.on.replace(moving.to).or(first);
                     self.since = *at;
                     self.by = moving.by;
                 }

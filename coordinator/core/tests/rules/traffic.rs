@@ -210,6 +210,21 @@ fn what_must_not_wait_waits_for_the_traffic_all_the_same() {
 }
 
 #[test]
+fn the_way_back_from_the_first_move_leads_to_the_side_that_counted_as_the_one_with_the_traffic() {
+    let mut world = world();
+    world.refused(move_to(None));
+    world.done(move_to(Some("green")));
+    moves_to(&mut world, "green");
+    world.done(move_to(None));
+    moves_to(&mut world, "blue");
+    // Where it was put where it was thought to be, there is nothing to go back from.
+    let mut same = self::world();
+    same.done(move_to(Some("blue")));
+    moves_to(&mut same, "blue");
+    same.refused(move_to(None));
+}
+
+#[test]
 fn machines_of_the_live_side_alone_go_only_when_the_other_one_is_not_behind() {
     let mut world = world();
     let mut alone = wish(&[]);
