@@ -1,7 +1,7 @@
 //! 12: whoever is away for an update is on a side without traffic, and traffic moves to no side that is not
 //! as it is to be.
 
-use common::GroupName;
+use common::{GroupName, MachineName};
 
 use super::{Violation, violate};
 use crate::{
@@ -81,6 +81,11 @@ pub(super) fn takes(before: &Fleet, group: &GroupName, step: &TrafficStep) -> bo
     };
     let mut machines = side.machines.iter();
     if machines.any(|machine| before.lease_of(machine).is_some()) {
+        return false;
+    }
+    let mut machines = side.machines.iter();
+    let away = |machine: &MachineName| before.index().is_away(before.facts(), machine);
+    if rollout.is_none() && known.on.as_ref() != Some(to) && machines.any(away) {
         return false;
     }
     // What a rollout has just updated gets traffic only if all of it is as it is to be.

@@ -2,7 +2,7 @@
 
 use common::{GroupName, MachineName, OperatorName, SideName, Timestamp};
 
-use super::{Traffic, TrafficStep};
+use super::{Traffic, TrafficStep, rule::Care};
 use crate::{
     decide::Draft,
     fleet::Fleet,
@@ -86,11 +86,14 @@ impl Fleet {
                 name: to.to_string(),
             });
         };
-        let out = self.not_ready(side, None, false, now);
+        let stays = traffic.and_then(|traffic| traffic.on.as_ref()) == Some(&to);
+        let care = if stays { Care::AtWork } else { Care::Away };
+        let out = self.not_ready(side, None, care, now);
         if !out.is_empty() {
             let names: Vec<&str> = out.iter().map(MachineName::as_str).collect();
             return Err(Refusal::NotNow(format!(
-                "machines of side {to} are at work: {}",
+                "machines of side {to} are at work, or failed and are not known to be healthy since: {}; \
+                 `lab machines forget` lets go of one that will not come back",
                 names.join(", ")
             )));
         }

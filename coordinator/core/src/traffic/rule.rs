@@ -15,6 +15,17 @@ use crate::{
     wait::WaitReason,
 };
 
+/// Whom of a side traffic that is moved there waits for; each with those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Care {
+    /// Whoever has its turn. Enough where the traffic is already.
+    AtWork,
+    /// Whoever failed or was lost in the middle, and is not known to be healthy since.
+    Away,
+    /// Whoever is not there, not healthy, or not as the rollout wants it.
+    Ready,
+}
+
 impl Fleet {
     /// Whether it was said since the rollout began that all traffic of the group is on this side.
     fn stands_on(&self, rollout: &Rollout, group: &GroupName, side: &SideName) -> bool {
@@ -96,13 +107,12 @@ impl Fleet {
         follows.then(|| self.stands_on(rollout, &g.name, &side.name))
     }
 
-    /// The machines of a side that keep traffic from being moved there: for a rollout whoever of it is not
-    /// there, healthy and as the rollout wants it; otherwise only who is at work.
+    /// The machines of a side that keep traffic from being moved there.
     pub(super) fn not_ready(
         &self,
         side: &Side,
         wave: Option<&Wave>,
-        strict: bool,
+        care: Care,
         now: Timestamp,
     ) -> Vec<MachineName> {
         let of_the_fleet = |machine: &&MachineName| self.group_of(machine).is_some();
@@ -114,9 +124,9 @@ impl Fleet {
                 places.find(|place| place.machine == **machine)
             });
             self.lease_of(machine).is_some()
-                || (strict
-                    && (self.index().is_away(self.facts(), machine)
-                        || ill.is_some_and(|ill| ill.contains(*machine))
+                || (care >= Care::Away && self.index().is_away(self.facts(), machine))
+                || (care == Care::Ready
+                    && (ill.is_some_and(|ill| ill.contains(*machine))
                         || self.is_offline(machine, now)
                         || self.quarantine_of(machine).is_some()
                         || place.is_some_and(|place| place.state != PlaceState::Updated)))
@@ -158,9 +168,12 @@ impl Fleet {
         self.stop_over(&g.name)?;
         // Where the traffic is already, or is thought to be, it is not moved to.
         let on = self.traffic_of(&g.name).and_then(|t| t.on.as_ref());
-        let moves = on == Some(&side.name);
+        let care = match on == Some(&side.name) {
+            true => Care::Ready,
+            false => Care::AtWork,
+        };
         let before = g.current.checked_sub(1).map(|before| &g.waves[before]);
-        self.ready(g, other, before, moves, now)
+        self.ready(g, other, before, care, now)
     }
 
     fn ready(
@@ -168,11 +181,11 @@ impl Fleet {
         g: &RolloutGroup,
         side: &Side,
         wave: Option<&Wave>,
-        strict: bool,
+        care: Care,
         now: Timestamp,
     ) -> Result<(), WaitReason> {
         let moving = self.traffic_of(&g.name).and_then(|t| t.moving.as_ref());
-        let machines = self.not_ready(side, wave, strict, now);
+        let machines = self.not_ready(side, wave, care, now);
         if moving.is_none() && machines.is_empty() {
             return Ok(());
         }
@@ -205,6 +218,7 @@ impl Fleet {
         let careless = self.has(crate::bug::Bug::TrafficToFailed);
         #[cfg(not(feature = "seeded-bugs"))]
         let careless = false;
+        let care = if careless { Care::AtWork } else { Care::Ready };
         let spoilt = |place: &&Place| {
             let here = self.group_of(&place.machine).is_some();
             here && place.state.is_final() && place.state != PlaceState::Updated
@@ -220,7 +234,7 @@ impl Fleet {
                 machines,
             };
             self.pause_rollout(&id, reason, draft);
-        } else if self.ready(g, side, Some(wave), !careless, now).is_ok() {
+        } else if self.ready(g, side, Some(wave), care, now).is_ok() {
             let sides = sides.clone();
             let by = (Some(id), format!("rollout {}", rollout.id));
             self.begin_move(&name, &to, &sides, by, now, draft);
@@ -250,7 +264,7 @@ impl Fleet {
         };
         if follows {
             if self.traffic_has_followed(number, group) == Some(false) {
-                return self.ready(g, side, Some(wave), true, now);
+                return self.ready(g, side, Some(wave), Care::Ready, now);
             }
             return Ok(());
         }
