@@ -69,6 +69,8 @@ pub enum Bug {
     TrafficToFailed,
     /// Traffic stays on a side that the gates find bad.
     TrafficStays,
+    /// The sides of a rollout are thought to be those of the traffic, whatever the configuration says by now.
+    SidesForGood,
     /// Machines leave their traffic before the others have it.
     OutBeforeIn,
     /// The machine's name is taken from the lease in the message.

@@ -64,6 +64,11 @@ impl BlueGreen {
         sides.find(|side| side.machines.contains(machine))
     }
 
+    /// Whether these are the same sides, moved by the same.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.sides == other.sides && self.adapter == other.adapter
+    }
+
     /// The side across from this one.
     pub fn other(&self, name: &SideName) -> &Side {
         let [first, second] = &self.sides;
@@ -129,7 +134,8 @@ pub struct Traffic {
     pub since: Timestamp,
     /// When it was last said that it is there.
     pub said_at: Timestamp,
-    /// Rollouts with a lower number were there already when that was asked: it holds for those.
+    /// Rollouts with a lower number were there already when that was asked: it holds for those. 0: for
+    /// nobody, since the sides are others by now.
     pub said_for: u64,
     /// Who put it there.
     pub by: String,
@@ -177,14 +183,18 @@ pub struct Move {
 }
 
 impl Move {
-    /// When something is to be done about it by the clock alone. What is of the future is of a clock that
-    /// was wrong, and due at once.
-    fn due(&self, now: Timestamp) -> Timestamp {
+    /// When something is to be done about it by the clock alone, by a coordinator that has been listening
+    /// since then: while nobody listens nobody can answer. What is of the future is of a clock that was wrong.
+    fn due(&self, listening: Timestamp, now: Timestamp) -> Timestamp {
         let (since, wait) = match &self.failed {
             Some((at, _)) => (*at, RETRY_AFTER),
-            None => (self.at, self.within()),
+            None => (self.at.max(listening), self.within()),
         };
-        if since > now { now } else { since + wait }
+        if since > now {
+            listening + wait
+        } else {
+            since + wait
+        }
     }
 
     /// How long an attempt may take, the way of its answer included.
@@ -301,6 +311,11 @@ impl Traffic {
                 self.given_up = moving.and_then(|moving| Some(moving.failed?.1));
             }
         }
+    }
+
+    /// The sides, or what moves the traffic, are others from now on: whatever was said was said of those before.
+    pub(crate) fn sides_changed(&mut self) {
+        self.said_for = 0;
     }
 
     /// The state is from a backup: where the traffic went since is not known.

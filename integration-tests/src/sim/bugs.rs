@@ -60,6 +60,7 @@ impl SeededBug {
             Bug::TrafficToFailed,
             Bug::TrafficStays,
             Bug::OutBeforeIn,
+            Bug::SidesForGood,
             Bug::IdentityFromMessage,
         ];
         let driver = [DriverBug::ReplyBeforeDurable, DriverBug::StaleSnapshot];

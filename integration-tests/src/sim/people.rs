@@ -236,7 +236,7 @@ impl Chance {
         let mut document = config.document.clone();
         let names: Vec<String> = config.groups.keys().map(ToString::to_string).collect();
         let name = self.rng.pick(&names).cloned().unwrap_or_default();
-        match self.rng.below(5) {
+        match self.rng.below(6) {
             0 => document["updateSettings"]["maxParallel"] = json!(self.rng.between(1, 8)),
             1 => {
                 let window = window(&mut self.rng);
@@ -246,17 +246,15 @@ impl Chance {
             3 => {
                 self.leave(world, &mut document, &name);
             }
-            _ => {
+            4 => {
                 let joins = self.leave(world, &mut document, &name);
                 let other = self.rng.pick(&names).cloned().unwrap_or_default();
                 if let Some(members) = document["updateGroups"][&other]["machines"].as_array_mut() {
                     members.extend(joins);
                 }
-                // Whoever joins is on no side.
-                if let Some(keys) = document["updateGroups"][&other].as_object_mut() {
-                    keys.remove("blueGreen");
-                }
+                self.split_anew(&mut document, &other);
             }
+            _ => self.split_anew(&mut document, &name),
         }
         if self.rng.once_in(3) {
             let begin = jiff::Timestamp::from_millisecond(fleet.hearsay().now.as_millis());
@@ -292,12 +290,56 @@ impl Chance {
             // What was said of the group as it was may not fit it any more.
             if let Some(keys) = document["updateGroups"][group].as_object_mut() {
                 keys.retain(|key, value| {
-                    let of_the_group = ["waves", "pauseAfter", "blueGreen"].contains(&key.as_str());
+                    let of_the_group = ["waves", "pauseAfter"].contains(&key.as_str());
                     !(of_the_group || (key == "canary" && value.is_array()))
                 });
             }
+            self.split_anew(document, group);
         }
         leaves
+    }
+
+    /// The members of this group, if it has two sides, are divided anew: whoever was on a side mostly stays
+    /// there, and whoever was on none comes to the smaller one.
+    fn split_anew(&mut self, document: &mut Value, group: &str) {
+        let coordinators = document["updateSettings"]["coordinators"].clone();
+        let keys = &mut document["updateGroups"][group];
+        let members = keys["machines"].as_array().cloned().unwrap_or_default();
+        let Some(sides) = keys.pointer("/blueGreen/sides") else {
+            return;
+        };
+        let of = |side: &str| {
+            let side = sides[side].as_array().into_iter().flatten().cloned();
+            let stay = side.filter(|machine| members.contains(machine));
+            stay.collect::<Vec<Value>>()
+        };
+        let (mut blue, mut green) = (of("blue"), of("green"));
+        let joined = |machine: &&Value| !blue.contains(machine) && !green.contains(machine);
+        let joined: Vec<Value> = members.iter().filter(joined).cloned().collect();
+        for machine in joined {
+            let smaller = if blue.len() < green.len() {
+                &mut blue
+            } else {
+                &mut green
+            };
+            smaller.push(machine);
+        }
+        if self.rng.once_in(2) && blue.len() > 1 {
+            green.push(blue.swap_remove(self.rng.index(blue.len())));
+        } else if self.rng.once_in(2) && green.len() > 1 {
+            blue.push(green.swap_remove(self.rng.index(green.len())));
+        }
+        let runs_one = |machine: &Value| {
+            let mut coordinators = coordinators.as_array().into_iter().flatten();
+            coordinators.any(|one| one == machine)
+        };
+        if blue.is_empty() || green.is_empty() || members.iter().any(runs_one) {
+            if let Some(keys) = keys.as_object_mut() {
+                keys.remove("blueGreen");
+            }
+        } else {
+            keys["blueGreen"]["sides"] = json!({ "blue": blue, "green": green });
+        }
     }
 
     fn execute(&mut self, world: &World, fleet: &Fleet, action: Action, now: u64) {

@@ -20,6 +20,10 @@ use crate::traffic::{Adapter, At, BlueGreen, Haproxy, Side};
 /// How long connections of the side that is left are waited for, where nothing is said.
 const DRAIN: Duration = Duration::from_secs(60);
 
+/// Longest that scripts of machines can wait for connections: they are ended after an hour, and have some
+/// time besides.
+const HOOK_DRAIN_MAX: Duration = Duration::from_secs(58 * 60);
+
 /// How long the traffic is watched on the side that is updated, where nothing is said.
 const WATCH: Duration = Duration::from_secs(600);
 
@@ -48,6 +52,10 @@ pub(super) fn blue_green(s: &mut Section<'_>, faults: &mut Faults) -> Option<Box
     let sides = sides(&mut s, faults);
     let adapter = traffic(&mut s, faults);
     let drain = s.duration("drain", faults).unwrap_or(DRAIN);
+    if adapter == Some(Adapter::Hook) && drain > HOOK_DRAIN_MAX {
+        let hint = "write at most 58m: machines end a script after an hour";
+        fault(faults, &s.path_of("drain"), "is too long for scripts", hint);
+    }
     let watch = s.duration("watch", faults).unwrap_or(WATCH);
     s.finish(faults);
     Some(Box::new(BlueGreen {

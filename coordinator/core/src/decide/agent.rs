@@ -177,17 +177,20 @@ impl Fleet {
         {
             return directive;
         }
-        if let Some(call) = self.traffic_call(name) {
-            return Directive::MoveTraffic(call);
-        }
-        if let Some(stand_down) = self.stand_down(name) {
-            return Directive::StandDown(stand_down);
-        }
-        if let Some(check) = self.hearsay.checks.get(name) {
+        let stand_down = self.stand_down(name);
+        if let Some(check) = self.hearsay.checks.get(name)
+            && stand_down.is_none()
+        {
             return Directive::Check {
                 request: check.request,
                 timeout: check.timeout,
             };
+        }
+        if let Some(call) = self.traffic_call(name) {
+            return Directive::MoveTraffic(call);
+        }
+        if let Some(stand_down) = stand_down {
+            return Directive::StandDown(stand_down);
         }
         if let Some((request, cleanup)) = self.cleanup_wanted(name, now) {
             return Directive::CleanUp { request, cleanup };

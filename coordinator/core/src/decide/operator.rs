@@ -290,6 +290,7 @@ impl Fleet {
         }
         let revision = present + 1;
         let by = by.to_owned();
+        let other_sides = self.sides_changed_by(&config);
         self.commit(
             draft,
             Change::ConfigSet {
@@ -299,6 +300,7 @@ impl Fleet {
                 at: now,
             },
         );
+        self.move_with_other_sides(&other_sides, now, draft);
         Ok(Reply::Config { revision })
     }
 

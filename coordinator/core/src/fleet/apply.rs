@@ -33,6 +33,9 @@ impl Fleet {
                 self.hearsay.planned.clear();
                 self.facts.revision = *revision;
                 self.calendars_set(&config.calendars, *at);
+                for group in self.sides_changed_by(config) {
+                    self.facts.traffic.entry(group).or_default().sides_changed();
+                }
                 self.facts.config = Some(config.clone());
                 for machine in self.facts.machines.keys() {
                     self.index.judge(&self.facts, machine);

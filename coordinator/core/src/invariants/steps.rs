@@ -111,7 +111,9 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
             let targets = &before.facts().targets_aside;
             let target = place.is_some_and(|p| targets.contains_key(source_of(&p.target)));
             let aside = machine || (target && lease.action == Action::Update);
-            !aside && place.is_some_and(|place| takes(place, PlaceStep::Granted(lease.id)))
+            !aside
+                && super::traffic::is_idle(before, lease)
+                && place.is_some_and(|place| takes(place, PlaceStep::Granted(lease.id)))
         }
         Change::LeaseOverdue { lease, .. } => holder_takes(before, *lease, |_| PlaceStep::Overdue),
         Change::LeaseRevived { lease } => holder_takes(before, *lease, |_| PlaceStep::Revived),

@@ -6,6 +6,7 @@ use common::{GroupName, MachineName};
 use super::{Violation, violate};
 use crate::{
     fleet::Fleet,
+    lease::Lease,
     rollout::{PauseReason, PlaceState, Rollout, RolloutState, WaveState},
     traffic::TrafficStep,
 };
@@ -28,6 +29,13 @@ pub(super) fn nobody_leaves_it(fleet: &Fleet, found: &mut Vec<Violation>) {
             violate(found, 12, text);
         }
     }
+}
+
+/// Whether all traffic is elsewhere than on the side on which this machine is by the configuration in force.
+pub(super) fn is_idle(before: &Fleet, lease: &Lease) -> bool {
+    let sides = before.sides_of(&lease.group);
+    let side = sides.and_then(|sides| sides.side_of(&lease.machine));
+    side.is_none_or(|side| !before.may_hold_traffic(&lease.group, &side.name))
 }
 
 /// A side that the gates find bad does not keep its traffic: its wave soaks no more.

@@ -5,9 +5,10 @@ use common::{
     text::{DETAIL_MAX, tame_line},
 };
 
-use super::{ATTEMPTS, Adapter, Answered, BlueGreen, Move, TrafficStep, Wanted};
+use super::{ATTEMPTS, Adapter, Answered, BlueGreen, Move, TrafficStep, Wanted, rule::Care};
 use crate::{
     change::Change,
+    config::FleetConfig,
     decide::Draft,
     fleet::Fleet,
     request::Reply,
@@ -40,12 +41,17 @@ impl Fleet {
     pub(crate) fn traffic_deadline(&self, now: Timestamp) -> Option<Timestamp> {
         let traffic = self.facts().traffic.values();
         let moving = traffic.filter_map(|traffic| traffic.moving.as_ref());
-        moving.map(|moving| moving.due(now)).min()
+        moving.map(|moving| self.due(moving, now)).min()
+    }
+
+    /// When something is to be done about a move by the clock alone.
+    pub(super) fn due(&self, moving: &Move, now: Timestamp) -> Timestamp {
+        moving.due(self.hearsay().since.min(now), now)
     }
 
     /// Counts answers that did not come, attempts again what failed, and gives up what failed too often.
     pub(crate) fn look_at_traffic(&mut self, now: Timestamp, draft: &mut Draft) {
-        let due = |moving: &&Move| moving.due(now) <= now;
+        let due = |moving: &&Move| self.due(moving, now) <= now;
         let traffic = self.facts().traffic.iter();
         let due: Vec<GroupName> = traffic
             .filter(|(_, traffic)| traffic.moving.as_ref().filter(due).is_some())
@@ -142,7 +148,7 @@ impl Fleet {
         self.commit(draft, Change::Traffic { group, step });
     }
 
-    /// Begins a move. The sides are those of the configuration in force, if it still has this one.
+    /// Begins a move.
     pub(super) fn begin_move(
         &mut self,
         group: &GroupName,
@@ -152,17 +158,76 @@ impl Fleet {
         now: Timestamp,
         draft: &mut Draft,
     ) {
-        let present = self.sides_of(group);
-        let present = present.filter(|sides| sides.side(to).is_some());
         let step = TrafficStep::Begun {
             to: to.clone(),
-            sides: Box::new(present.unwrap_or(frozen).clone()),
+            sides: Box::new(self.sides_for(group, to, frozen).clone()),
             rollout,
             by,
             at: now,
         };
         self.traffic_step(group, step, draft);
         self.look_at_hooks(group, now, draft);
+    }
+
+    /// The sides with which the traffic would be moved: those of the configuration in force, if it still
+    /// has this one.
+    pub(super) fn sides_for<'a>(
+        &'a self,
+        group: &GroupName,
+        to: &SideName,
+        frozen: &'a BlueGreen,
+    ) -> &'a BlueGreen {
+        let present = self.sides_of(group);
+        present
+            .filter(|sides| sides.side(to).is_some())
+            .unwrap_or(frozen)
+    }
+
+    /// Groups with two sides that are others in this configuration.
+    pub(crate) fn sides_changed_by(&self, config: &FleetConfig) -> Vec<GroupName> {
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): whatever the sides are, what was said of them before holds.
+        if self.has(crate::bug::Bug::SidesForGood) {
+            return Vec::new();
+        }
+        let groups = config.groups.iter();
+        let changed = groups.filter(|(name, group)| {
+            let after = group.policy.blue_green.as_deref();
+            match (self.sides_of(name), after) {
+                (Some(before), Some(after)) => !before.is_like(after),
+                (None, None) => false,
+                (Some(_), None) | (None, Some(_)) => true,
+            }
+        });
+        changed.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Begins moves anew whose group's sides are others now, or gives them up where somebody of the new
+    /// side is away.
+    pub(crate) fn move_with_other_sides(
+        &mut self,
+        groups: &[GroupName],
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        for group in groups {
+            let moving = self.traffic_of(group).and_then(|t| t.moving.clone());
+            let (Some(moving), Some(sides)) = (moving, self.sides_of(group).cloned()) else {
+                continue;
+            };
+            let side = sides.side(&moving.to);
+            let is_free = |side| self.not_ready(side, None, Care::Away, now).is_empty();
+            if side.is_some_and(is_free) {
+                let by = (moving.rollout, moving.by);
+                self.begin_move(group, &moving.to, &sides, by, now, draft);
+                continue;
+            }
+            if moving.failed.is_none() {
+                let error = "the sides of the group have been changed".to_owned();
+                self.traffic_step(group, TrafficStep::Failed { error, at: now }, draft);
+            }
+            self.traffic_step(group, TrafficStep::GivenUp { at: now }, draft);
+        }
     }
 
     /// The sides of a group by the configuration in force.

@@ -7,7 +7,7 @@
 
 use common::{GroupName, MachineName, SideName, Timestamp};
 
-use super::{BlueGreen, Side};
+use super::{Adapter, BlueGreen, Side};
 use crate::{
     decide::Draft,
     fleet::{Fleet, number_of, rollout_id},
@@ -60,7 +60,9 @@ impl Fleet {
             return Ok(());
         };
         let other = sides.other(&side.name);
-        if self.stands_on(rollout, &group.name, &other.name) {
+        if !self.is_on_another_side(&group.name, machine, side)
+            && self.stands_on(rollout, &group.name, &other.name)
+        {
             return Ok(());
         }
         Err(self.moving_or(group, || WaitReason::LiveSide {
@@ -68,6 +70,19 @@ impl Fleet {
             side: side.name.clone(),
             behind: Vec::new(),
         }))
+    }
+
+    /// Whether the machine is on another side by now than on this one. The traffic follows the sides of
+    /// the configuration in force.
+    fn is_on_another_side(&self, group: &GroupName, machine: &MachineName, side: &Side) -> bool {
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): a machine is on the side on which it was when the rollout began.
+        if self.has(crate::bug::Bug::SidesForGood) {
+            return false;
+        }
+        let present = self.sides_of(group);
+        let present = present.and_then(|sides| sides.side_of(machine));
+        present.is_some_and(|present| present.name != side.name)
     }
 
     /// That the traffic is being moved, if it is.
@@ -80,7 +95,7 @@ impl Fleet {
                 attempt: moving.attempt,
                 error: moving.failed.as_ref().map(|(_, error)| error.clone()),
                 machines: self.asked_for_traffic(&group.name),
-                until: moving.due(self.hearsay().now),
+                until: self.due(moving, self.hearsay().now),
             },
             None => or(),
         }
@@ -162,16 +177,16 @@ impl Fleet {
 
     /// Why no move to the side across from the present wave's can be begun.
     fn clearing(&self, g: &RolloutGroup, now: Timestamp) -> Result<(), WaitReason> {
-        let Some((_, _, side, other)) = self.present_side(g) else {
+        let Some((_, _, _, other)) = self.present_side(g) else {
             return Ok(());
         };
         self.stop_over(&g.name)?;
-        // Where the traffic is already, or is thought to be, it is not moved to.
-        let on = self.traffic_of(&g.name).and_then(|t| t.on.as_ref());
-        let care = match on == Some(&side.name) {
-            true => Care::Ready,
-            false => Care::AtWork,
-        };
+        // Where all of it is already it is not really moved.
+        let known = self.traffic_of(&g.name);
+        let is_there = known.is_some_and(|traffic| {
+            traffic.settled && traffic.said_for > 0 && traffic.on.as_ref() == Some(&other.name)
+        });
+        let care = if is_there { Care::AtWork } else { Care::Ready };
         let before = g.current.checked_sub(1).map(|before| &g.waves[before]);
         self.ready(g, other, before, care, now)
     }
@@ -185,13 +200,26 @@ impl Fleet {
         now: Timestamp,
     ) -> Result<(), WaitReason> {
         let moving = self.traffic_of(&g.name).and_then(|t| t.moving.as_ref());
-        let machines = self.not_ready(side, wave, care, now);
+        let frozen = g.policy.blue_green.as_deref();
+        let sides = frozen.map(|frozen| self.sides_for(&g.name, &side.name, frozen));
+        let side = sides
+            .and_then(|sides| sides.side(&side.name))
+            .unwrap_or(side);
+        let mut machines = self.not_ready(side, wave, care, now);
+        let mut waits_for = side;
+        if let Some(sides) = sides.filter(|sides| sides.adapter == Adapter::Hook)
+            && machines.is_empty()
+        {
+            // Who is at work cannot be told to leave its traffic.
+            waits_for = sides.other(&side.name);
+            machines = self.not_ready(waits_for, None, Care::AtWork, now);
+        }
         if moving.is_none() && machines.is_empty() {
             return Ok(());
         }
         Err(self.moving_or(g, || WaitReason::SideNotReady {
             group: g.name.clone(),
-            side: side.name.clone(),
+            side: waits_for.name.clone(),
             machines,
         }))
     }

@@ -224,6 +224,73 @@ fn the_way_back_from_the_first_move_leads_to_the_side_that_counted_as_the_one_wi
     same.refused(move_to(None));
 }
 
+/// The same group with these sides.
+fn with_sides(blue: &[&str], green: &[&str]) -> Value {
+    let mut document = world().fleet.facts().config.clone().expect("one").document;
+    document["updateGroups"]["web"]["blueGreen"]["sides"] = json!({ "blue": blue, "green": green });
+    document
+}
+
+#[test]
+fn nobody_goes_on_the_strength_of_sides_that_are_others_by_now() {
+    let mut world = world();
+    half_done(&mut world);
+    moves_to(&mut world, "green");
+    // blue-2 gets traffic from now on, whatever side it was on when the rollout began.
+    world.configure(&with_sides(&["blue-1"], &["blue-2", "green-1", "green-2"]));
+    world.pass(minutes(11));
+    let again = wanted(&world);
+    assert_eq!(again.to, side("green"));
+    assert!(
+        again
+            .sides
+            .side_of(&name("blue-2"))
+            .is_some_and(|s| s.name == side("green"))
+    );
+    answer(&mut world, &again, Ok(""));
+    world.pass(minutes(11));
+    world.waits_for("blue-2", "live-side");
+    world.update("blue-1");
+    world.waits_for("blue-2", "live-side");
+}
+
+#[test]
+fn a_move_begins_anew_when_the_sides_change_under_it() {
+    let mut world = world();
+    world.done(move_to(Some("green")));
+    let old = wanted(&world);
+    world.configure(&with_sides(&["blue-1"], &["blue-2", "green-1", "green-2"]));
+    let new = wanted(&world);
+    assert_ne!(old.number, new.number);
+    answer(&mut world, &old, Ok(""));
+    assert!(traffic(&world).moving.is_some(), "that was another one");
+    answer(&mut world, &new, Ok(""));
+    assert_eq!(traffic(&world).on, Some(side("green")));
+    // To a side that is no more it is given up.
+    world.done(move_to(Some("blue")));
+    let mut document = with_sides(&["blue-1"], &["blue-2", "green-1", "green-2"]);
+    document["updateGroups"]["web"]["blueGreen"]["sides"] =
+        json!({ "red": ["blue-1"], "green": ["blue-2", "green-1", "green-2"] });
+    world.configure(&document);
+    let why = traffic(&world).given_up.expect("given up");
+    assert_eq!(why, "the sides of the group have been changed");
+}
+
+#[test]
+fn traffic_is_put_on_no_side_that_is_not_ready_while_it_is_not_known_where_it_is() {
+    let mut world = world();
+    world.health("blue-1", HealthState::Unhealthy);
+    world.execute();
+    let WaitReason::SideNotReady { machines, .. } = world.wait("green-1") else {
+        panic!("{}", world.wait("green-1"));
+    };
+    assert_eq!(machines, [name("blue-1")]);
+    assert!(world.fleet.wanted_moves().is_empty());
+    world.health("blue-1", HealthState::Healthy);
+    moves_to(&mut world, "blue");
+    world.update("green-1");
+}
+
 #[test]
 fn machines_of_the_live_side_alone_go_only_when_the_other_one_is_not_behind() {
     let mut world = world();

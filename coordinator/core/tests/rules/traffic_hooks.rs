@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::{Gets, TrafficCall, TrafficDone};
+use common::{Gets, OutcomeKind, Timestamp, TrafficCall, TrafficDone};
 use coordinator_core::{
     Request, WaitReason,
     identity::{Actor, Role},
@@ -13,7 +13,7 @@ use coordinator_core::{
 };
 use serde_json::{Value, json};
 
-use crate::fleet::{World, minutes, name, stop};
+use crate::fleet::{World, minutes, name, stop, wish};
 
 const GREEN: [&str; 2] = ["green-1", "green-2"];
 const BLUE: [&str; 2] = ["blue-1", "blue-2"];
@@ -285,7 +285,11 @@ fn who_is_no_longer_of_the_group_is_not_waited_for() {
     world.done(move_to("green"));
     ends(&mut world, "green-1", None);
     world.configure(&document(&["green-1"]));
-    assert!(asked(&mut world, "blue-1").is_some());
+    // Begun anew, with the sides as they are now.
+    let again = ends(&mut world, "green-1", None);
+    assert_eq!((again.order.number, again.order.attempt), (2, 1));
+    all(&mut world, BLUE, Gets::Nothing);
+    assert!(traffic(&world).settled);
 }
 
 #[test]
@@ -293,15 +297,72 @@ fn nobody_leaves_the_traffic_to_a_side_of_which_nobody_is_left() {
     let mut world = world();
     world.done(move_to("green"));
     ends(&mut world, "green-1", None);
-    let mut other = document(&["green-3"]);
-    other["updateGroups"]["old"] = json!({ "machines": GREEN });
-    world.configure(&other);
+    world.configure(&json!({
+        "updateGroups": { "web": { "machines": BLUE }, "old": { "machines": GREEN } },
+    }));
     world.pass(NEXT_ATTEMPT);
     assert_eq!(asked(&mut world, "blue-1"), None);
     let given_up = NEXT_ATTEMPT * ATTEMPTS;
     world.pass(given_up + minutes(10));
     let why = traffic(&world).given_up.expect("given up");
     assert_eq!(why, "no machine of side green is in the group any more");
+}
+
+#[test]
+fn the_time_in_which_nobody_listened_is_held_against_nobody() {
+    let mut world = world();
+    world.done(move_to("green"));
+    all(&mut world, GREEN, Gets::Traffic);
+    world.now = world.now + minutes(60);
+    world.goes_on_from(world.fleet.facts().clone());
+    drop(world.handle(Request::Tick));
+    assert_eq!(attempt(&world), 1);
+    for machine in GREEN {
+        world.poll(machine);
+    }
+    all(&mut world, BLUE, Gets::Nothing);
+    assert!(traffic(&world).settled);
+}
+
+#[test]
+fn a_clock_that_is_set_back_ends_no_attempt() {
+    let mut world = world();
+    world.done(move_to("green"));
+    ends(&mut world, "green-1", None);
+    world.now = Timestamp::from_secs(world.now.as_millis() / 1000 - 86_400);
+    drop(world.handle(Request::Tick));
+    assert_eq!(attempt(&world), 1);
+    ends(&mut world, "green-2", None);
+    all(&mut world, BLUE, Gets::Nothing);
+    assert!(traffic(&world).settled);
+}
+
+/// A rollout of this machine alone.
+fn alone(machine: &str) -> OperatorRequest {
+    let mut wish = wish(&[]);
+    wish.selection.machines = vec![name(machine)];
+    let if_plan = None;
+    OperatorRequest::Execute { wish, if_plan }
+}
+
+#[test]
+fn who_is_at_work_for_another_rollout_is_waited_for_before_it_is_asked() {
+    let mut world = world();
+    world.done(alone("green-1"));
+    all(&mut world, BLUE, Gets::Traffic);
+    all(&mut world, ["green-2", "green-1"], Gets::Nothing);
+    let grant = world.go("green-1");
+    world.done(OperatorRequest::Abort {
+        rollout: None,
+        reason: String::new(),
+    });
+    world.done(alone("green-2"));
+    let WaitReason::SideNotReady { machines, side, .. } = world.wait("green-2") else {
+        panic!("{}", world.wait("green-2"));
+    };
+    assert_eq!((side.as_str(), machines), ("green", vec![name("green-1")]));
+    world.end("green-1", &grant, OutcomeKind::Confirmed);
+    assert!(asked(&mut world, "blue-1").is_some());
 }
 
 #[test]

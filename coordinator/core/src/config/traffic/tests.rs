@@ -62,6 +62,13 @@ fn haproxy(sides: &BlueGreen) -> &Haproxy {
     }
 }
 
+fn long_drain() -> Value {
+    let mut sides = good();
+    sides["traffic"] = json!({ "hook": true });
+    sides["drain"] = json!("59m");
+    json!({ "blueGreen": sides })
+}
+
 #[test]
 fn what_cannot_be_meant_is_refused() {
     let with = |pointer: &str, value: Value| {
@@ -154,6 +161,7 @@ fn what_cannot_be_meant_is_refused() {
             "not in the group",
         ),
         (with("/watch", json!("long")), ".watch", "long"),
+        (long_drain(), ".drain", "too long for scripts"),
         (with("/wacth", json!("1m")), ".wacth", "watch"),
         (beside("canary", json!(1)), "", "canary"),
         (beside("waves", json!(["50%"])), "", "waves"),
