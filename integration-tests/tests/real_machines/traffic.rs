@@ -72,7 +72,9 @@ fn pair(stage: &Stage) -> [&'static MachineName; 2] {
     config["updateGroups"]["pair"] = group;
     ok(stage.fleet().import_config(&config));
     stage.lab_yes(&["traffic", "move", "pair", "--to=blue", "--timeout=120"]);
-    [blue, green].map(|node| told(stage, node));
+    for node in [blue, green] {
+        drop(told(stage, node));
+    }
     [blue, green]
 }
 
