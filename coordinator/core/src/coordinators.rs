@@ -1,6 +1,8 @@
 //! Machines that run a coordinator (`updateSettings.coordinators`): they go after everybody else, the
 //! one whose coordinator serves last of all, and never so many at once that the others are no majority.
 
+use std::collections::BTreeSet;
+
 use common::{GroupName, MachineName, Timestamp};
 
 use crate::{
@@ -74,12 +76,12 @@ impl Fleet {
         if turn == Turn::Any {
             return Ok(());
         }
-        let behind = behind(rollout);
+        let behind = self.behind(rollout);
         let before = |other: &&RolloutGroup| {
             let open =
                 |wave: &crate::rollout::Wave| wave.turn < turn && wave.state != WaveState::Closed;
             other.finished_at.is_none()
-                && !behind.contains(&&other.name)
+                && !behind.contains(&other.name)
                 && other.waves.iter().any(open)
         };
         let groups = rollout.groups.iter().filter(before);
@@ -122,26 +124,46 @@ impl Fleet {
         let config = self.facts().config.as_ref();
         config.map_or(&[], |config| &config.coordinators)
     }
-}
 
-/// The groups that wait for one in which somebody runs a coordinator: they come after that one, and
-/// nobody who runs a coordinator waits for them, or each would wait for the other.
-fn behind(rollout: &Rollout) -> Vec<&GroupName> {
-    let last = |group: &&RolloutGroup| group.waves.iter().any(|wave| wave.turn != Turn::Any);
-    let mut before: Vec<&GroupName> = rollout
-        .groups
-        .iter()
-        .filter(last)
-        .map(|g| &g.name)
-        .collect();
-    let mut behind = Vec::new();
-    // Groups come after those they depend on.
-    for group in &rollout.groups {
-        let mut on = group.policy.dependencies.iter();
-        if on.any(|on| before.contains(&on)) {
-            before.push(&group.name);
-            behind.push(&group.name);
-        }
+    /// The groups that wait for one in which somebody runs a coordinator: they come after that one, and
+    /// nobody who runs a coordinator waits for them, or each would wait for the other. Also those that
+    /// wait by way of groups of which other rollouts are at work on.
+    fn behind<'a>(&self, rollout: &'a Rollout) -> BTreeSet<&'a GroupName> {
+        let runs_one = |group: &&RolloutGroup| group.waves.iter().any(|w| w.turn != Turn::Any);
+        let first = rollout.groups.iter().filter(runs_one);
+        let first: BTreeSet<&GroupName> = first.map(|group| &group.name).collect();
+        let waits = |group: &&RolloutGroup| {
+            let mut open: Vec<&GroupName> = group.policy.dependencies.iter().collect();
+            let mut seen = BTreeSet::new();
+            while let Some(on) = open.pop() {
+                if first.contains(on) {
+                    return true;
+                }
+                if seen.insert(on) {
+                    open.extend(self.dependencies_of(on, rollout));
+                }
+            }
+            false
+        };
+        let behind = rollout.groups.iter().filter(waits);
+        behind.map(|group| &group.name).collect()
     }
-    behind
+
+    /// What a group waits for: by this rollout, or else by others and by the configuration.
+    fn dependencies_of<'a>(
+        &'a self,
+        group: &GroupName,
+        rollout: &'a Rollout,
+    ) -> Vec<&'a GroupName> {
+        if let Some(group) = rollout.group(group) {
+            return group.policy.dependencies.iter().collect();
+        }
+        let unfinished = self.index().unfinished.iter();
+        let others = unfinished.filter_map(|number| self.facts().rollouts[number].group(group));
+        let config = self.facts().config.as_ref();
+        let config = config.and_then(|config| config.groups.get(group));
+        let policies = others.map(|group| &group.policy);
+        let policies = policies.chain(config.map(|group| &group.policy));
+        policies.flat_map(|policy| &policy.dependencies).collect()
+    }
 }

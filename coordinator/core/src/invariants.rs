@@ -15,7 +15,7 @@ use std::fmt;
 
 pub use steps::follows;
 
-use common::MachineName;
+use common::{GroupName, MachineName};
 
 use crate::{
     fleet::{Fleet, Index, number_of},
@@ -430,21 +430,30 @@ fn coordinators(fleet: &Fleet, lease: &Lease, rollout: &Rollout, found: &mut Vec
     if away > 1 && 2 * away >= config.coordinators.len() {
         violate(found, 2, say("with it half of the coordinators are away"));
     }
-    // Those that depend on a group with such a machine come after it.
+    // Those that depend on a group with such a machine come after it, whoever is at work in between.
     let runs_one = |group: &&RolloutGroup| group.waves.iter().any(|wave| wave.turn != Turn::Any);
-    let first: Vec<_> = rollout
+    let first = rollout.groups.iter().filter(runs_one);
+    let mut on: Vec<&GroupName> = first.map(|group| &group.name).collect();
+    let mut behind = Vec::new();
+    let elsewhere = fleet.index().unfinished.iter();
+    let elsewhere = elsewhere.flat_map(|number| &fleet.facts().rollouts[number].groups);
+    let elsewhere = elsewhere.map(|group| (&group.name, &group.policy));
+    let configured = config
         .groups
         .iter()
-        .filter(runs_one)
-        .map(|g| &g.name)
-        .collect();
-    let mut behind = Vec::new();
-    let mut on = first;
-    while let Some(name) = on.pop() {
-        for group in &rollout.groups {
-            if group.policy.dependencies.contains(name) && !behind.contains(&&group.name) {
-                behind.push(&group.name);
-                on.push(&group.name);
+        .map(|(name, group)| (name, &group.policy));
+    let elsewhere = elsewhere.chain(configured);
+    let elsewhere = elsewhere.filter(|(name, _)| rollout.group(name).is_none());
+    let here = rollout
+        .groups
+        .iter()
+        .map(|group| (&group.name, &group.policy));
+    let all: Vec<_> = here.chain(elsewhere).collect();
+    while let Some(before) = on.pop() {
+        for (name, policy) in &all {
+            if policy.dependencies.contains(before) && !behind.contains(name) {
+                behind.push(*name);
+                on.push(*name);
             }
         }
     }

@@ -24,25 +24,28 @@ pub(crate) fn outside(
         .checked_add(jiff::SignedDuration::try_from(needs).ok()?)
         .ok()?;
     let avoided = avoided(policy, document);
-    let within = |at: &Zoned| {
+    let within = |clocks: &[&Zoned]| {
         let windows = &policy.windows;
-        let open = windows.is_empty()
-            || windows
-                .iter()
-                .any(|window| shows_inside(&window.to_string(), at));
-        open && !avoided.iter().any(|entry| forbids(entry, at))
+        let inside = |window: &window::Window| {
+            let window = window.to_string();
+            clocks.iter().any(|clock| shows_inside(&window, clock))
+        };
+        let open = windows.is_empty() || windows.iter().any(inside);
+        let forbids = |entry: &String| clocks.iter().all(|clock| forbids(entry, clock));
+        open && !avoided.iter().any(forbids)
     };
-    // In an hour that comes twice, a clock that was not put back counts as well.
+    // In an hour that comes twice, a clock that was not put back counts as well: of two times, one may be
+    // of the first hour and the other after it.
     let twice = zone.to_ambiguous_zoned(now.datetime()).is_ambiguous();
     let before = now.checked_sub(2.hours()).ok()?.offset();
     let not_put_back = now.with_time_zone(TimeZone::fixed(before));
-    if twice && within(&not_put_back) {
+    if twice && within(&[&now, &not_put_back]) {
         return None;
     }
     // On the day on which the clocks change, only the beginning is held against the wall clock.
     let steady = now.offset() == end.offset();
     let last = end.checked_sub(1.second()).ok()?;
-    if within(&now) && (!steady || within(&last)) {
+    if within(&[&now]) && (!steady || within(&[&last])) {
         return None;
     }
     Some(format!("at {now}, outside of its window"))

@@ -185,11 +185,6 @@ impl Fleet {
 
     /// Groups with two sides that are others in this configuration.
     pub(crate) fn sides_changed_by(&self, config: &FleetConfig) -> Vec<GroupName> {
-        #[cfg(feature = "seeded-bugs")]
-        // BUG (seeded): whatever the sides are, what was said of them before holds.
-        if self.has(crate::bug::Bug::SidesForGood) {
-            return Vec::new();
-        }
         let groups = config.groups.iter();
         let changed = groups.filter(|(name, group)| {
             let after = group.policy.blue_green.as_deref();

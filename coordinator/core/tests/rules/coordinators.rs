@@ -107,6 +107,26 @@ fn nobody_waits_for_one_that_waits_for_it() {
     }
 }
 
+/// `web` waits for `mid`, which another rollout is at work on, and that waits for the group of `c1`.
+#[test]
+fn nobody_waits_for_one_that_waits_for_it_by_way_of_another_rollout() {
+    let after = |machine: &str, on: &str| {
+        let mut group = group(json!([machine]));
+        group["dependencies"] = json!([on]);
+        group
+    };
+    let (mid, web) = (after("m1", "ctrl"), after("w1", "mid"));
+    let groups = json!({ "ctrl": group(json!(["c1"])), "mid": mid, "web": web });
+    let mut world = world(groups, json!(["c1"]));
+    world.execute_some(&["ctrl", "web"]);
+    world.execute_some(&["mid"]);
+    world.waits_for("w1", "dependency");
+    world.waits_for("m1", "dependency");
+    for machine in ["c1", "m1", "w1"] {
+        world.update(machine);
+    }
+}
+
 #[test]
 fn a_way_back_is_in_the_same_order() {
     let groups = json!({ "a": group(json!(["ctrl", "a1"])), "b": group(json!(["b1"])) });
