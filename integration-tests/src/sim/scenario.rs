@@ -467,7 +467,7 @@ impl Stage {
             _ => return Err("stories do not know this command".to_owned()),
         };
         Ok(match self.ask(command)? {
-            Reply::Done(text) => format!("{text}\n"),
+            Reply::Done(text) | Reply::Moves { text, .. } => format!("{text}\n"),
             Reply::Executed {
                 rollout: Some(id), ..
             } => format!("rollout {id} goes on\n"),
