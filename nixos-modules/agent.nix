@@ -265,14 +265,24 @@ in
       type = types.lines;
       default = "";
       example = ''
+        # The web server's /ready answers 503 while the file is there; who sends the traffic asks for
+        # it, and has noticed after 15 s.
         case $LAB_TRAFFIC in
           in)
             rm -f /var/lib/without-traffic
-            systemctl start keepalived
+            sync /var/lib
+            curl --fail --silent --show-error --max-time 10 --output /dev/null http://127.0.0.1/ready
+            sleep 15
             ;;
           out)
             touch /var/lib/without-traffic
-            systemctl stop keepalived
+            sync /var/lib
+            sleep 15
+            for _ in $(seq "$LAB_DRAIN_SECONDS"); do
+              connections=$(ss --no-header --tcp state established '( sport = :443 )')
+              [ -n "$connections" ] || break
+              sleep 1
+            done
             ;;
         esac
       '';

@@ -67,20 +67,24 @@ async fn moved(
         to,
         reason: common.reason,
     };
-    let done = ask(client.move_traffic(request)).await?;
+    let begun = ask(client.move_traffic(request)).await?;
     if common.detach {
-        return context.output.done(&done);
+        context
+            .output
+            .result(&begun, |_| format!("{}\n", begun.text))?;
+        return Ok(Exit::Yes);
     }
-    context.output.note(&done.text);
+    context.output.note(&begun.text);
     match bounded(until_there(&mut client, group), common.timeout).await? {
         Waited::Ended(traffic) => {
             context
                 .output
                 .result(&traffic, |look| view::traffic::one(&traffic, look))?;
-            Ok(match traffic.given_up.as_str() {
-                "" => Exit::Yes,
-                _ => Exit::No,
-            })
+            if let Some(why) = view::traffic::missing(&traffic, &begun.to) {
+                context.output.note(&why);
+                return Ok(Exit::No);
+            }
+            Ok(Exit::Yes)
         }
         Waited::Early(early) => {
             let why = early.why();

@@ -36,6 +36,33 @@ pub fn one(group: &GroupTraffic, look: &Look) -> String {
     format!("{}\n{}", group.group, look.columns(2, rows))
 }
 
+/// Why the traffic is not on this side now that no move is under way; `None` when it is.
+pub fn missing(group: &GroupTraffic, to: &str) -> Option<String> {
+    let GroupTraffic {
+        group: name,
+        settled,
+        by,
+        given_up,
+        ..
+    } = group;
+    if !given_up.is_empty() {
+        return Some(format!(
+            "the traffic of group {name} did not move to side {to}: {given_up}"
+        ));
+    }
+    let live = group.sides.iter().find(|side| side.live);
+    let on = live.map_or("", |side| side.name.as_str());
+    match settled {
+        true if on == to => None,
+        true => Some(format!(
+            "the traffic of group {name} is on side {on}, by {by}, and not on side {to}"
+        )),
+        false => Some(format!(
+            "where the traffic of group {name} is, is not known for sure"
+        )),
+    }
+}
+
 fn of_side(side: &TrafficSide, group: &GroupTraffic, look: &Look) -> String {
     let machines = side.machines.join(", ");
     let mark = match (side.live, group.settled) {

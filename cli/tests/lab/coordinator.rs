@@ -367,7 +367,10 @@ impl Operator for Scripted {
         self.answer("list_traffic", request)
     }
 
-    async fn move_traffic(&self, request: Request<pb::MoveTrafficRequest>) -> Answer<pb::Done> {
+    async fn move_traffic(
+        &self,
+        request: Request<pb::MoveTrafficRequest>,
+    ) -> Answer<pb::MoveTrafficReply> {
         self.answer("move_traffic", request)
     }
 

@@ -1,6 +1,6 @@
 //! Traffic of groups with two sides.
 
-use lab_proto::operator::{Done, GroupTraffic, TrafficList, TrafficMove, TrafficSide};
+use lab_proto::operator::{GroupTraffic, MoveTrafficReply, TrafficList, TrafficMove, TrafficSide};
 
 use super::*;
 
@@ -25,9 +25,10 @@ fn web(live: &str, moving: Option<TrafficMove>) -> TrafficList {
     }
 }
 
-fn done() -> Done {
-    Done {
-        text: "the traffic of group web moves to side green; rollout r3 is paused".into(),
+fn moves_to(side: &str) -> MoveTrafficReply {
+    MoveTrafficReply {
+        text: format!("the traffic of group web moves to side {side}; rollout r3 is paused"),
+        to: side.into(),
     }
 }
 
@@ -38,7 +39,7 @@ async fn it_is_shown_moved_and_waited_for() {
         ..TrafficMove::default()
     };
     let script = Script::default()
-        .says("move_traffic", done())
+        .says("move_traffic", moves_to("green"))
         .says("list_traffic", web("blue", Some(moving)))
         .says("list_traffic", web("green", None));
     let coordinator = Coordinator::start(script).await;
@@ -69,7 +70,7 @@ async fn the_way_back_is_one_command_and_says_when_it_failed() {
     let mut failed = web("green", None);
     failed.groups[0].given_up = "HAProxy cannot be reached".into();
     let script = Script::default()
-        .says("move_traffic", done())
+        .says("move_traffic", moves_to("blue"))
         .says("list_traffic", failed);
     let coordinator = Coordinator::start(script).await;
     let (code, out, _) = run(&coordinator, &["traffic", "back", "web", "--yes"]).await;
@@ -82,4 +83,32 @@ async fn the_way_back_is_one_command_and_says_when_it_failed() {
     let (code, _, err) = run(&coordinator, &["traffic", "back", "web", "--detach"]).await;
     assert_eq!(code, 4, "{err}");
     assert!(err.contains("blue-1"), "{err}");
+}
+
+#[tokio::test]
+async fn somebody_else_who_moved_it_away_meanwhile_is_named() {
+    for line in [
+        &["traffic", "move", "web", "--to=green"][..],
+        &["traffic", "back", "web"],
+    ] {
+        let mut unsure = web("green", None);
+        unsure.groups[0].settled = false;
+        for (there, code, says) in [
+            (web("green", None), 0, "rollout r3 is paused"),
+            (
+                web("blue", None),
+                1,
+                "is on side blue, by geir, and not on side green",
+            ),
+            (unsure, 1, "not known for sure"),
+        ] {
+            let script = Script::default()
+                .says("move_traffic", moves_to("green"))
+                .says("list_traffic", there);
+            let coordinator = Coordinator::start(script).await;
+            let (ended, out, err) = run(&coordinator, line).await;
+            assert_eq!(ended, code, "{line:?} {out} {err}");
+            assert!(err.contains(says), "{line:?} {err}");
+        }
+    }
 }

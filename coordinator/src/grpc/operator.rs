@@ -396,9 +396,15 @@ impl wire::operator_server::Operator for OperatorService {
     async fn move_traffic(
         &self,
         request: Request<wire::MoveTrafficRequest>,
-    ) -> Result<Response<wire::Done>, Status> {
+    ) -> Result<Response<wire::MoveTrafficReply>, Status> {
         let actor = auth::operator(&request)?;
-        self.done(actor, traffic::moved(request.get_ref())?).await
+        let asked = traffic::moved(request.get_ref())?;
+        let reply = self.ask(actor, asked).await?;
+        let Reply::Moves { to, text } = reply else {
+            return Err(convert::other(&reply));
+        };
+        let to = to.into();
+        Ok(Response::new(wire::MoveTrafficReply { text, to }))
     }
 
     async fn list_schedules(

@@ -285,6 +285,9 @@ pub(crate) enum Command {
         /// Of a rollback, the number of the rollout that is taken back.
         #[serde(default)]
         before: Option<u64>,
+        /// Only if what would be done is still this plan.
+        #[serde(default)]
+        if_plan: Option<String>,
     },
     Approve {
         rollout: Option<u64>,

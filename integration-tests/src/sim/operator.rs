@@ -117,6 +117,7 @@ impl World {
                 retry_failed,
                 to_generation,
                 before,
+                if_plan,
             } => OperatorRequest::Execute {
                 wish: Wish {
                     selection: Selection {
@@ -134,7 +135,7 @@ impl World {
                     retry_failed: *retry_failed,
                     reason,
                 },
-                if_plan: None,
+                if_plan: if_plan.clone(),
             },
             Command::Approve {
                 rollout,

@@ -373,6 +373,7 @@ impl Chance {
                 retry_failed,
                 to_generation,
                 before,
+                if_plan: None,
             },
         );
     }

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! * system 2 is unhealthy on web-01     any flaw of the simulator; "everywhere" for all machines
-//! * system 2 needs a reboot
+//! * system 2 needs a reboot            or: on web-01
 //! * system 2 is prepared                everybody is to run it
 //! * system 2 is released                 what the source of schedules names from now on
 //! * 20 min pass                         also h
@@ -27,6 +27,8 @@
     reason = "a story that meets with anything else is wrong, and says so"
 )]
 
+mod views;
+
 use clap::Parser as _;
 use cli::{
     args::{
@@ -35,17 +37,16 @@ use cli::{
         targets::Targets,
         update::Update,
     },
-    view::{self, Look},
+    view,
 };
 use common::{Action, StopMode};
-use coordinator::grpc::{shown, shown_plan, shown_schedules, shown_traffic};
+use coordinator::grpc::shown_plan;
 use coordinator_core::{
     Reply,
     fleet::number_of,
     request::{Back, Selection, Wish},
     view::{Query, View},
 };
-use jiff::tz::TimeZone;
 use serde_json::Value;
 
 use super::{
@@ -196,8 +197,13 @@ impl Stage {
                 self.run.chance.systems =
                     number.parse().map_err(|_| format!("system {number}?"))?;
             }
-            ["system", number, "needs", "a", "reboot"] => {
-                self.nature(number, None, |nature| nature.needs_reboot = true)?;
+            ["system", number, "needs", "a", "reboot", rest @ ..] => {
+                let on = match rest {
+                    [] => None,
+                    ["on", machine] => Some(self.machine(machine)?),
+                    _ => return Err("on MACHINE, or nothing more?".to_owned()),
+                };
+                self.nature(number, on, |nature| nature.needs_reboot = true)?;
             }
             ["system", number, "is", flaw, rest @ ..] => {
                 let flaw: Flaw = serde_json::from_value(Value::from(*flaw))
@@ -338,7 +344,10 @@ impl Stage {
         let command = match lab.command {
             args::Command::Why(why) => return self.why(why),
             args::Command::Update(Update::Status(status)) => return self.status(&status),
-            args::Command::Update(Update::Plan(plan)) => return self.plan(&plan),
+            args::Command::Update(Update::Plan(plan)) => return self.plan(&planned(&plan)),
+            args::Command::Update(Update::Execute(execute)) if execute.dry_run => {
+                return self.plan(&executed(&execute));
+            }
             args::Command::Machines(Machines {
                 verb: None, select, ..
             }) => return self.list(&select),
@@ -415,6 +424,7 @@ impl Stage {
                     retry_failed: execute.retry_failed,
                     to_generation: None,
                     before: None,
+                    if_plan: execute.if_plan,
                 }
             }
             args::Command::Update(Update::Rollback(back)) => Command::Execute {
@@ -426,6 +436,7 @@ impl Stage {
                 retry_failed: false,
                 to_generation: back.to_generation,
                 before: back.rollout.as_ref().and_then(number_of),
+                if_plan: None,
             },
             args::Command::Update(Update::Approve(approve)) => self.answer(approve, false),
             args::Command::Update(Update::Reject(reject)) => self.answer(reject, true),
@@ -467,7 +478,7 @@ impl Stage {
             _ => return Err("stories do not know this command".to_owned()),
         };
         Ok(match self.ask(command)? {
-            Reply::Done(text) => format!("{text}\n"),
+            Reply::Done(text) | Reply::Moves { text, .. } => format!("{text}\n"),
             Reply::Executed {
                 rollout: Some(id), ..
             } => format!("rollout {id} goes on\n"),
@@ -509,117 +520,6 @@ impl Stage {
         let names = machines.iter();
         names.map(|name| self.machine(name.as_str())).collect()
     }
-
-    fn look(&self) -> Look {
-        let now = self.run.world.coordinator_time().as_millis();
-        Look {
-            width: Some(80),
-            height: 24,
-            zone: TimeZone::UTC,
-            now: jiff::Timestamp::from_millisecond(now).unwrap_or(jiff::Timestamp::MAX),
-        }
-    }
-
-    fn view(&self, query: &Query) -> Result<View, String> {
-        let fleet = self.run.world.coordinator.fleet.as_ref();
-        let fleet = fleet.ok_or("the coordinator cannot be reached")?;
-        Ok(fleet.view(query, self.run.world.coordinator_time()))
-    }
-
-    fn why(&self, why: args::Why) -> Result<String, String> {
-        match self.view(&Query::Why(why.machine))? {
-            View::Why(seen) => Ok(view::why::why(&shown::why(seen), &self.look())),
-            other => Err(format!("{other:?}")),
-        }
-    }
-
-    fn list(&self, select: &args::Select) -> Result<String, String> {
-        let now = self.run.world.coordinator_time();
-        match self.view(&Query::Machines(selection(select)))? {
-            View::Machines(seen) => {
-                let machines = seen.into_iter().map(|one| shown::machine(one, now));
-                let list = lab_proto::operator::MachineList {
-                    machines: machines.collect(),
-                };
-                Ok(view::machines::list(&list, &self.look()))
-            }
-            other => Err(format!("{other:?}")),
-        }
-    }
-
-    fn plan(&self, plan: &args::update::Plan) -> Result<String, String> {
-        let fleet = self.run.world.coordinator.fleet.as_ref();
-        let fleet = fleet.ok_or("the coordinator cannot be reached")?;
-        let wish = Wish {
-            selection: selection(&plan.select),
-            action: match plan.kind {
-                args::update::Kind::Update => Action::Update,
-                args::update::Kind::Rollback => Action::Rollback,
-                args::update::Kind::Reboot => Action::Reboot,
-            },
-            parallel: plan.parallel.parallel,
-            back: Back::Previous,
-            immediate: false,
-            retry_failed: false,
-            reason: String::new(),
-        };
-        let now = self.run.world.coordinator_time();
-        Ok(match fleet.plan(&wish) {
-            Ok(plan) => {
-                let outlook = fleet.outlook(&plan, wish.immediate, now);
-                let shown = shown_plan::plan(&plan, Some(&outlook), now);
-                view::plan::plan(&shown, &self.look())
-            }
-            Err(refusal) => format!("lab: {refusal}\n"),
-        })
-    }
-
-    fn targets(&self) -> Result<String, String> {
-        match self.view(&Query::Targets)? {
-            View::Targets(seen) => {
-                let list = shown::targets(seen);
-                Ok(view::targets::list(&list, &self.look()))
-            }
-            other => Err(format!("{other:?}")),
-        }
-    }
-
-    fn schedules(&self) -> Result<String, String> {
-        let now = self.run.world.coordinator_time();
-        match self.view(&Query::Schedules)? {
-            View::Schedules(seen) => Ok(view::schedule::list(
-                &shown_schedules::schedules(seen, now),
-                &self.look(),
-            )),
-            other => Err(format!("{other:?}")),
-        }
-    }
-
-    fn traffic(&self) -> Result<String, String> {
-        let now = self.run.world.coordinator_time();
-        match self.view(&Query::Traffic)? {
-            View::Traffic(seen) => Ok(view::traffic::list(
-                &shown_traffic::list(seen, now),
-                &self.look(),
-            )),
-            other => Err(format!("{other:?}")),
-        }
-    }
-
-    fn status(&self, status: &args::update::Status) -> Result<String, String> {
-        let query = Query::Status {
-            selection: selection(&status.select),
-            all: status.all,
-        };
-        let now = self.run.world.coordinator_time();
-        match self.view(&query)? {
-            View::Status(seen) => Ok(view::status::status(
-                &shown::status(seen, now),
-                &self.look(),
-            )),
-            other => Err(format!("{other:?}")),
-        }
-    }
 }
 
 fn link(machine: MachineIndex, works: bool) -> Event {
@@ -634,6 +534,36 @@ fn selection(select: &args::Select) -> Selection {
     Selection {
         groups: select.group.clone(),
         machines: select.machine.clone(),
+    }
+}
+
+/// What `lab update plan` plans.
+fn planned(plan: &args::update::Plan) -> Wish {
+    Wish {
+        selection: selection(&plan.select),
+        action: match plan.kind {
+            args::update::Kind::Update => Action::Update,
+            args::update::Kind::Rollback => Action::Rollback,
+            args::update::Kind::Reboot => Action::Reboot,
+        },
+        parallel: plan.parallel.parallel,
+        back: Back::Previous,
+        immediate: false,
+        retry_failed: false,
+        reason: String::new(),
+    }
+}
+
+/// What `lab update execute` does.
+fn executed(execute: &args::update::Execute) -> Wish {
+    Wish {
+        selection: selection(&execute.select),
+        action: Action::Update,
+        parallel: execute.parallel.parallel,
+        back: Back::Previous,
+        immediate: execute.emergency,
+        retry_failed: execute.retry_failed,
+        reason: execute.reason.clone(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::{
-    Action, CleanUp, Epoch, LeaseId, MachineName, RolloutId, StopMode, Target, Timestamp,
+    Action, CleanUp, Epoch, LeaseId, MachineName, RolloutId, SideName, StopMode, Target, Timestamp,
     TrafficCall,
 };
 use serde::{Deserialize, Serialize};
@@ -106,6 +106,13 @@ pub enum Reply {
         /// When it ends.
         expires_at: Timestamp,
     },
+    /// To `MoveTraffic`.
+    Moves {
+        /// The side that the traffic moves to.
+        to: SideName,
+        /// The same as a sentence, and what is paused for it.
+        text: String,
+    },
     /// To `Notify`: the channels it goes to.
     Notify(Vec<String>),
     /// No.
@@ -127,6 +134,7 @@ impl Reply {
             | Self::Stopped(_)
             | Self::HealthCheck { .. }
             | Self::Config { .. }
+            | Self::Moves { .. }
             | Self::Token(_)
             | Self::Certify(_)
             | Self::ReturnPending

@@ -117,7 +117,7 @@ impl Fleet {
             self.pause_rollout(&id, reason, draft);
         }
         self.begin_move(group, &to, &sides, (None, by.to_string()), now, draft);
-        Ok(Reply::Done(text))
+        Ok(Reply::Moves { to, text })
     }
 
     /// What the history keeps of a step of a group's traffic that is about to be taken.

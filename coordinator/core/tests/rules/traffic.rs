@@ -6,7 +6,7 @@ use common::{Action, Epoch, HealthState, LeaseId, OutcomeKind, RolloutId, SideNa
 use coordinator_core::{
     Request, WaitReason,
     analysis::{Finding, Measurement},
-    request::{AgentRequest, Back, OperatorRequest, Refusal, Wish},
+    request::{AgentRequest, Back, OperatorRequest, Refusal, Reply, Wish},
     rollout::{PauseReason, RolloutState},
     traffic::{ATTEMPTS, Answered, Traffic, Wanted},
 };
@@ -524,7 +524,10 @@ fn back_is_also_back_from_a_move_that_is_under_way() {
     half_done(&mut world);
     assert_eq!(wanted(&world).to, side("green"));
     let late = wanted(&world);
-    world.done(move_to(None));
+    match world.ask(move_to(None)) {
+        Reply::Moves { to, .. } => assert_eq!(to, side("blue"), "whoever waits is told"),
+        other => panic!("{other:?}"),
+    }
     assert_eq!(wanted(&world).to, side("blue"));
     answer(&mut world, &late, Ok(""));
     assert_eq!(wanted(&world).to, side("blue"), "nobody waits for that");

@@ -340,6 +340,7 @@ impl World {
             | Reply::Stopped(_)
             | Reply::HealthCheck { .. }
             | Reply::Config { .. }
+            | Reply::Moves { .. }
             | Reply::Token(_)
             | Reply::Certify(_)
             | Reply::ReturnPending
