@@ -11,7 +11,7 @@ use common::{BootId, LeaseId};
 use platform::clock::Clock;
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    task::{JoinHandle, spawn_local},
+    task::{AbortHandle, JoinHandle, spawn_local},
     time::Instant,
 };
 
@@ -76,6 +76,8 @@ pub struct Driver<H, L, S = StateFile> {
     /// beside it.
     job: Option<(StepId, JoinHandle<()>)>,
     tasks: Vec<JoinHandle<()>>,
+    /// The newest run of the traffic script.
+    traffic: Option<AbortHandle>,
     /// An attempt has ended since the own service was last looked at.
     look_at_service: bool,
     /// What the own service was made of when this process began.
@@ -105,6 +107,7 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
             sender,
             poll: None,
             job: None,
+            traffic: None,
             tasks: Vec::new(),
             look_at_service: false,
             made_of: None,
@@ -314,10 +317,9 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
 
     fn carry_out(&mut self, job: Job) {
         tracing::debug!(step = %job.step, "begins: {:?}", job.work);
-        let is_apart = matches!(
-            job.work,
-            Work::CheckHealth { .. } | Work::CleanUp { .. } | Work::MoveTraffic { .. }
-        );
+        let moves_traffic = matches!(job.work, Work::MoveTraffic { .. });
+        let is_apart =
+            moves_traffic || matches!(job.work, Work::CheckHealth { .. } | Work::CleanUp { .. });
         let step = job.step;
         let (executor, sender) = (Rc::clone(&self.executor), self.sender.clone());
         let task = spawn_local(async move {
@@ -326,6 +328,11 @@ impl<H: Host + 'static, L: Link + 'static, S: StateStore> Driver<H, L, S> {
             sender.send(Event::JobEnded(job.step, ended)).ok();
         });
         if is_apart {
+            if moves_traffic {
+                // One that was taken back must not come to start its unit beside this one's.
+                let before = self.traffic.replace(task.abort_handle());
+                before.inspect(AbortHandle::abort);
+            }
             self.keep(task);
             return;
         }

@@ -44,7 +44,9 @@ impl Agent {
         }
         self.poll_later(now);
         let is_answered = self.durable.traffic_done.order.as_ref() == Some(&call.order);
-        if is_answered || self.durable.moving_traffic.is_some() {
+        let at_work = self.durable.moving_traffic.as_ref();
+        let stays = at_work.is_some_and(|moving| !is_taken_back(&moving.call.order, &call.order));
+        if is_answered || stays {
             return;
         }
         let call = self.bounded(call);
@@ -123,6 +125,12 @@ impl Agent {
         out.effects.push(Effect::Note(Note::TrafficMoved(done)));
         self.poll_now(now);
     }
+}
+
+/// Whether what is at work is the contrary of what is ordered: then it is ended, or whoever is to take its
+/// traffic again would first wait for its connections to end. The order that it ran for was taken back.
+fn is_taken_back(at_work: &TrafficOrder, order: &TrafficOrder) -> bool {
+    at_work.group == order.group && at_work.gets != order.gets
 }
 
 /// Why the script came to nothing, and what it said last.

@@ -244,6 +244,13 @@ impl World {
             return;
         }
         m.seen_at = now;
+        if matches!(job.work, Work::MoveTraffic { .. }) {
+            // One that was taken back is ended first.
+            let taken_back = |unit: &super::machine::Unit| {
+                matches!(unit.work, Work::MoveTraffic { .. }) && unit.ended.is_none()
+            };
+            m.units.retain(|_, unit| !taken_back(unit));
+        }
         m.begin(job.step, &job.work);
         let (kind, flaw) = kind_of(m, &job.work);
         self.tell(|w| {

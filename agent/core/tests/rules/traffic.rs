@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agent_core::{
-    Answer, Directive, Failure, Input, MayBegin, Note, UnitState, Work, effect::NotFollowed,
+    Answer, Directive, Done, Failure, Input, MayBegin, Note, UnitState, Work, effect::NotFollowed,
     limits::TRAFFIC_TIMEOUT_MAX,
 };
 use common::{Action, Epoch, Gets, StopMode, TrafficCall, TrafficDone, TrafficOrder};
@@ -159,13 +159,38 @@ fn an_order_that_was_overtaken_is_never_carried_out() {
 fn one_order_waits_for_the_end_of_another() {
     let mut world = idle();
     world.say(move_traffic(1, 1));
-    world.say(move_traffic(2, 1));
+    // The same once more, and of another group: of two contrary ones neither is taken back by the other.
+    world.say(move_traffic(1, 2));
+    let mut other = call(2, 1);
+    other.order.group = "api".parse().expect("a name");
+    world.say(Directive::MoveTraffic(other));
     assert_eq!(world.open.len(), 1, "one at a time");
     world.work_all();
     assert_eq!(told(&mut world), done(1, 1));
-    world.say(move_traffic(2, 1));
+    world.say(move_traffic(1, 2));
     world.work_all();
-    assert_eq!(told(&mut world), done(2, 1));
+    assert_eq!(told(&mut world), done(1, 2));
+}
+
+#[test]
+fn an_order_that_is_taken_back_does_not_hold_up_the_one_that_takes_it_back() {
+    let mut world = idle();
+    world.say(move_traffic(2, 1));
+    let out = world.open.pop().expect("begun");
+    world.say(move_traffic(3, 1));
+    world.work_all();
+    assert_eq!(told(&mut world), done(3, 1));
+    // The end of the first one says nothing any more.
+    world.feed(Input::StepDone {
+        step: out.step,
+        answer: Answer {
+            result: Ok(Done::TrafficMoved),
+            output: String::new(),
+        },
+    });
+    assert_eq!(told(&mut world), done(3, 1));
+    world.say(move_traffic(2, 1));
+    assert!(world.open.is_empty(), "it was overtaken");
 }
 
 #[test]
