@@ -14,7 +14,7 @@ use common::{GroupName, MachineName};
 use serde_json::{Map, Value};
 
 use super::{
-    FleetConfig, GroupConfig,
+    Fault, FleetConfig, GroupConfig,
     analysis::{self, Analyses},
     calendars, machines,
     policies::{Policies, with_policy},
@@ -125,7 +125,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
     }
     let machines = top.get("updateMachines");
     let own = machines
-        .map(|value| machines::read(value, &groups, &settings, faults))
+        .map(|value| machines::read(value, &groups, &policies, &settings, faults))
         .unwrap_or_default();
     let schedules = top.get("schedules");
     let schedules = schedules
@@ -230,12 +230,20 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
 
 /// How many of something it takes; 0, or nothing: that never comes.
 fn how_many(s: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Option<u32> {
+    number(s, key, faults).filter(|times| *times > 0)
+}
+
+/// How often a machine tries again, where that is said.
+pub(super) fn retries(s: &mut Section<'_>, faults: &mut Faults) -> Option<u32> {
+    number(s, "retries", faults)
+}
+
+fn number(s: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Option<u32> {
     let hint = "write a whole number without quotes, 0 for never";
-    let times = s.parsed(key, hint, faults, |value| {
+    s.parsed(key, hint, faults, |value| {
         let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
         number.ok_or_else(|| format!("{value} is not a whole number"))
-    });
-    times.filter(|times| *times > 0)
+    })
 }
 
 /// `alarms = { notUpdated = "720h"; notApplied = "168h"; }`; zero: never.
@@ -404,14 +412,16 @@ fn group(
     }
     s.finish(faults);
     // What is wrong with a key of its policy is said of the policy.
-    faults.retain(|fault| {
-        let key = fault.path.strip_prefix(path).unwrap_or_default();
-        let key = key.trim_start_matches('.').split(['.', '[']).next();
-        let key = key.unwrap_or_default();
-        own.contains_key(key) || !keys.contains_key(key)
-    });
+    faults.retain(|fault| is_of(fault, path, own) || !is_of(fault, path, &keys));
     all_faults.append(faults);
     Some(GroupConfig { machines, policy })
+}
+
+/// Whether it is about one of these keys of what is at that path.
+pub(super) fn is_of(fault: &Fault, path: &str, keys: &Map<String, Value>) -> bool {
+    let key = fault.path.strip_prefix(path).unwrap_or_default();
+    let key = key.trim_start_matches('.').split(['.', '[']).next();
+    keys.contains_key(key.unwrap_or_default())
 }
 
 /// The keys of a group or of a policy; percentages are of so many machines.
@@ -465,7 +475,7 @@ pub(super) fn policy(
             .unwrap_or(settings.health_timeout),
         rollback_on_failure,
         takes_back,
-        retries: how_many(s, "retries", faults).unwrap_or(0),
+        retries: retries(s, faults).unwrap_or(0),
         retry_after: s
             .duration_from("retryAfter", SOME, faults)
             .unwrap_or(RETRY_AFTER),
