@@ -17,7 +17,7 @@ use super::{
     Fault, FleetConfig, GroupConfig,
     analysis::{self, Analyses},
     calendars, machines,
-    policies::{Policies, with_policy},
+    policies::{Alone, Policies, with_policy},
     schedules,
     section::{Faults, Section, Share, fault, nearest},
     traffic, waves,
@@ -68,8 +68,11 @@ pub(super) struct Settings {
     analyses: Analyses,
 }
 
-/// Reads the whole document. `None` when it is too broken to be looked at further.
-pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetConfig> {
+/// Reads the whole document, with the policies that no group names. `None` when it is too broken to be looked at further.
+pub(super) fn document<'a>(
+    document: &'a Value,
+    faults: &mut Faults,
+) -> Option<(FleetConfig, Vec<Alone<'a>>)> {
     let mut top = Section::new(document, "", faults)?;
     let empty = Value::Object(Map::new());
     let settings = top.get("updateSettings").unwrap_or(&empty);
@@ -87,11 +90,11 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
     if let Some(value) = top.get("analysis") {
         settings.analyses = analysis::read(value, settings.prometheus.as_deref(), faults);
     }
-    let policies = top
-        .get("updatePolicies")
-        .map_or_else(Policies::default, |value| {
-            Policies::read(value, &settings, faults)
-        });
+    let groups_or_none = groups_value.unwrap_or(&Value::Null);
+    let (policies, alone) = match top.get("updatePolicies") {
+        Some(value) => Policies::read(value, groups_or_none, &settings, faults),
+        None => (Policies::default(), Vec::new()),
+    };
     let Some(groups_value) = groups_value else {
         fault(
             faults,
@@ -141,7 +144,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
                 .map(move |m| (m.clone(), name.clone()))
         })
         .collect();
-    Some(FleetConfig {
+    let config = FleetConfig {
         document: document.clone(),
         groups,
         own,
@@ -160,7 +163,8 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
         webhooks: settings.webhooks,
         schedules,
         group_of,
-    })
+    };
+    Some((config, alone))
 }
 
 /// How many machines the groups name.
