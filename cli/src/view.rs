@@ -80,6 +80,11 @@ impl Look {
         }
     }
 
+    /// Whether the clocks of another zone show something else then.
+    pub fn is_other_there(&self, time: &str, zone: &str) -> bool {
+        self.when_there(time, zone) != self.when(time)
+    }
+
     /// A time as `2026-11-22 02:00:00` in the reader's zone.
     pub fn stamp(&self, time: &str) -> String {
         match time.parse::<Timestamp>() {

@@ -225,7 +225,15 @@ fn remark(machine: &RolloutMachine, group_waits: Option<&WaitReason>) -> String 
 
 /// The reader's own time, where the sentence has that of a group's zone.
 fn here(reason: &WaitReason, look: &Look) -> String {
-    if reason.timezone.is_empty() || reason.until.is_empty() {
+    let told = match reason.kind.as_str() {
+        "window-closed" | "window-too-short" | "frozen" => {
+            !reason.timezone.is_empty() && !reason.until.is_empty()
+        }
+        "soaking" | "stagger" => look.is_other_there(&reason.until, &reason.timezone),
+        // The sentence has no time.
+        _ => false,
+    };
+    if !told {
         return String::new();
     }
     format!("; here {}", look.when(&reason.until))
@@ -408,5 +416,25 @@ mod tests {
         let reason = &wave["machines"][1]["wait_reason"];
         assert_eq!(reason["kind"], "group-limit");
         assert!(reason.get("until").is_none(), "absent numbers are left out");
+    }
+
+    #[test]
+    fn the_readers_clocks_are_told_as_well_where_a_groups_show_something_else() {
+        let said = |kind: &str, timezone: &str| {
+            let reason = WaitReason {
+                kind: kind.into(),
+                until: "2026-11-22T15:30:00Z".into(),
+                timezone: timezone.into(),
+                ..WaitReason::default()
+            };
+            here(&reason, &look())
+        };
+        let told = "; here Sun 22 Nov 16:30, in 3 h 30 min";
+        for kind in ["soaking", "stagger", "window-closed"] {
+            assert_eq!(said(kind, "Asia/Tokyo"), told, "{kind}");
+            assert_eq!(said(kind, ""), "", "{kind} of an older coordinator");
+        }
+        assert_eq!(said("soaking", "Europe/Berlin"), "", "the same clocks");
+        assert_eq!(said("approval", "Asia/Tokyo"), "", "no time is named");
     }
 }

@@ -115,12 +115,13 @@ impl FleetConfig {
     /// Reads a document.
     pub fn parse(document: &Value) -> Result<Self, Faults> {
         let mut faults = Vec::new();
-        let config = read::document(document, &mut faults);
-        if let Some(config) = &config {
+        let read = read::document(document, &mut faults);
+        if let Some((config, alone)) = &read {
             check::check(config, &mut faults);
+            check::policies(alone, config, &mut faults);
         }
-        match config {
-            Some(config) if faults.is_empty() => Ok(config),
+        match read {
+            Some((config, _)) if faults.is_empty() => Ok(config),
             Some(_) | None => Err(Faults(faults)),
         }
     }
@@ -151,7 +152,8 @@ impl TryFrom<Value> for FleetConfig {
     /// are for new documents, and must not keep a coordinator from reading its journal.
     fn try_from(document: Value) -> Result<Self, Faults> {
         let mut faults = Vec::new();
-        read::document(&document, &mut faults).ok_or(Faults(faults))
+        let read = read::document(&document, &mut faults);
+        read.map(|(config, _)| config).ok_or(Faults(faults))
     }
 }
 

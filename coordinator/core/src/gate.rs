@@ -88,13 +88,14 @@ impl Fleet {
                 group: group.name.clone(),
                 rollout: rollout.id.clone(),
                 counts_at: asked.and_then(|since| Some(since + after?)),
+                zone: group.policy.timezone.clone(),
             });
         }
         if rollout.immediate {
             return Ok(());
         }
         for dependency in &group.policy.dependencies {
-            self.stagger(rollout, dependency, now)?;
+            self.stagger(rollout, group, dependency, now)?;
         }
         windows()
     }
@@ -119,10 +120,11 @@ impl Fleet {
         }
     }
 
-    /// Time enough has passed since the group was last finished.
+    /// Time enough has passed since the group of that name was last finished.
     fn stagger(
         &self,
         rollout: &Rollout,
+        waits: &RolloutGroup,
         name: &GroupName,
         now: Timestamp,
     ) -> Result<(), WaitReason> {
@@ -138,6 +140,7 @@ impl Fleet {
             Some(until) if now < until => Err(WaitReason::Stagger {
                 group: name.clone(),
                 until,
+                zone: waits.policy.timezone.clone(),
             }),
             Some(_) | None => Ok(()),
         }

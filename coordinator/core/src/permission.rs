@@ -147,9 +147,7 @@ impl Fleet {
             WaveState::Open(_) | WaveState::Soaking(_) | WaveState::Closed => return Ok(()),
             WaveState::Waiting => {}
         }
-        if let Some(until) = group.soaks_until(now) {
-            return Err(WaitReason::Soaking { until });
-        }
+        soak_of(group, now)?;
         // Whoever soaks for long enough still waits for the ill to be well.
         if let Some(WaveState::Soaking(_)) = group.waves.get(group.current).map(|wave| wave.state) {
             self.health_of(group)?;
@@ -342,13 +340,9 @@ impl Fleet {
             let (rollout, reason) = (rollout_id(number), reason.to_string());
             return Some(WaitReason::Paused { rollout, reason });
         }
-        let soaking = match g.soaks_until(now) {
-            Some(until) => Err(WaitReason::Soaking { until }),
-            None => Ok(()),
-        };
         self.gate_of(number, group, now)
             .and_then(|()| self.traffic_wait(number, group, now))
-            .and(soaking)
+            .and_then(|()| soak_of(g, now))
             .and_then(|()| self.health_of(g))
             .and_then(|()| self.analysing(number, group, now))
             .and_then(|()| self.hold_of(rollout, g))
@@ -367,4 +361,13 @@ fn wave_number(wave: usize) -> u32 {
 
 fn to_usize(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// The wave before the next one has been healthy for long enough.
+fn soak_of(group: &RolloutGroup, now: Timestamp) -> Result<(), WaitReason> {
+    let soaks_until = group.soaks_until(now);
+    soaks_until.map_or(Ok(()), |until| {
+        let zone = group.policy.timezone.clone();
+        Err(WaitReason::Soaking { until, zone })
+    })
 }

@@ -93,6 +93,7 @@ impl Fleet {
                     until,
                     tries: place.tries,
                     reason: place.reason.clone(),
+                    zone: group.rules(place.rules).timezone.clone(),
                 });
             }
             Some(_) | None => {}

@@ -59,6 +59,9 @@ pub enum WaitReason {
         tries: u32,
         /// What happened.
         reason: String,
+        /// IANA name of the machine's zone.
+        #[serde(default)]
+        zone: String,
     },
     /// Machines failed and are to try again: if they fail for good, the budget is spent.
     Retrying {
@@ -116,6 +119,9 @@ pub enum WaitReason {
         group: GroupName,
         /// Until when.
         until: Timestamp,
+        /// IANA name of the waiting group's zone.
+        #[serde(default)]
+        zone: String,
     },
     /// Somebody must say yes.
     Approval {
@@ -125,6 +131,9 @@ pub enum WaitReason {
         rollout: RolloutId,
         /// When it counts as given if nobody has answered, where it ever does.
         counts_at: Option<Timestamp>,
+        /// IANA name of the group's zone.
+        #[serde(default)]
+        zone: String,
     },
     /// Somebody must say that the group is to go on after a wave.
     Held {
@@ -182,6 +191,9 @@ pub enum WaitReason {
     Soaking {
         /// Until when.
         until: Timestamp,
+        /// IANA name of the group's zone.
+        #[serde(default)]
+        zone: String,
     },
     /// The gates of a wave whose machines are all back have not all passed.
     Analysing {
@@ -199,6 +211,9 @@ pub enum WaitReason {
         errors: u32,
         /// When something is measured next.
         until: Option<Timestamp>,
+        /// IANA name of the group's zone.
+        #[serde(default)]
+        zone: String,
     },
     /// Machines that were updated here are not healthy.
     GroupUnhealthy {
@@ -327,7 +342,7 @@ impl WaitReason {
     pub fn until(&self) -> Option<Timestamp> {
         match self {
             Self::Stagger { until, .. }
-            | Self::Soaking { until }
+            | Self::Soaking { until, .. }
             | Self::Retry { until, .. }
             | Self::TrafficMoving { until, .. } => Some(*until),
             Self::Approval { counts_at, .. } => *counts_at,

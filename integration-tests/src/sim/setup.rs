@@ -260,9 +260,9 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
 /// Keys of their own for some machines, by what was drawn before, so that this moves no other draw.
 fn of_their_own(machines: &[String]) -> Value {
     let keys = [
-        json!({ "maintenanceWindow": "01:30-05:30", "timezone": "Europe/Berlin" }),
+        json!({ "maintenanceWindow": "01:30-05:30", "timezone": "Europe/Berlin", "retries": 2, "retryAfter": "4m" }),
         json!({ "maintenanceWindow": ["20:00-23:00", "02:00-04:00"], "healthCheckTimeout": 240 }),
-        json!({ "allowReboot": false, "avoid": [], "expectedDuration": "20m", "rollbackOnFailure": "machine" }),
+        json!({ "allowReboot": false, "avoid": [], "expectedDuration": "20m", "rollbackOnFailure": "machine", "retries": 0 }),
     ];
     let own = machines.iter().enumerate().filter_map(|(index, machine)| {
         let odd = index + 2 * machines.len();

@@ -357,6 +357,7 @@ impl Fleet {
             inconclusive: tally.inconclusive,
             errors: tally.errors,
             until: self.gates_due(number, group, now),
+            zone: g.policy.timezone.clone(),
         })
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use common::{GroupName, MachineName, Timestamp};
 
-use super::{Fault, FleetConfig, GroupConfig, section::nearest};
+use super::{Fault, FleetConfig, GroupConfig, policies::Alone, section::nearest};
 use crate::{
     opening::Openings,
     plan::in_dependency_order,
@@ -26,10 +26,12 @@ pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
     let mut seen: BTreeMap<&MachineName, &GroupName> = BTreeMap::new();
     for (name, group) in &config.groups {
         machines(name, group, config, &mut seen, faults);
-        dependencies(name, group, config, faults);
-        limits(name, group, faults);
-        waves(name, group, faults);
         let path = format!("updateGroups.{name}");
+        dependencies(&path, Some(name), &group.policy, config, faults);
+        limits(name, group, faults);
+        approvals(&path, &group.policy, faults);
+        soft_reboot(&path, &group.policy, faults);
+        waves(name, group, faults);
         times(&path, &group.policy, config, faults);
         super::traffic::check(&path, group, &config.coordinators, faults);
     }
@@ -53,6 +55,26 @@ pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
         );
         let hint = "make it longer, or leave it out";
         push(faults, "updateSettings.leaseTime".to_owned(), message, hint);
+    }
+}
+
+/// Policies that no group names, as far as they contradict themselves, or what holds for the whole fleet.
+/// What they leave to groups is theirs to say.
+pub(super) fn policies(alone: &[Alone<'_>], config: &FleetConfig, faults: &mut Vec<Fault>) {
+    for Alone { path, keys, policy } in alone {
+        let says = |key| keys.contains_key(key);
+        let says_of_its_preset = |key| says(key) || says("updatePolicy");
+        dependencies(path, None, policy, config, faults);
+        times(path, policy, config, faults);
+        if says("allowReboot") {
+            soft_reboot(path, policy, faults);
+        }
+        if policy.needs_approval || says_of_its_preset("requireApproval") {
+            approvals(path, policy, faults);
+        }
+        if says_of_its_preset("canary") {
+            pauses(path, policy, faults);
+        }
     }
 }
 
@@ -101,15 +123,17 @@ fn machines<'a>(
     }
 }
 
+/// Of a group of that name, or of no group.
 fn dependencies(
-    name: &GroupName,
-    group: &GroupConfig,
+    path: &str,
+    name: Option<&GroupName>,
+    policy: &Policy,
     config: &FleetConfig,
     faults: &mut Vec<Fault>,
 ) {
-    for (index, dependency) in group.policy.dependencies.iter().enumerate() {
-        let path = format!("updateGroups.{name}.dependencies[{index}]");
-        if dependency == name {
+    for (index, dependency) in policy.dependencies.iter().enumerate() {
+        let path = format!("{path}.dependencies[{index}]");
+        if Some(dependency) == name {
             push(faults, path, "a group cannot depend on itself", "remove it");
         } else if !config.groups.contains_key(dependency) {
             let groups = config.groups.keys().map(GroupName::as_str);
@@ -137,6 +161,10 @@ fn limits(name: &GroupName, group: &GroupConfig, faults: &mut Vec<Fault>) {
         let hint = "make it smaller, or 0 for none";
         push(faults, path("canary"), message, hint);
     }
+}
+
+fn approvals(path: &str, policy: &Policy, faults: &mut Vec<Fault>) {
+    let path = |key: &str| format!("{path}.{key}");
     if let Some(after) = policy.approved_after {
         if !policy.needs_approval {
             let message = "means nothing where no approval is asked for";
@@ -151,7 +179,6 @@ fn limits(name: &GroupName, group: &GroupConfig, faults: &mut Vec<Fault>) {
             push(faults, path("autoApproveAfter"), message, hint);
         }
     }
-    soft_reboot(&format!("updateGroups.{name}"), policy, faults);
 }
 
 fn soft_reboot(path: &str, policy: &Policy, faults: &mut Vec<Fault>) {
@@ -183,10 +210,7 @@ fn waves(name: &GroupName, group: &GroupConfig, faults: &mut Vec<Fault>) {
         let message = "the canary is the whole group, and nobody would come after it";
         push(faults, path("canary"), message, "name fewer machines");
     }
-    if policy.pause_after == PauseAfter::Canary && policy.canary == 0 {
-        let message = "there is no canary to pause after";
-        push(faults, path("pauseAfter"), message, "set canary as well");
-    }
+    pauses(&format!("updateGroups.{name}"), policy, faults);
     let mut before = 0;
     for share in &policy.waves {
         let end = share.at_least(size);
@@ -204,6 +228,14 @@ fn waves(name: &GroupName, group: &GroupConfig, faults: &mut Vec<Fault>) {
             );
         }
         before = end;
+    }
+}
+
+fn pauses(path: &str, policy: &Policy, faults: &mut Vec<Fault>) {
+    if policy.pause_after == PauseAfter::Canary && policy.canary == 0 {
+        let message = "there is no canary to pause after";
+        let path = format!("{path}.pauseAfter");
+        push(faults, path, message, "set canary as well");
     }
 }
 

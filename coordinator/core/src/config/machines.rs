@@ -4,21 +4,21 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use common::{GroupName, MachineName};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     GroupConfig, calendars,
+    policies::{Policies, with_policy},
     read::{self, Settings},
     section::{Faults, Section, fault, nearest},
 };
-use crate::policy::Policy;
+use crate::policy::{Policy, Preset};
 
 /// Anything but nothing.
 const SOME: Duration = Duration::from_secs(1);
 
 /// Keys of groups that say something about several machines.
-const OF_GROUPS: [&str; 17] = [
-    "updatePolicy",
+const OF_GROUPS: [&str; 16] = [
     "machines",
     "maxParallel",
     "maxFailures",
@@ -42,6 +42,7 @@ const OF_GROUPS: [&str; 17] = [
 pub(super) fn read(
     value: &Value,
     groups: &BTreeMap<GroupName, GroupConfig>,
+    policies: &Policies<'_>,
     settings: &Settings,
     faults: &mut Faults,
 ) -> BTreeMap<MachineName, Policy> {
@@ -62,7 +63,15 @@ pub(super) fn read(
             continue;
         };
         if let Some(keys) = Section::new(value, &path, faults) {
-            let policy_of_its_own = keys_of(keys, policy, settings, faults);
+            let given = keys.map;
+            let named = named(given, &path, policies, faults);
+            let keys = named.map(|named| with_policy(given, &named));
+            let keys = Section::of(keys.as_ref().unwrap_or(given), &path);
+            let mut found = Vec::new();
+            let policy_of_its_own = keys_of(keys, policy, settings, &mut found);
+            // What is wrong with a key of its policy is said of the policy.
+            found.retain(|fault| read::is_of(fault, &path, given));
+            faults.append(&mut found);
             if policy_of_its_own != *policy {
                 own.insert(machine.clone(), policy_of_its_own);
             }
@@ -71,9 +80,41 @@ pub(super) fn read(
     own
 }
 
+/// The keys of the policy that the machine names, as far as they are about one machine.
+fn named(
+    own: &Map<String, Value>,
+    path: &str,
+    policies: &Policies<'_>,
+    faults: &mut Faults,
+) -> Option<Map<String, Value>> {
+    let value = own.get("updatePolicy").filter(|value| !value.is_null())?;
+    let name = value.as_str().unwrap_or_default();
+    let path = format!("{path}.updatePolicy");
+    let mut keys = match policies.0.get(name) {
+        Some(keys) => (*keys).clone(),
+        None if Preset::named(name).is_some() => Map::new(),
+        None => {
+            let hint = nearest(name, policies.0.keys().copied(), "write one of");
+            fault(faults, &path, format!("{value} is not a policy"), hint);
+            return None;
+        }
+    };
+    keys.retain(|key, value| {
+        key != "updatePolicy" && !OF_GROUPS.contains(&key.as_str()) && !value.is_null()
+    });
+    if keys.is_empty() {
+        let message = format!("{name} has no key that is about one machine");
+        let hint = "name it for a group, or leave it out";
+        fault(faults, &path, message, hint);
+    }
+    Some(keys)
+}
+
 /// The group's rules with the machine's keys in their place.
 fn keys_of(mut s: Section<'_>, group: &Policy, settings: &Settings, faults: &mut Faults) -> Policy {
     let mut policy = group.clone();
+    // Its keys are among these already.
+    s.get("updatePolicy");
     if s.map.contains_key("maintenanceWindow") {
         policy.windows = read::windows(&mut s, "maintenanceWindow", faults);
     }
@@ -104,6 +145,12 @@ fn keys_of(mut s: Section<'_>, group: &Policy, settings: &Settings, faults: &mut
     if let Some(expected) = s.duration("expectedDuration", faults) {
         policy.expected_duration = expected;
     }
+    if let Some(retries) = read::retries(&mut s, faults) {
+        policy.retries = retries;
+    }
+    if let Some(after) = s.duration_from("retryAfter", SOME, faults) {
+        policy.retry_after = after;
+    }
     for key in OF_GROUPS {
         if s.get(key).is_some() {
             let message = "is a rule for several machines, and this is one";
@@ -127,9 +174,16 @@ mod tests {
             "updateGroups": {
                 "web": {
                     "machines": ["a", "b"], "maintenanceWindow": "02:00-06:00",
-                    "allowReboot": true, "softReboot": true, "avoid": ["days"],
+                    "allowReboot": true, "softReboot": true, "avoid": ["days"], "retries": 1,
                 },
                 "db": { "machines": ["c"] },
+            },
+            "updatePolicies": {
+                "patient": {
+                    "updatePolicy": "aggressive", "maxParallel": 7, "soak": "1h", "retries": 5,
+                    "retryAfter": "30m", "healthCheckTimeout": "20m",
+                },
+                "crowd": { "updatePolicy": "aggressive", "maxParallel": 7 },
             },
             "updateSettings": { "calendars": { "days": { "dates": ["2026-12-24"] } } },
             "updateMachines": machines,
@@ -147,7 +201,7 @@ mod tests {
         let keys = json!({ "a": {
             "maintenanceWindow": ["20:00-21:00", { "times": "04:00-05:00", "days": ["sun"] }],
             "timezone": "Europe/Berlin", "avoid": [], "healthCheckTimeout": "7m",
-            "expectedDuration": "30m", "rollbackOnFailure": false,
+            "expectedDuration": "30m", "rollbackOnFailure": false, "retries": 2, "retryAfter": "1h",
         }});
         let (own, group) = (policy(&keys, "a"), policy(&keys, "b"));
         let windows: Vec<String> = own.windows.iter().map(ToString::to_string).collect();
@@ -160,6 +214,8 @@ mod tests {
             expected_duration: Duration::from_secs(1800),
             rollback_on_failure: false,
             takes_back: false,
+            retries: 2,
+            retry_after: Duration::from_secs(3600),
             ..group.clone()
         };
         assert_eq!(own, expected, "and nothing else");
@@ -170,9 +226,25 @@ mod tests {
                 .windows
                 .is_empty()
         );
+        // None, where its group tries again.
+        assert_eq!(policy(&json!({ "a": { "retries": 0 } }), "a").retries, 0);
+        assert_eq!(group.retries, 1);
         // A machine that must not reboot does not reboot softly either.
         let stays = policy(&json!({ "a": { "allowReboot": false } }), "a");
         assert!(!stays.allow_reboot && !stays.soft_reboot);
+    }
+
+    #[test]
+    fn a_machine_has_the_keys_of_a_policy_that_are_about_one_machine() {
+        let keys = json!({ "a": { "updatePolicy": "patient", "retryAfter": "2h" } });
+        let (own, group) = (policy(&keys, "a"), policy(&keys, "b"));
+        let expected = Policy {
+            retries: 5,
+            retry_after: Duration::from_secs(7200),
+            health_timeout: Duration::from_secs(1200),
+            ..group
+        };
+        assert_eq!(own, expected, "and of waves and limits those of its group");
     }
 
     #[test]
@@ -196,6 +268,41 @@ mod tests {
                 json!({ "a": { "maxParallel": 1 } }),
                 "updateMachines.a.maxParallel",
                 "a rule for several machines",
+            ),
+            (
+                json!({ "a": { "retries": "twice" } }),
+                "updateMachines.a.retries",
+                "a whole number",
+            ),
+            (
+                json!({ "a": { "retryAfter": "0s" } }),
+                "updateMachines.a.retryAfter",
+                "too short",
+            ),
+            (
+                json!({ "a": { "retry": 1 } }),
+                "updateMachines.a.retry",
+                "did you mean \"retries\"?",
+            ),
+            (
+                json!({ "a": { "updatePolicy": "patien" } }),
+                "updateMachines.a.updatePolicy",
+                "did you mean \"patient\"?",
+            ),
+            (
+                json!({ "a": { "updatePolicy": 3 } }),
+                "updateMachines.a.updatePolicy",
+                "is not a policy",
+            ),
+            (
+                json!({ "a": { "updatePolicy": "crowd" } }),
+                "updateMachines.a.updatePolicy",
+                "no key that is about one machine",
+            ),
+            (
+                json!({ "a": { "updatePolicy": "conservative" } }),
+                "updateMachines.a.updatePolicy",
+                "no key that is about one machine",
             ),
             (
                 json!({ "a": { "allowReboots": true } }),
@@ -231,5 +338,14 @@ mod tests {
             assert_eq!(fault.path, at);
             assert!(fault.to_string().contains(says), "{at}: {fault}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_policy_is_not_said_of_the_machine_again() {
+        let mut document = document(&json!({ "a": { "updatePolicy": "crowd", "retries": 1 } }));
+        document["updatePolicies"]["crowd"]["retryAfter"] = json!("soon");
+        let faults = FleetConfig::parse(&document).expect_err("refused").0;
+        let paths: Vec<&str> = faults.iter().map(|fault| fault.path.as_str()).collect();
+        assert_eq!(paths, ["updatePolicies.crowd.retryAfter"]);
     }
 }

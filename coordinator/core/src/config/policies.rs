@@ -1,7 +1,7 @@
 //! Policies of one's own (`updatePolicies`): keys of groups under a name. A group that names one has its
 //! keys, unless it has them itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::GroupName;
 use serde_json::{Map, Value};
@@ -10,7 +10,7 @@ use super::{
     read::{Settings, policy, preset},
     section::{Faults, Section, fault},
 };
-use crate::policy::Preset;
+use crate::policy::{Policy, Preset};
 
 /// Percentages of a policy are of the machines of each group that names it; alone it is read as if
 /// there were so many.
@@ -20,13 +20,29 @@ const ANY_SIZE: usize = 100;
 #[derive(Default)]
 pub(super) struct Policies<'a>(pub(super) BTreeMap<&'a str, &'a Map<String, Value>>);
 
+/// A policy by itself, as it is where a group has no keys of its own.
+pub(super) struct Alone<'a> {
+    pub(super) path: String,
+    pub(super) keys: &'a Map<String, Value>,
+    pub(super) policy: Policy,
+}
+
 impl<'a> Policies<'a> {
-    /// Reads them; what is wrong with one is said of it, and not of every group that names it.
-    pub(super) fn read(value: &'a Value, settings: &Settings, faults: &mut Faults) -> Self {
-        let mut found = Self::default();
+    /// Reads them; what is wrong with one is said of it, and not of every group that names it. With those
+    /// that none of these groups names.
+    pub(super) fn read(
+        value: &'a Value,
+        groups: &Value,
+        settings: &Settings,
+        faults: &mut Faults,
+    ) -> (Self, Vec<Alone<'a>>) {
+        let (mut found, mut alone) = (Self::default(), Vec::new());
         let Some(section) = Section::new(value, "updatePolicies", faults) else {
-            return found;
+            return (found, alone);
         };
+        let groups = groups.as_object().into_iter().flat_map(Map::values);
+        let named = groups.filter_map(|group| group.get("updatePolicy")?.as_str());
+        let named: BTreeSet<&str> = named.collect();
         for (name, value) in section.map {
             let path = section.path_of(name);
             if Preset::named(name).is_some() {
@@ -41,10 +57,14 @@ impl<'a> Policies<'a> {
             found.0.insert(name, keys.map);
             // Of presets only: a policy that builds on one that builds on it would have no end.
             let preset = preset(&mut keys, &Self::default(), faults);
-            policy(&mut keys, preset, ANY_SIZE, settings, faults);
+            let policy = policy(&mut keys, preset, ANY_SIZE, settings, faults);
+            if !named.contains(name.as_str()) {
+                let (path, keys) = (path, keys.map);
+                alone.push(Alone { path, keys, policy });
+            }
             keys.finish(faults);
         }
-        found
+        (found, alone)
     }
 }
 
@@ -169,6 +189,82 @@ mod tests {
             assert_eq!(path, at);
             assert!(text.contains(says), "{at}: {text}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_policy_is_said_also_while_no_group_names_it() {
+        for (policy, at, says) in [
+            (
+                json!({ "maintenanceWindow": "02:00-02:05" }),
+                "maintenanceWindow",
+                "shorter than the 600 s",
+            ),
+            (
+                json!({ "maintenanceWindow": "02:00-06:00", "expectedDuration": "5h" }),
+                "maintenanceWindow",
+                "shorter than the 18000 s",
+            ),
+            (
+                json!({ "maintenanceWindow": "02:00-06:00", "avoid": ["nights"] }),
+                "avoid",
+                "nights never leave the 600 s",
+            ),
+            (json!({ "avoid": ["days"] }), "avoid[0]", "days"),
+            (json!({ "gates": ["none"] }), "gates[0]", "none"),
+            (
+                json!({ "dependencies": ["wb"] }),
+                "dependencies[0]",
+                "\"web\"?",
+            ),
+            (
+                json!({ "softReboot": true, "allowReboot": false }),
+                "softReboot",
+                "allowReboot is false",
+            ),
+            (
+                json!({ "autoApproveAfter": "1h", "requireApproval": false }),
+                "autoApproveAfter",
+                "no approval is asked for",
+            ),
+            (
+                json!({ "autoApproveAfter": "8h", "approvalExpiry": "1h", "requireApproval": true }),
+                "autoApproveAfter",
+                "never comes",
+            ),
+            (
+                json!({ "updatePolicy": "aggressive", "pauseAfter": "canary" }),
+                "pauseAfter",
+                "no canary",
+            ),
+        ] {
+            let mut document = document(&json!({}), &json!({ "spare": policy }));
+            document["updateSettings"]["calendars"]["nights"]["hours"] = json!("01:00-07:00");
+            let found = faults(&document);
+            let [(path, text)] = &found[..] else {
+                panic!("{at}: {found:?}");
+            };
+            assert_eq!(*path, format!("updatePolicies.spare.{at}"));
+            assert!(text.contains(says), "{at}: {text}");
+        }
+        // What it leaves to groups is theirs to say.
+        for policy in [
+            json!({ "softReboot": true }),
+            json!({ "autoApproveAfter": "1h" }),
+            json!({ "canary": "50%", "waves": [150], "maxFailures": 300 }),
+            json!({ "dependencies": ["web"] }),
+        ] {
+            let found = faults(&document(&json!({}), &json!({ "spare": policy })));
+            assert!(found.is_empty(), "{found:?}");
+        }
+        // Of one that a group names it is said there, with what the group has of its own.
+        let short = json!({ "short": { "maintenanceWindow": "02:00-02:05" } });
+        let group = |more| json!({ "updatePolicy": "short", "expectedDuration": more });
+        assert!(faults(&document(&group("5m"), &short)).is_empty());
+        let found = faults(&document(&group("6m"), &short));
+        assert_eq!(
+            found[0].0, "updateGroups.web.maintenanceWindow",
+            "{found:?}"
+        );
     }
 
     #[test]

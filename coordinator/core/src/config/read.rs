@@ -14,10 +14,10 @@ use common::{GroupName, MachineName};
 use serde_json::{Map, Value};
 
 use super::{
-    FleetConfig, GroupConfig,
+    Fault, FleetConfig, GroupConfig,
     analysis::{self, Analyses},
     calendars, machines,
-    policies::{Policies, with_policy},
+    policies::{Alone, Policies, with_policy},
     schedules,
     section::{Faults, Section, Share, fault, nearest},
     traffic, waves,
@@ -68,8 +68,11 @@ pub(super) struct Settings {
     analyses: Analyses,
 }
 
-/// Reads the whole document. `None` when it is too broken to be looked at further.
-pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetConfig> {
+/// Reads the whole document, with the policies that no group names. `None` when it is too broken to be looked at further.
+pub(super) fn document<'a>(
+    document: &'a Value,
+    faults: &mut Faults,
+) -> Option<(FleetConfig, Vec<Alone<'a>>)> {
     let mut top = Section::new(document, "", faults)?;
     let empty = Value::Object(Map::new());
     let settings = top.get("updateSettings").unwrap_or(&empty);
@@ -87,11 +90,11 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
     if let Some(value) = top.get("analysis") {
         settings.analyses = analysis::read(value, settings.prometheus.as_deref(), faults);
     }
-    let policies = top
-        .get("updatePolicies")
-        .map_or_else(Policies::default, |value| {
-            Policies::read(value, &settings, faults)
-        });
+    let groups_or_none = groups_value.unwrap_or(&Value::Null);
+    let (policies, alone) = match top.get("updatePolicies") {
+        Some(value) => Policies::read(value, groups_or_none, &settings, faults),
+        None => (Policies::default(), Vec::new()),
+    };
     let Some(groups_value) = groups_value else {
         fault(
             faults,
@@ -125,7 +128,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
     }
     let machines = top.get("updateMachines");
     let own = machines
-        .map(|value| machines::read(value, &groups, &settings, faults))
+        .map(|value| machines::read(value, &groups, &policies, &settings, faults))
         .unwrap_or_default();
     let schedules = top.get("schedules");
     let schedules = schedules
@@ -141,7 +144,7 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
                 .map(move |m| (m.clone(), name.clone()))
         })
         .collect();
-    Some(FleetConfig {
+    let config = FleetConfig {
         document: document.clone(),
         groups,
         own,
@@ -160,7 +163,8 @@ pub(super) fn document(document: &Value, faults: &mut Faults) -> Option<FleetCon
         webhooks: settings.webhooks,
         schedules,
         group_of,
-    })
+    };
+    Some((config, alone))
 }
 
 /// How many machines the groups name.
@@ -230,12 +234,20 @@ fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Setting
 
 /// How many of something it takes; 0, or nothing: that never comes.
 fn how_many(s: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Option<u32> {
+    number(s, key, faults).filter(|times| *times > 0)
+}
+
+/// How often a machine tries again, where that is said.
+pub(super) fn retries(s: &mut Section<'_>, faults: &mut Faults) -> Option<u32> {
+    number(s, "retries", faults)
+}
+
+fn number(s: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Option<u32> {
     let hint = "write a whole number without quotes, 0 for never";
-    let times = s.parsed(key, hint, faults, |value| {
+    s.parsed(key, hint, faults, |value| {
         let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
         number.ok_or_else(|| format!("{value} is not a whole number"))
-    });
-    times.filter(|times| *times > 0)
+    })
 }
 
 /// `alarms = { notUpdated = "720h"; notApplied = "168h"; }`; zero: never.
@@ -404,14 +416,16 @@ fn group(
     }
     s.finish(faults);
     // What is wrong with a key of its policy is said of the policy.
-    faults.retain(|fault| {
-        let key = fault.path.strip_prefix(path).unwrap_or_default();
-        let key = key.trim_start_matches('.').split(['.', '[']).next();
-        let key = key.unwrap_or_default();
-        own.contains_key(key) || !keys.contains_key(key)
-    });
+    faults.retain(|fault| is_of(fault, path, own) || !is_of(fault, path, &keys));
     all_faults.append(faults);
     Some(GroupConfig { machines, policy })
+}
+
+/// Whether it is about one of these keys of what is at that path.
+pub(super) fn is_of(fault: &Fault, path: &str, keys: &Map<String, Value>) -> bool {
+    let key = fault.path.strip_prefix(path).unwrap_or_default();
+    let key = key.trim_start_matches('.').split(['.', '[']).next();
+    keys.contains_key(key.unwrap_or_default())
 }
 
 /// The keys of a group or of a policy; percentages are of so many machines.
@@ -465,7 +479,7 @@ pub(super) fn policy(
             .unwrap_or(settings.health_timeout),
         rollback_on_failure,
         takes_back,
-        retries: how_many(s, "retries", faults).unwrap_or(0),
+        retries: retries(s, faults).unwrap_or(0),
         retry_after: s
             .duration_from("retryAfter", SOME, faults)
             .unwrap_or(RETRY_AFTER),

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
-use common::{Timestamp, time::span};
+use common::time::span;
 
 use super::WaitReason;
-use crate::window;
+use crate::window::clock;
+
+/// The zone of what is no group's.
+const UTC: &str = "UTC";
 
 /// `a, b and 3 more`.
 fn list<T: fmt::Display>(items: &[T]) -> String {
@@ -22,14 +25,6 @@ fn list<T: fmt::Display>(items: &[T]) -> String {
     text
 }
 
-/// `Sun 2026-11-22 04:00 UTC`.
-fn instant(time: Timestamp) -> String {
-    jiff::Timestamp::from_millisecond(time.as_millis()).map_or_else(
-        |_| "the end of time".to_owned(),
-        |time| time.strftime("%a %Y-%m-%d %H:%M UTC").to_string(),
-    )
-}
-
 impl fmt::Display for WaitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -43,16 +38,18 @@ impl fmt::Display for WaitReason {
             Self::NoTarget => f.write_str("nobody has said yet what this machine is to run"),
             Self::UnknownMachine => f.write_str("in no group of the fleet configuration"),
             Self::Quarantined { by, reason, at, .. } => {
-                write!(f, "in quarantine since {}, by {by}: {reason}", instant(*at))
+                let since = clock(*at, UTC);
+                write!(f, "in quarantine since {since}, by {by}: {reason}")
             }
             Self::Retry {
                 until,
                 tries,
                 reason,
+                zone,
             } => write!(
                 f,
                 "failed {tries} × ({reason}), and tries again from {}",
-                instant(*until)
+                clock(*until, zone)
             ),
             Self::Retrying { machines } => write!(
                 f,
@@ -61,7 +58,7 @@ impl fmt::Display for WaitReason {
                 if machines.len() == 1 { "is" } else { "are" }
             ),
             Self::TargetQuarantined { by, reason, at, .. } => {
-                let since = instant(*at);
+                let since = clock(*at, UTC);
                 write!(
                     f,
                     "its target is in quarantine since {since}, by {by}: {reason}"
@@ -71,19 +68,16 @@ impl fmt::Display for WaitReason {
             Self::TargetNotAllowed { reason } => write!(f, "its target is not allowed: {reason}"),
             Self::Final { state } => write!(f, "has ended its part of the rollout: {state}"),
             Self::Offline { since: Some(since) } => {
-                write!(f, "not heard of since {}", instant(*since))
+                write!(f, "not heard of since {}", clock(*since, UTC))
             }
             Self::Offline { since: None } => f.write_str("never heard of"),
             Self::Staging => f.write_str("still obtaining and checking its target"),
             Self::CleaningUp => f.write_str("removes old generations first, as a schedule wants"),
             Self::StagingFailed { reason } => write!(f, "could not obtain its target: {reason}"),
             Self::Dependency { group } => write!(f, "group {group} must be finished first"),
-            Self::Stagger { group, until } => {
-                write!(
-                    f,
-                    "time must pass after group {group}, until {}",
-                    instant(*until)
-                )
+            Self::Stagger { group, until, zone } => {
+                let until = clock(*until, zone);
+                write!(f, "time must pass after group {group}, until {until}")
             }
             Self::Approval { group, .. } => write!(f, "group {group} waits for approval"),
             Self::Held { group, wave, .. } => write!(
@@ -94,7 +88,7 @@ impl fmt::Display for WaitReason {
                 opens_at: Some(opens_at),
                 zone,
             } => {
-                let opens_at = window::clock(*opens_at, zone);
+                let opens_at = clock(*opens_at, zone);
                 write!(f, "the maintenance window opens at {opens_at}")
             }
             Self::WindowClosed { opens_at: None, .. } => {
@@ -109,7 +103,7 @@ impl fmt::Display for WaitReason {
             } => {
                 write!(f, "frozen by {entry} in calendar {calendar}; ")?;
                 match opens_at {
-                    Some(at) => write!(f, "it can go at {}", window::clock(*at, zone)),
+                    Some(at) => write!(f, "it can go at {}", clock(*at, zone)),
                     None => f.write_str("no time is left for it"),
                 }
             }
@@ -127,19 +121,16 @@ impl fmt::Display for WaitReason {
                     span(*needs)
                 )?;
                 match opens_at {
-                    Some(at) => write!(f, "the next one opens at {}", window::clock(*at, zone)),
+                    Some(at) => write!(f, "the next one opens at {}", clock(*at, zone)),
                     None => f.write_str("no window is long enough"),
                 }
             }
             Self::WaveNotOpen { wave, open } => {
                 write!(f, "in wave {wave}; wave {open} has not closed yet")
             }
-            Self::Soaking { until } => {
-                write!(
-                    f,
-                    "the wave before must stay healthy until {}",
-                    instant(*until)
-                )
+            Self::Soaking { until, zone } => {
+                let until = clock(*until, zone);
+                write!(f, "the wave before must stay healthy until {until}")
             }
             Self::Analysing {
                 gate,

@@ -52,6 +52,38 @@ fn a_machine_that_fails_tries_again_twice_as_late_each_time_and_not_for_ever() {
 }
 
 #[test]
+fn a_machine_tries_again_as_often_and_as_late_as_its_own_rules_say() {
+    let groups = json!({ "web": {
+        "machines": ["a", "b", "c"], "updatePolicy": "aggressive", "maxFailures": 3, "retries": 1,
+        "retryAfter": "10m", "rollbackOnFailure": "machine",
+    } });
+    let own = json!({ "a": { "retries": 2, "retryAfter": "1h" }, "b": { "retries": 0 } });
+    let mut world = World::of(&json!({ "updateGroups": groups, "updateMachines": own }));
+    let rollout = world.execute();
+    world.fails("b");
+    assert_eq!(world.place(&rollout, "b"), "rolled-back", "it does not");
+    world.fails("c");
+    world.fails("a");
+    world.pass(minutes(11));
+    world.fails("c");
+    assert_eq!(
+        world.place(&rollout, "c"),
+        "rolled-back",
+        "as its group does"
+    );
+    world.pass(minutes(40));
+    world.waits_for("a", "retry");
+    world.pass(minutes(10));
+    world.fails("a");
+    assert_eq!(world.place(&rollout, "a"), "pending");
+    world.pass(minutes(119));
+    world.waits_for("a", "retry");
+    world.pass(minutes(2));
+    world.fails("a");
+    assert_eq!(world.place(&rollout, "a"), "rolled-back");
+}
+
+#[test]
 fn what_succeeds_after_all_has_not_failed() {
     let mut world = world(json!({}));
     let rollout = world.execute();

@@ -24,6 +24,52 @@ fn why(world: &World, machine: &str) -> WhyView {
 }
 
 #[test]
+fn times_are_told_by_the_clocks_of_the_group_that_waits_and_of_the_machine_that_has_its_own() {
+    let mut world = World::of(&json!({
+        "updateGroups": {
+            "shops": {
+                "machines": ["a", "b"], "timezone": "Asia/Tokyo", "canarySoak": "2h", "retries": 1,
+                "retryAfter": "3h", "maxFailures": 1, "rollbackOnFailure": "machine",
+                "staggerDelay": "4h",
+            },
+            "web": { "machines": ["c"], "timezone": "America/New_York", "dependencies": ["shops"] },
+        },
+        "updateMachines": { "b": { "timezone": "Europe/Berlin" } },
+    }));
+    let rollout = world.execute();
+    world.update("a");
+    world.poll("b");
+    let group = |world: &World, group: usize| {
+        let waits = world.fleet.group_wait(1, group, world.now);
+        waits.expect("it waits").to_string()
+    };
+    let soaks = "the wave before must stay healthy until Mon 2026-03-02 11:00 Asia/Tokyo";
+    assert_eq!(world.wait("b").to_string(), soaks);
+    assert_eq!(group(&world, 0), soaks);
+    world.pass(minutes(125));
+    world.fails("b");
+    let tries = world.wait("b").to_string();
+    assert!(
+        tries.ends_with(" from Mon 2026-03-02 06:05 Europe/Berlin"),
+        "{tries}"
+    );
+    world.pass(minutes(200));
+    world.update("b");
+    assert_eq!(world.place(&rollout, "b"), "updated");
+    let stagger = world.wait("c").to_string();
+    assert!(stagger.ends_with(" America/New_York"), "{stagger}");
+    assert_eq!(group(&world, 1), stagger);
+}
+
+#[test]
+fn a_reason_from_before_it_had_a_zone_is_told_in_utc() {
+    let stored = json!({ "kind": "soaking", "until": 1_795_000_000_000_u64 });
+    let reason: WaitReason = serde_json::from_value(stored).expect("as it was written");
+    let text = "the wave before must stay healthy until Wed 2026-11-18 11:06 UTC";
+    assert_eq!(reason.to_string(), text);
+}
+
+#[test]
 fn who_has_its_turn_is_told_with_its_step() {
     let mut world = world();
     world.poll("a");

@@ -264,17 +264,29 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             shown.reason.clone_from(reason);
             shown.since = time(*at);
         }
-        WaitReason::Retry { tries, reason, .. } => {
+        WaitReason::Retry {
+            tries,
+            reason,
+            zone,
+            until: _,
+        } => {
             shown.count = u64::from(*tries);
             shown.reason.clone_from(reason);
+            shown.timezone.clone_from(zone);
         }
         WaitReason::Paused { rollout, reason } => {
             shown.rollout = rollout.to_string();
             shown.reason.clone_from(reason);
         }
-        WaitReason::Approval { group, rollout, .. } => {
+        WaitReason::Approval {
+            group,
+            rollout,
+            zone,
+            counts_at: _,
+        } => {
             shown.group = group.to_string();
             shown.rollout = rollout.to_string();
+            shown.timezone.clone_from(zone);
         }
         WaitReason::Held {
             group,
@@ -291,8 +303,10 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             shown.reason.clone_from(reason);
         }
         WaitReason::Final { state } => shown.reason.clone_from(state),
-        WaitReason::Dependency { group } | WaitReason::Stagger { group, .. } => {
+        WaitReason::Dependency { group } => shown.group = group.to_string(),
+        WaitReason::Stagger { group, zone, .. } => {
             shown.group = group.to_string();
+            shown.timezone.clone_from(zone);
         }
         WaitReason::WindowTooShort {
             needs, left, zone, ..
@@ -301,7 +315,9 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             shown.left_s = left.as_secs();
             shown.timezone.clone_from(zone);
         }
-        WaitReason::WindowClosed { zone, .. } => shown.timezone.clone_from(zone),
+        WaitReason::WindowClosed { zone, .. } | WaitReason::Soaking { zone, .. } => {
+            shown.timezone.clone_from(zone)
+        }
         WaitReason::Frozen {
             calendar,
             entry,
@@ -318,9 +334,11 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             gate,
             passed,
             needed,
+            zone,
             ..
         } => {
             shown.gate.clone_from(gate);
+            shown.timezone.clone_from(zone);
             shown.count = u64::from(*passed);
             shown.allowed = u64::from(*needed);
         }
@@ -384,8 +402,7 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
         | WaitReason::NoRollout
         | WaitReason::UnknownMachine
         | WaitReason::Staging
-        | WaitReason::CleaningUp
-        | WaitReason::Soaking { .. } => {}
+        | WaitReason::CleaningUp => {}
     }
     shown
 }

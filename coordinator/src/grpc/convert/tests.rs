@@ -198,9 +198,49 @@ fn wait_reasons_say_their_numbers_in_json() {
     let until = Timestamp::from_secs(1_795_000_000);
     let table = [
         (
-            WaitReason::Soaking { until },
+            WaitReason::Soaking {
+                until,
+                zone: "Europe/Oslo".into(),
+            },
             "until",
             serde_json::json!("2026-11-18T11:06:40Z"),
+        ),
+        (
+            WaitReason::Soaking {
+                until,
+                zone: "Europe/Oslo".into(),
+            },
+            "timezone",
+            serde_json::json!("Europe/Oslo"),
+        ),
+        (
+            WaitReason::Stagger {
+                group: group(),
+                until,
+                zone: "Europe/Oslo".into(),
+            },
+            "timezone",
+            serde_json::json!("Europe/Oslo"),
+        ),
+        (
+            WaitReason::Retry {
+                until,
+                tries: 1,
+                reason: "ill".into(),
+                zone: "Europe/Oslo".into(),
+            },
+            "timezone",
+            serde_json::json!("Europe/Oslo"),
+        ),
+        (
+            WaitReason::Approval {
+                group: group(),
+                rollout: "r1".parse().expect("a name"),
+                counts_at: Some(until),
+                zone: "Europe/Oslo".into(),
+            },
+            "timezone",
+            serde_json::json!("Europe/Oslo"),
         ),
         (
             WaitReason::Dependency { group: group() },
