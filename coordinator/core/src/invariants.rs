@@ -8,6 +8,7 @@
 //! faults stop; 10, an agent acts only for itself; and of 2 and 6, who is really away and what
 //! really runs.
 
+mod order;
 mod steps;
 mod traffic;
 

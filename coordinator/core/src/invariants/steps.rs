@@ -171,7 +171,9 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
         }
         Change::Traffic { group, step } => super::traffic::takes(before, group, step),
         Change::RolloutCreated { rollout, .. } => {
-            takes_back_rightly(before, rollout) && super::traffic::begins_idle(before, rollout)
+            takes_back_rightly(before, rollout)
+                && super::traffic::begins_idle(before, rollout)
+                && super::order::holds(before, rollout)
         }
         Change::Quarantined { machine, .. } => before.quarantine_of(machine).is_none(),
         Change::Alarmed {

@@ -1,7 +1,7 @@
 //! The order of the machines inside a group.
 
 use common::{OutcomeKind, Target};
-use coordinator_core::request::OperatorRequest;
+use coordinator_core::{Change, invariants, request::OperatorRequest};
 use serde_json::{Value, json};
 
 use crate::fleet::{World, minutes, name, path, wish};
@@ -89,5 +89,33 @@ fn of_two_orders_the_first_counts_most() {
             reason: String::new(),
         });
         assert_eq!(order(&world), expected, "{given:?}");
+    }
+}
+
+/// A rollout whose machines do not have that order does not follow.
+#[test]
+fn an_order_that_the_policy_does_not_say_is_seen() {
+    let documents = [json!("given"), json!("longest-first")];
+    for (order, expected) in documents
+        .into_iter()
+        .zip([["a", "b", "c"], ["b", "c", "a"]])
+    {
+        let mut world = taken(order);
+        let before = world.fleet.clone();
+        let id = world.execute();
+        let rollout = world.fleet.rollout(&id).expect("just created").clone();
+        let places = rollout.groups[0].waves[0].places.iter();
+        let machines: Vec<&str> = places.map(|place| place.machine.as_str()).collect();
+        assert_eq!(machines, expected);
+        for (one, other) in [(0, 1), (1, 2), (0, 2)] {
+            let mut rollout = rollout.clone();
+            rollout.groups[0].waves[0].places.swap(one, other);
+            let created = Change::RolloutCreated {
+                rollout: Box::new(rollout),
+                undoes_to_now: true,
+            };
+            let wrong = invariants::follows(&before, &created);
+            assert!(wrong.is_some(), "{one} and {other} in each other's place");
+        }
     }
 }

@@ -1,0 +1,94 @@
+//! In which order the machines of a group go, judged pair by pair and from the facts alone.
+
+use std::time::Duration;
+
+use common::MachineName;
+
+use crate::{
+    config::GroupConfig,
+    fleet::Fleet,
+    policy::Order,
+    rollout::{Place, Rollout, RolloutGroup, Wave},
+};
+
+/// Attempts that say by themselves what the next one takes.
+const ENOUGH: usize = 3;
+
+/// Nobody is expected to need less than that, whatever it took.
+const LEAST: Duration = Duration::from_secs(60);
+
+/// A rollout that has just been created has the machines of each group in the order that the group's rules
+/// name, as far as nothing else decides: a canary by name, two sides, machines that go after everybody.
+pub(super) fn holds(before: &Fleet, rollout: &Rollout) -> bool {
+    let config = before.facts().config.as_ref();
+    rollout.groups.iter().all(|group| {
+        let home = config.and_then(|config| config.groups.get(&group.name));
+        home.is_none_or(|home| of_group(before, home, group))
+    })
+}
+
+fn of_group(before: &Fleet, home: &GroupConfig, group: &RolloutGroup) -> bool {
+    let by_name = !group.policy.canary_machines.is_empty();
+    let alike = |a: &Wave, b: &Wave| {
+        a.turn == b.turn && a.side == b.side && !(by_name && a.canary != b.canary)
+    };
+    let waves = group.waves.iter();
+    let places = waves.flat_map(|wave| wave.places.iter().map(move |place| (wave, place)));
+    let places: Vec<(&Wave, &Place)> = places.collect();
+    places.iter().enumerate().all(|(index, (wave, place))| {
+        let mut later = places[index + 1..].iter();
+        later.all(|(other, after)| {
+            !alike(wave, other) || !goes_before(before, home, group, after, place)
+        })
+    })
+}
+
+/// Whether the first is to go before the second.
+fn goes_before(
+    before: &Fleet,
+    home: &GroupConfig,
+    group: &RolloutGroup,
+    first: &Place,
+    second: &Place,
+) -> bool {
+    for order in &group.policy.order {
+        let (one, other) = match order {
+            Order::FailedLast => (
+                u64::from(has_failed(before, &first.machine)),
+                u64::from(has_failed(before, &second.machine)),
+            ),
+            // The longer comes first.
+            Order::LongestFirst => (
+                takes(before, group, second).as_secs(),
+                takes(before, group, first).as_secs(),
+            ),
+        };
+        if one != other {
+            return one < other;
+        }
+    }
+    let at = |place: &Place| home.machines.iter().position(|m| *m == place.machine);
+    at(first) < at(second)
+}
+
+fn has_failed(before: &Fleet, machine: &MachineName) -> bool {
+    let known = before.facts().machines.get(machine);
+    known.is_some_and(|known| known.failed_last)
+}
+
+/// What an attempt is expected to take: the longest of those that are known, and where these are few no less
+/// than its rules say.
+fn takes(before: &Fleet, group: &RolloutGroup, place: &Place) -> Duration {
+    let expected = group.rules(place.rules).expected_duration;
+    let known = before.facts().machines.get(&place.machine);
+    let took: Vec<u64> =
+        known.map_or_else(Vec::new, |known| known.took_s.iter().copied().collect());
+    let mut longest = match took.len() {
+        ENOUGH.. => LEAST,
+        _ => expected,
+    };
+    for seconds in took {
+        longest = longest.max(Duration::from_secs(seconds));
+    }
+    longest
+}
