@@ -105,7 +105,9 @@ pub(super) fn takes(before: &Fleet, group: &GroupName, step: &TrafficStep) -> bo
     };
     wave.state != WaveState::Waiting
         && wave.places.iter().all(|place| {
+            // Whoever has come to the other side since is not part of it.
             let here = before.group_of(&place.machine).is_some();
+            let here = here && side.machines.contains(&place.machine);
             !here || place.state == PlaceState::Updated
         })
 }

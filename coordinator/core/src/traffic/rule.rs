@@ -247,8 +247,10 @@ impl Fleet {
         #[cfg(not(feature = "seeded-bugs"))]
         let careless = false;
         let care = if careless { Care::AtWork } else { Care::Ready };
+        let present = self.sides_for(&g.name, &side.name, sides).side(&side.name);
         let spoilt = |place: &&Place| {
             let here = self.group_of(&place.machine).is_some();
+            let here = here && present.is_none_or(|side| side.machines.contains(&place.machine));
             here && place.state.is_final() && place.state != PlaceState::Updated
         };
         let spoilt = wave.places.iter().filter(spoilt);

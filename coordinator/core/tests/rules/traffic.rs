@@ -255,6 +255,23 @@ fn nobody_goes_on_the_strength_of_sides_that_are_others_by_now() {
 }
 
 #[test]
+fn who_is_on_the_other_side_by_now_does_not_keep_the_traffic_from_a_side() {
+    let mut world = world_with(&json!({ "maxFailures": 9 }), &json!({}));
+    let rollout = world.execute();
+    moves_to(&mut world, "blue");
+    world.update("green-1");
+    let grant = world.go("green-2");
+    world.end("green-2", &grant, OutcomeKind::RolledBack);
+    assert_eq!(paused(&world, &rollout).kind(), "traffic-blocked");
+    let mut document = with_sides(&["blue-1", "blue-2", "green-2"], &["green-1"]);
+    document["updateGroups"]["web"]["maxFailures"] = json!(9);
+    world.configure(&document);
+    world.done(resume());
+    moves_to(&mut world, "green");
+    world.waits_for("blue-1", "soaking");
+}
+
+#[test]
 fn a_move_begins_anew_when_the_sides_change_under_it() {
     let mut world = world();
     world.done(move_to(Some("green")));
