@@ -38,6 +38,7 @@ pub enum Update {
     #[command(after_help = "Examples:\n  \
         lab update rollback --group=critical --immediate\n  \
         lab update rollback --group=infrastructure --to-generation=150\n  \
+        lab update rollback --rollout=r7 --dry-run\n  \
         lab update rollback --machine=db-primary,web-01")]
     Rollback(Rollback),
     /// Where the rollouts stand.
@@ -238,6 +239,12 @@ pub struct Rollback {
     /// Take this rollout back, on every machine that still runs what it brought.
     #[arg(long, value_name = "ROLLOUT", conflicts_with = "to_generation")]
     pub rollout: Option<RolloutId>,
+    /// Only show where each machine would go.
+    #[arg(long, conflicts_with_all = ["detach", "wait_for_completion"])]
+    pub dry_run: bool,
+    /// Refuse unless this plan, shown by `--dry-run`, still holds.
+    #[arg(long, value_name = "PLAN")]
+    pub if_plan: Option<String>,
     /// Do not wait for windows, soak or stagger. Limits, budget and health still hold.
     #[arg(long)]
     pub immediate: bool,

@@ -4,7 +4,7 @@ use lab_proto::operator::{ExecuteRequest, PlanReply};
 
 use super::{
     Context,
-    update::{begin, is_empty, nothing_to_do},
+    update::{begin, is_empty, nothing_to_do, show_plan},
 };
 use crate::{
     args::{machines::Reboot, update::Rollback},
@@ -27,15 +27,19 @@ pub async fn run(context: &Context, args: &Rollback) -> Result<Exit, LabError> {
         ..ExecuteRequest::default()
     };
     let mut client = context.open().await?;
+    if args.dry_run {
+        return show_plan(context, &mut client, request).await;
+    }
     let plan = ask(client.plan(request.clone())).await?;
-    if is_empty(&plan) {
+    if is_empty(&plan) && args.if_plan.is_none() {
         return nothing_to_do(context, &plan);
     }
     context.output.note(&way_back(&plan, context.output.look()));
     let count = counted(machines(&plan), "machine");
     context.output.confirm(&format!("Take {count} back?"))?;
+    let named = args.if_plan.clone();
     let request = ExecuteRequest {
-        if_plan: answered_plan(context, plan),
+        if_plan: named.unwrap_or_else(|| answered_plan(context, plan)),
         ..request
     };
     begin(context, &mut client, request, args.waiting).await

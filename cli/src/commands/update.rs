@@ -32,7 +32,8 @@ pub async fn plan(context: &Context, args: &Plan) -> Result<Exit, LabError> {
     show_plan(context, &mut client, request).await
 }
 
-async fn show_plan(
+/// Shows what a rollout would do.
+pub async fn show_plan(
     context: &Context,
     client: &mut Client,
     request: ExecuteRequest,

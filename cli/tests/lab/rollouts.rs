@@ -176,6 +176,25 @@ async fn a_rollback_shows_the_way_back_and_needs_no_terminal() {
 }
 
 #[tokio::test]
+async fn the_way_back_can_be_looked_at_alone_and_held_to() {
+    let coordinator = Coordinator::start(begun().says("plan", plan())).await;
+    let line = ["update", "rollback", "--to-generation=3", "--dry-run"];
+    let (code, out, _) = run(&coordinator, &line).await;
+    assert_eq!(code, 0);
+    assert!(out.contains("26.05.1 → 26.05.2"), "{out}");
+    assert_eq!(coordinator.calls(), ["plan"]);
+    let said = coordinator.said("plan");
+    assert_eq!(
+        (&said["kind"], &said["to_generation"]),
+        (&json!("rollback"), &json!(3))
+    );
+    let line = ["update", "rollback", "--if-plan=p1", "--detach"];
+    let (code, _, err) = run(&coordinator, &line).await;
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(coordinator.said("execute")["if_plan"], "p1");
+}
+
+#[tokio::test]
 async fn an_emergency_is_a_call_of_its_own_and_needs_a_reason() {
     let begun = json!({ "rollout": "r-7", "plan": null });
     let coordinator = Coordinator::start(Script::default().says("execute_emergency", begun)).await;
