@@ -71,6 +71,10 @@ pub enum Bug {
     TrafficToFailed,
     /// Traffic stays on a side that the gates find bad.
     TrafficStays,
+    /// A run is not left out although somebody wanted that.
+    SkipIgnored,
+    /// Machines that failed try again without waiting.
+    RetryAtOnce,
     /// The sides of a rollout are thought to be those of the traffic, whatever the configuration says by now.
     SidesForGood,
     /// Machines leave their traffic before the others have it.

@@ -402,6 +402,12 @@ fn grants(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
             violate(found, 1, say("granted without a place"));
             continue;
         };
+        let places = rollout_before.into_iter().flat_map(Rollout::places);
+        let mut retry_at = places.filter(|before| before.machine == lease.machine);
+        let retry_at = retry_at.find_map(|before| before.retry_at);
+        if retry_at.is_some_and(|until| lease.granted_at < until) {
+            violate(found, 3, say("granted before it is to try again"));
+        }
         if place.tries == 0 && spent_before.is_some_and(RolloutGroup::leaves_no_room) {
             violate(found, 3, say("beside some that are to try again"));
         }

@@ -87,7 +87,11 @@ impl Fleet {
         place: &Place,
         now: Timestamp,
     ) -> Result<(), WaitReason> {
-        match place.retry_at {
+        let retry_at = place.retry_at;
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): it tries again at once.
+        let retry_at = retry_at.filter(|_| !self.has(crate::bug::Bug::RetryAtOnce));
+        match retry_at {
             Some(until) if now < until => {
                 return Err(WaitReason::Retry {
                     until,

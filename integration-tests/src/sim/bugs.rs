@@ -62,6 +62,8 @@ impl SeededBug {
             Bug::TrafficStays,
             Bug::OutBeforeIn,
             Bug::SidesForGood,
+            Bug::SkipIgnored,
+            Bug::RetryAtOnce,
             Bug::IdentityFromMessage,
         ];
         let driver = [DriverBug::ReplyBeforeDurable, DriverBug::StaleSnapshot];
