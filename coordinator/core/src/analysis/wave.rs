@@ -83,7 +83,9 @@ impl Fleet {
         let away = |place: &usize| self.is_offline(&wave.places[*place].machine, now);
         let back = match wave.state {
             WaveState::Open(_) => count.pending.iter().all(away),
-            WaveState::Waiting | WaveState::Soaking(_) | WaveState::Closed => true,
+            // What the gates say of a side says nothing while its traffic is elsewhere.
+            WaveState::Soaking(_) => self.traffic_has_followed(number, group) != Some(false),
+            WaveState::Waiting | WaveState::Closed => true,
         };
         let left = !analysis.passed(&g.policy.gates) || is_watched(g, now);
         (back && count.live == 0 && left).then_some((g, analysis, since))

@@ -243,7 +243,7 @@ impl Fleet {
                 reason,
                 at,
             } => {
-                self.facts.epoch = *epoch;
+                let before = std::mem::replace(&mut self.facts.epoch, *epoch);
                 let mut stop = Stop {
                     groups: groups.iter().cloned().collect(),
                     mode: *mode,
@@ -260,7 +260,8 @@ impl Fleet {
                     Some(_) | None => {}
                 }
                 for lease in self.facts.leases.values_mut() {
-                    if !stop.covers(&lease.group) {
+                    // What a restore or a stop has made void stays so.
+                    if !stop.covers(&lease.group) && lease.epoch == before {
                         lease.epoch = *epoch;
                     }
                 }

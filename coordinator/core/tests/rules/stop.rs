@@ -77,6 +77,18 @@ fn other_groups_go_on_when_only_some_are_stopped() {
 }
 
 #[test]
+fn a_stop_of_other_groups_brings_nothing_back_that_is_void() {
+    let mut world = two_groups();
+    world.execute();
+    let grant = world.go("a");
+    world.done(stop(&[]));
+    world.done(resume("found it"));
+    assert!(matches!(world.renew("a", &grant), Renewal::NotHeld(_)));
+    world.done(stop(&["two"]));
+    assert!(matches!(world.renew("a", &grant), Renewal::NotHeld(_)));
+}
+
+#[test]
 fn a_stop_can_be_widened_and_outlasts_a_restart() {
     let mut world = two_groups();
     world.execute();
