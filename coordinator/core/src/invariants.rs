@@ -21,7 +21,7 @@ use common::{GroupName, MachineName};
 use crate::{
     fleet::{Fleet, Index, number_of},
     lease::Lease,
-    rollout::{PlaceState, Rollout, RolloutGroup, Turn, Wave, WaveState},
+    rollout::{Place, PlaceState, Rollout, RolloutGroup, Turn, Wave, WaveState},
     wait::WaitReason,
 };
 
@@ -408,7 +408,8 @@ fn grants(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
         if retry_at.is_some_and(|until| lease.granted_at < until) {
             violate(found, 3, say("granted before it is to try again"));
         }
-        if place.tries == 0 && spent_before.is_some_and(RolloutGroup::leaves_no_room) {
+        let no_room = |group: &RolloutGroup| leaves_no_room_beside(group, &lease.machine);
+        if place.tries == 0 && spent_before.is_some_and(no_room) {
             violate(found, 3, say("beside some that are to try again"));
         }
         let policy = group.rules(place.rules);
@@ -419,6 +420,16 @@ fn grants(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
             violate(found, 3, say(&format!("granted although {reason}")));
         }
     }
+}
+
+/// Whether those who are to try again leave no room in the group's budget. Whoever was silent in its turn
+/// and gives it back has not failed.
+fn leaves_no_room_beside(group: &RolloutGroup, machine: &MachineName) -> bool {
+    let places = group.waves.iter().flat_map(|wave| &wave.places);
+    let silent = |place: &&Place| place.machine == *machine && place.state.is_failure();
+    let back = u32::from(places.filter(silent).count() > 0);
+    let failed = group.counted().saturating_sub(back);
+    group.retrying > 0 && failed + group.retrying > group.policy.max_failures
 }
 
 /// 2, 3: whoever runs a coordinator goes after everybody else, and most of them stay.
