@@ -75,6 +75,14 @@ pub enum Bug {
     SkipIgnored,
     /// Machines that failed try again without waiting.
     RetryAtOnce,
+    /// Nothing becomes of an approval that nobody gives.
+    ApprovalForEver,
+    /// Machines that are offline are waited for for ever.
+    LateForEver,
+    /// Nobody is told of a window that was missed.
+    MissedWindowUntold,
+    /// A gate passes whatever else it found.
+    GateLimitsIgnored,
     /// The sides of a rollout are thought to be those of the traffic, whatever the configuration says by now.
     SidesForGood,
     /// Machines leave their traffic before the others have it.
