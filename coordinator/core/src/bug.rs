@@ -79,8 +79,6 @@ pub enum Bug {
     ApprovalForEver,
     /// Machines that are offline are waited for for ever.
     LateForEver,
-    /// Nobody is told of a window that was missed.
-    MissedWindowUntold,
     /// A gate passes whatever else it found.
     GateLimitsIgnored,
     /// The sides of a rollout are thought to be those of the traffic, whatever the configuration says by now.

@@ -201,11 +201,6 @@ impl Fleet {
         if rollout.immediate || g.finished_at.is_some() {
             return None;
         }
-        #[cfg(feature = "seeded-bugs")]
-        // BUG (seeded): nobody is told.
-        if self.has(crate::bug::Bug::MissedWindowUntold) {
-            return None;
-        }
         let from = g
             .windows_told
             .map_or(rollout.created_at, |told| told.max(rollout.created_at));

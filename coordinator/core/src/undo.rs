@@ -68,6 +68,7 @@ impl Fleet {
         // Nobody named would mean everybody.
         let plan = match wish.selection.machines[..] {
             [] => None,
+            _ if !still_holds(rollout, &reason) => None,
             _ => self.plan(&wish).ok().filter(|plan| !plan.is_empty()),
         };
         let begun = plan.and_then(|plan| self.begin(&plan, &wish, BY, now, draft).ok());
@@ -107,6 +108,25 @@ impl Fleet {
         };
         let machines = updated.map(|(_, place)| &place.machine);
         machines.filter(|machine| free(machine)).cloned().collect()
+    }
+}
+
+/// Whether too much has still failed once everybody is back: whoever was silent in its turn counted as
+/// failed, and may turn out to be as it is to be.
+pub(crate) fn still_holds(rollout: &Rollout, reason: &PauseReason) -> bool {
+    match reason {
+        PauseReason::BudgetSpent { group, .. } => {
+            rollout.group(group).is_some_and(RolloutGroup::spent)
+        }
+        PauseReason::FleetBudgetSpent { .. } => rollout.overspent().is_some(),
+        PauseReason::CanaryFailed { .. }
+        | PauseReason::AnalysisFailed { .. }
+        | PauseReason::Operator { .. }
+        | PauseReason::NoProgress { .. }
+        | PauseReason::Rejected { .. }
+        | PauseReason::ApprovalExpired { .. }
+        | PauseReason::TrafficBlocked { .. }
+        | PauseReason::TrafficStuck { .. } => true,
     }
 }
 

@@ -64,7 +64,6 @@ impl SeededBug {
             Bug::SidesForGood,
             Bug::ApprovalForEver,
             Bug::LateForEver,
-            Bug::MissedWindowUntold,
             Bug::GateLimitsIgnored,
             Bug::SkipIgnored,
             Bug::RetryAtOnce,

@@ -10,7 +10,9 @@ use crate::{
     bad_target::source_of,
     change::Change,
     fleet::Fleet,
-    rollout::{Place, PlaceState, Rollout, RolloutGroup, Wave, WaveState},
+    rollout::{
+        PauseReason, Place, PlaceState, Rollout, RolloutGroup, RolloutState, Wave, WaveState,
+    },
     transition::{ApprovalStep, PlaceStep, RolloutStep, WaveStep},
 };
 
@@ -401,5 +403,16 @@ fn takes_back_rightly(before: &Fleet, rollback: &Rollout) -> bool {
     };
     let mut machines = rollback.places().map(|place| &place.machine);
     let at_work = undone.places().any(|place| place.state.lease().is_some());
-    undone.takes_back && !at_work && machines.all(may)
+    let RolloutState::Paused(reason) = &undone.state else {
+        return false;
+    };
+    let too_much = if let PauseReason::BudgetSpent { group, allowed, .. } = reason {
+        undone.group(group).is_some_and(|g| {
+            let failed = g.places().filter(|place| place.state.is_failure()).count();
+            failed > usize::try_from(g.forgiven + allowed).unwrap_or(usize::MAX)
+        })
+    } else {
+        true
+    };
+    undone.takes_back && !at_work && too_much && machines.all(may)
 }

@@ -9,7 +9,7 @@ use coordinator_core::{
 };
 use serde_json::json;
 
-use crate::fleet::{World, name, path, wish};
+use crate::fleet::{World, minutes, name, path, wish};
 
 fn back(to: Back) -> Wish {
     Wish {
@@ -50,6 +50,25 @@ fn goes_to(plan: &Plan) -> Vec<(MachineName, Target)> {
     machines
         .map(|m| (m.name.clone(), m.target.clone()))
         .collect()
+}
+
+#[test]
+fn whoever_was_only_silent_and_is_as_it_is_to_be_is_not_taken_back() {
+    let group = json!({ "machines": ["a", "b"], "updatePolicy": "aggressive", "maxParallel": 2, "maxFailures": 0 });
+    let mut world = World::new(json!({ "web": group }), json!({ "maxParallel": 2 }));
+    let rollout = world.execute();
+    let silent = world.go("a");
+    let others = world.go("b");
+    world.end("b", &others, OutcomeKind::Confirmed);
+    world.pass_without(minutes(20), &["a"]);
+    let RolloutState::Paused(reason) = world.state(&rollout) else {
+        panic!("{:?}", world.state(&rollout));
+    };
+    assert_eq!(reason.kind(), "budget-spent");
+    world.end("a", &silent, OutcomeKind::Confirmed);
+    // Nobody has failed any more, and everybody is done.
+    assert_eq!(*world.state(&rollout), RolloutState::Finished);
+    assert_eq!(world.fleet.facts().rollouts.len(), 1, "no rollback");
 }
 
 #[test]
