@@ -98,8 +98,7 @@ impl World {
             let gets = side.name == moving.to;
             let mut machines = side.machines.iter();
             machines.find(|machine| {
-                before.group_of(machine) == Some(group)
-                    && self.takes_traffic(group, machine) != gets
+                before.group_of(machine).is_some() && self.takes_traffic(group, machine) != gets
             })
         })?;
         Some(format!(

@@ -51,15 +51,30 @@ impl Fleet {
         moving.filter(|moving| moving.is_by_hooks())
     }
 
+    /// The moves that its machines make, of the groups of which this one has a side: it may be in another
+    /// group by now, while a rollout knows it there.
+    fn moves_of<'a>(
+        &'a self,
+        machine: &'a MachineName,
+    ) -> impl Iterator<Item = (&'a GroupName, &'a Move)> {
+        let moves = self.facts().traffic.iter().filter_map(|(group, traffic)| {
+            let moving = traffic.moving.as_ref();
+            Some((group, moving.filter(|moving| moving.is_by_hooks())?))
+        });
+        moves.filter(|(_, moving)| moving.sides.side_of(machine).is_some())
+    }
+
     /// What a machine is to make of its traffic now. Not even an emergency stop holds that up: what has
     /// begun to move is to end somewhere.
     pub(crate) fn traffic_call(&self, machine: &MachineName) -> Option<TrafficCall> {
-        let group = self.group_of(machine)?;
-        let moving = self.move_by_hooks(group)?;
-        let Progress::Asks(gets, machines) = self.progress(group, moving) else {
-            return None;
-        };
-        machines.contains(machine).then_some(())?;
+        let mut asked = self.moves_of(machine).filter_map(|(group, moving)| {
+            let Progress::Asks(gets, machines) = self.progress(group, moving) else {
+                return None;
+            };
+            let is_asked = machines.contains(machine);
+            is_asked.then_some((group, moving, gets))
+        });
+        let (group, moving, gets) = asked.next()?;
         let drain = moving.sides.drain;
         Some(TrafficCall {
             order: moving.order(group, gets),
@@ -107,10 +122,10 @@ impl Fleet {
         if self.has(crate::bug::Bug::OutBeforeIn) {
             steps.reverse();
         }
-        let here = |machine: &&MachineName| self.group_of(machine) == Some(group);
+        let here = |machine: &&MachineName| self.group_of(machine).is_some();
         if !side.machines.iter().any(|machine| here(&machine)) {
             // Nobody is to leave the traffic to nobody.
-            let (to, why) = (&side.name, "is in the group any more");
+            let (to, why) = (&side.name, "is in the configuration any more");
             return Progress::Failed(format!("no machine of side {to} {why}"));
         }
         for (side, gets) in steps {
@@ -153,7 +168,8 @@ impl Fleet {
         now: Timestamp,
         draft: &mut Draft,
     ) {
-        if let Some(group) = self.group_of(machine).cloned() {
+        let groups = self.moves_of(machine).map(|(group, _)| group.clone());
+        for group in groups.collect::<Vec<_>>() {
             self.look_at_hooks(&group, now, draft);
         }
     }

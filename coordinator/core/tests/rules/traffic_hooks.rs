@@ -298,14 +298,37 @@ fn nobody_leaves_the_traffic_to_a_side_of_which_nobody_is_left() {
     world.done(move_to("green"));
     ends(&mut world, "green-1", None);
     world.configure(&json!({
-        "updateGroups": { "web": { "machines": BLUE }, "old": { "machines": GREEN } },
+        "updateGroups": { "web": { "machines": BLUE } },
     }));
     world.pass(NEXT_ATTEMPT);
     assert_eq!(asked(&mut world, "blue-1"), None);
     let given_up = NEXT_ATTEMPT * ATTEMPTS;
     world.pass(given_up + minutes(10));
     let why = traffic(&world).given_up.expect("given up");
-    assert_eq!(why, "no machine of side green is in the group any more");
+    assert_eq!(
+        why,
+        "no machine of side green is in the configuration any more"
+    );
+}
+
+#[test]
+fn who_is_in_another_group_by_now_is_asked_all_the_same() {
+    let mut world = world();
+    world.execute();
+    let mut other = document(&["green-1"]);
+    other["updateGroups"]["web"]["machines"] = json!(["blue-1", "blue-2", "green-1"]);
+    other["updateGroups"]["web"]
+        .as_object_mut()
+        .expect("one")
+        .remove("blueGreen");
+    other["updateGroups"]["mail"] = json!({ "machines": ["green-2"] });
+    world.configure(&other);
+    all(&mut world, BLUE, Gets::Traffic);
+    ends(&mut world, "green-1", None);
+    world.waits_for("green-1", "traffic-moving");
+    // The rollout knows it on a side of web, and is not to let it go while it has traffic.
+    ends(&mut world, "green-2", None);
+    world.update("green-1");
 }
 
 #[test]
