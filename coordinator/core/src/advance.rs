@@ -52,12 +52,21 @@ impl Fleet {
         self.hearsay.deadline = self.find_deadline(now);
     }
 
-    /// Whoever has left the configuration in mid-rollout does not begin its part any more.
+    /// Whoever has left the configuration in mid-rollout, or the sides of its group, does not begin its part any
+    /// more.
     fn leave_out_gone(&mut self, draft: &mut Draft) {
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): whoever a rollout knows is waited for.
+        if self.has(crate::bug::Bug::LeaversWaitedFor) {
+            return;
+        }
         for machine in self.index().gone.clone() {
             if let Some(rollout) = self.still_to_go(&machine) {
-                let reason = "it has left the fleet configuration".to_owned();
-                self.leave_out(rollout, machine, reason, draft);
+                let reason = match self.group_of(&machine) {
+                    Some(_) => "it has left the sides of the group that it was to go with",
+                    None => "it has left the fleet configuration",
+                };
+                self.leave_out(rollout, machine, reason.to_owned(), draft);
             }
         }
     }

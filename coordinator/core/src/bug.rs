@@ -77,8 +77,18 @@ pub enum Bug {
     RetryAtOnce,
     /// Nothing becomes of an approval that nobody gives.
     ApprovalForEver,
+    /// Nobody waits for an answer that comes by itself after a while.
+    ConsentAtOnce,
     /// Machines that are offline are waited for for ever.
     LateForEver,
+    /// Machines that have left the configuration are waited for.
+    LeaversWaitedFor,
+    /// What counts is how many the configuration lets go by now, not what the rollout began with.
+    LimitsOfNow,
+    /// A rollout begins although the plan is not the one that was shown.
+    PlanNotCompared,
+    /// Nobody is told of a window that went by with machines still to go.
+    WindowsUntold,
     /// A gate passes whatever else it found.
     GateLimitsIgnored,
     /// The sides of a rollout are thought to be those of the traffic, whatever the configuration says by now.

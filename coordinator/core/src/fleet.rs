@@ -1,6 +1,7 @@
 //! The whole state of the fleet, and the only way it changes: [`Fleet::apply`].
 
 mod apply;
+mod gone;
 mod index;
 
 use std::{

@@ -334,10 +334,25 @@ pub fn between(before: &Fleet, after: &Fleet) -> Vec<Violation> {
     if after.facts().next_lease < before.facts().next_lease {
         violate(&mut found, 1, "lease numbers went back".to_owned());
     }
+    if before.facts().revision != after.facts().revision {
+        nobody_is_kept(after, &mut found);
+    }
     grants(before, after, &mut found);
     updated_by_their_word(before, after, &mut found);
     final_stays_final(before, after, &mut found);
     found
+}
+
+/// 7: nobody waits for whoever has left the configuration.
+fn nobody_is_kept(after: &Fleet, found: &mut Vec<Violation>) {
+    for number in &after.index().unfinished {
+        let rollout = &after.facts().rollouts[number];
+        let mut pending = rollout.places().filter(|p| p.state == PlaceState::Pending);
+        if let Some(place) = pending.find(|place| after.group_of(&place.machine).is_none()) {
+            let text = format!("{} waits for {}, which has left", rollout.id, place.machine);
+            violate(found, 7, text);
+        }
+    }
 }
 
 /// 2, 3: each new lease was allowed at that instant.

@@ -257,6 +257,11 @@ impl Seen {
         }
     }
 
+    /// Whether something may begin, if there is time enough.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open { .. })
+    }
+
     /// Whether that still holds at this instant.
     pub(crate) fn holds(&self, now: Timestamp) -> bool {
         self.from <= now && now < self.until

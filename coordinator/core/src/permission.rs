@@ -298,6 +298,8 @@ impl Fleet {
             away.len() + ill.len()
         };
         let allowed = group.policy.max_parallel;
+        #[cfg(feature = "seeded-bugs")]
+        let allowed = self.limit_of_now(&group.name).unwrap_or(allowed);
         if taken >= to_usize(allowed) {
             let away = if ill.contains(machine) {
                 away.iter().cloned().collect()
@@ -312,6 +314,14 @@ impl Fleet {
             return Err(WaitReason::FleetLimit { away, allowed });
         }
         Ok(())
+    }
+
+    /// The known bug of going by the configuration of now instead of what a rollout began with.
+    #[cfg(feature = "seeded-bugs")]
+    fn limit_of_now(&self, group: &common::GroupName) -> Option<u32> {
+        let config = self.facts().config.as_ref();
+        let config = config.filter(|_| self.has(crate::bug::Bug::LimitsOfNow));
+        Some(config?.groups.get(group)?.policy.max_parallel)
     }
 
     /// How many more machines of the group may go now, at most: whether one that is not ill may,

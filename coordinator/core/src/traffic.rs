@@ -154,6 +154,11 @@ impl Traffic {
     pub fn may_be_on(&self, side: &SideName) -> bool {
         !self.settled || self.on.as_ref() == Some(side)
     }
+
+    /// Whether all traffic is on this side, as the sides are now.
+    pub(crate) fn is_on(&self, side: &SideName) -> bool {
+        self.settled && self.said_for > 0 && self.on.as_ref() == Some(side)
+    }
 }
 
 /// A move that is under way.

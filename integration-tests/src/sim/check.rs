@@ -3,6 +3,7 @@
 mod approvals;
 mod coordinator;
 mod machine;
+mod promises;
 
 pub(crate) use coordinator::boot_of;
 
@@ -29,6 +30,8 @@ pub(crate) struct Truth {
     pub(crate) attempts: u64,
     /// What was approved, wave by wave.
     approvals: approvals::Approvals,
+    /// What people were promised.
+    pub(crate) promises: promises::Promises,
     /// Whether somebody may have gone or lost a slot since slots were last looked at.
     pub(crate) slots_moved: bool,
     /// Decisions with changes since what is recorded was last held against itself.
@@ -61,6 +64,7 @@ impl Truth {
     pub(crate) fn forget_since(&mut self, backup: &Facts) {
         self.newest.clear();
         self.approvals.forget_since(backup);
+        self.promises.forget();
         for (lease, told) in &mut self.told {
             told.lost |= !backup.leases.contains_key(lease);
         }

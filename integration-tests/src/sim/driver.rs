@@ -11,7 +11,7 @@ use coordinator_core::{
     Change, Fleet, Reply, Request,
     analysis::{Finding, Measurement},
     invariants,
-    request::{AgentRequest, Directive},
+    request::{AgentRequest, Directive, OperatorRequest},
 };
 
 use super::{
@@ -97,6 +97,19 @@ impl Ask {
             Self::Agent(_) => return false,
         };
         matches!(request, Request::Measured { finding, .. } if *finding == Finding::Pass)
+    }
+
+    /// The plan that somebody wants carried out, and nothing else.
+    pub(crate) fn plan(&self) -> Option<&str> {
+        let request = match self {
+            Self::Other(Request::Operator { request, .. }) => request,
+            Self::Other(_) | Self::Agent(_) => return None,
+        };
+        if let OperatorRequest::Execute { if_plan, .. } = request {
+            if_plan.as_deref()
+        } else {
+            None
+        }
     }
 
     /// Whether it is a result for this lease.

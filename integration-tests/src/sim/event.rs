@@ -288,6 +288,9 @@ pub(crate) enum Command {
         /// Only if what would be done is still this plan.
         #[serde(default)]
         if_plan: Option<String>,
+        /// Of that plan, in order: who was to go to what.
+        #[serde(default)]
+        shown: Vec<(MachineIndex, String)>,
     },
     Approve {
         rollout: Option<u64>,

@@ -26,6 +26,19 @@ impl World {
         if let Command::Forget { machine } = command {
             self.machines[*machine].truth.forgotten = true;
         }
+        if let Command::Execute {
+            if_plan: Some(plan),
+            shown,
+            ..
+        } = command
+            && !shown.is_empty()
+        {
+            let name = |machine: MachineIndex| self.machines[machine].name.clone();
+            let steps = shown
+                .iter()
+                .map(|(machine, to)| (name(*machine), to.clone()));
+            self.truth.promises.show(plan.clone(), steps.collect());
+        }
         match self.request_of(command) {
             Ok(request) => {
                 let answers = if let Command::Approve { by, .. } = command {
@@ -83,7 +96,7 @@ impl World {
         self.follows.push(Consequence::Waiting);
     }
 
-    fn request_of(&self, command: &Command) -> Result<OperatorRequest, String> {
+    pub(crate) fn request_of(&self, command: &Command) -> Result<OperatorRequest, String> {
         let reason = self.reason.clone();
         let name = |machine: &MachineIndex| self.machines[*machine].name.clone();
         let groups = |names: &[String]| {
@@ -118,6 +131,7 @@ impl World {
                 to_generation,
                 before,
                 if_plan,
+                ..
             } => OperatorRequest::Execute {
                 wish: Wish {
                     selection: Selection {

@@ -51,6 +51,19 @@ pub(crate) fn outside(
     Some(format!("at {now}, outside of its window"))
 }
 
+/// Whether the windows of the policy are open, with nothing avoided; `None` in an hour that comes twice, where a
+/// clock on the wall does not tell.
+pub(crate) fn is_open(policy: &Policy, now: Timestamp) -> Option<bool> {
+    let zone = window::zone(&policy.timezone).ok()?;
+    let now = jiff::Timestamp::from_millisecond(now.as_millis()).ok()?;
+    let now = now.to_zoned(zone.clone());
+    if zone.to_ambiguous_zoned(now.datetime()).is_ambiguous() {
+        return None;
+    }
+    let shows = |window: &window::Window| shows_inside(&window.to_string(), &now);
+    Some(policy.windows.iter().any(shows))
+}
+
 /// The entries of the calendars that the policy avoids, as they are written.
 fn avoided(policy: &Policy, document: &Value) -> Vec<String> {
     let calendars = &document["updateSettings"]["calendars"];

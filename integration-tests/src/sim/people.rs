@@ -6,6 +6,7 @@ use common::{Action, StopMode, Timestamp};
 use coordinator_core::{
     Fleet,
     bad_target::source_of,
+    request::OperatorRequest,
     rollout::{Approval, PlaceState, Rollout, RolloutState},
 };
 use serde_json::{Value, json};
@@ -362,20 +363,24 @@ impl Chance {
         let before = ended
             .last()
             .filter(|_| action == Action::Rollback && self.rng.once_in(3));
-        self.order(
-            now,
-            Command::Execute {
-                groups,
-                machines,
-                action,
-                parallel,
-                immediate,
-                retry_failed,
-                to_generation,
-                before,
-                if_plan: None,
-            },
-        );
+        let command = Command::Execute {
+            groups,
+            machines,
+            action,
+            parallel,
+            immediate,
+            retry_failed,
+            to_generation,
+            before,
+            if_plan: None,
+            shown: Vec::new(),
+        };
+        if action == Action::Update || !self.rng.once_in(3) {
+            return self.order(now, command);
+        }
+        // Somebody reads the plan first; meanwhile the fleet may move.
+        let later = now + self.rng.around(10 * MINUTE);
+        self.order(later, as_shown(world, fleet, command));
     }
 
     /// A new system for everybody, which may be bad on some machines; then its rollout.
@@ -460,6 +465,25 @@ impl Chance {
             }
         }
     }
+}
+
+/// The same, if it is then still what it would be now.
+fn as_shown(world: &World, fleet: &Fleet, mut command: Command) -> Command {
+    let Ok(OperatorRequest::Execute { wish, .. }) = world.request_of(&command) else {
+        return command;
+    };
+    let Ok(plan) = fleet.plan(&wish) else {
+        return command;
+    };
+    if let Command::Execute { if_plan, shown, .. } = &mut command {
+        *if_plan = Some(plan.digest());
+        let waves = plan.groups.iter().flat_map(|group| &group.waves);
+        let steps = waves.flat_map(|wave| &wave.machines);
+        *shown = steps
+            .filter_map(|step| Some((*world.index_of.get(&step.name)?, step.target.to_string())))
+            .collect();
+    }
+    command
 }
 
 /// Whether it waits for a window that opens in a month at the earliest: what takes longer than a window

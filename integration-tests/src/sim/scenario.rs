@@ -425,6 +425,7 @@ impl Stage {
                     to_generation: None,
                     before: None,
                     if_plan: execute.if_plan,
+                    shown: Vec::new(),
                 }
             }
             args::Command::Update(Update::Rollback(back)) => Command::Execute {
@@ -436,7 +437,8 @@ impl Stage {
                 retry_failed: false,
                 to_generation: back.to_generation,
                 before: back.rollout.as_ref().and_then(number_of),
-                if_plan: None,
+                if_plan: back.if_plan,
+                shown: Vec::new(),
             },
             args::Command::Update(Update::Approve(approve)) => self.answer(approve, false),
             args::Command::Update(Update::Reject(reject)) => self.answer(reject, true),

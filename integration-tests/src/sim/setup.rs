@@ -200,7 +200,9 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
     // Neighbours in the list, of one group or of two.
     let apart: Vec<&[String]> = machines.chunks_exact(2).step_by(3).collect();
     // One of three may be away; those who run a coordinator, and the one that serves.
-    let coordinators = machines.get(1..4).unwrap_or_default();
+    // Groups of theirs have no two sides: of some fleets only the one that serves.
+    let coordinators = if machines.len() % 4 == 2 { 1..2 } else { 1..4 };
+    let coordinators = machines.get(coordinators).unwrap_or_default();
     // Drawn by what was drawn before, so that this moves no other draw.
     let max_failures = [json!(null), json!("20%"), json!(2)];
     let max_failures = &max_failures[machines.len() % 3];

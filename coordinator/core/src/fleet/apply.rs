@@ -391,6 +391,9 @@ impl Fleet {
         self.facts.next_rollout += 1;
         self.facts.rollouts.insert(number, rollout.clone());
         self.index.enter(number, rollout);
+        for place in rollout.places() {
+            self.index.look_whether_gone(&self.facts, &place.machine);
+        }
         self.all_moved(number, rollout.created_at);
         if undoes_to_now {
             // Also of those that never get their turn, or go back by themselves: a rollback must not
@@ -541,6 +544,13 @@ impl Fleet {
         group.retrying += u32::from(place.is_retrying());
         group.retrying -= u32::from(before.is_retrying());
         self.index.moved(at, &before, place);
+        let goes_again = place.state == PlaceState::Pending && before.state != PlaceState::Pending;
+        let rules = (at.rollout, at.group, place.rules);
+        let windows = &mut self.hearsay.windows;
+        // That they are shut was told to nobody while there was nobody to go.
+        if goes_again && windows.get(&rules).is_some_and(|seen| !seen.is_open()) {
+            windows.remove(&rules);
+        }
     }
 
     fn aborted(&mut self, id: &RolloutId, by: &str, reason: &str, at: Timestamp) {

@@ -175,14 +175,6 @@ impl Index {
         }
     }
 
-    /// Finds out anew who has left the configuration in mid-rollout.
-    pub(super) fn find_gone(&mut self, facts: &Facts) {
-        let config = facts.config.as_ref();
-        let known = |name: &MachineName| config.is_some_and(|c| c.group_of.contains_key(name));
-        let gone = self.place_of.keys().filter(|name| !known(name));
-        self.gone = gone.cloned().collect();
-    }
-
     /// Takes an unfinished rollout into account.
     pub(super) fn enter(&mut self, number: u64, rollout: &crate::rollout::Rollout) {
         self.unfinished.insert(number);
@@ -225,9 +217,8 @@ impl Index {
             if let Some(at) = other {
                 self.place_of.insert(place.machine.clone(), at);
             }
+            self.look_whether_gone(facts, &place.machine);
         }
-        let place_of = &self.place_of;
-        self.gone.retain(|machine| place_of.contains_key(machine));
     }
 
     /// Takes a change of a place's state into account.

@@ -2,19 +2,41 @@
 
 use std::collections::BTreeMap;
 
-use common::{Action, GroupName, LeaseId, MachineName, RolloutId};
+use common::{Action, GroupName, LeaseId, MachineName, RolloutId, Timestamp};
 
 use super::{Violation, violate};
 use crate::{
     alarm::Alarm,
+    approval::THE_POLICY,
     bad_target::source_of,
     change::Change,
     fleet::Fleet,
+    policy::ApprovalOf,
     rollout::{
-        PauseReason, Place, PlaceState, Rollout, RolloutGroup, RolloutState, Wave, WaveState,
+        Approval, PauseReason, Place, PlaceState, Rollout, RolloutGroup, RolloutState, Wave,
+        WaveState,
     },
     transition::{ApprovalStep, PlaceStep, RolloutStep, WaveStep},
 };
+
+/// Whether nobody has answered for so long that it counts as yes: for this group, or for one that shares its
+/// approval.
+fn consents(before: &Fleet, rollout: &RolloutId, group: &GroupName, at: Timestamp) -> bool {
+    let shares = |g: &RolloutGroup| g.policy.approval_of == ApprovalOf::Rollout;
+    let long_enough = |g: &RolloutGroup| {
+        let asked = g.approval.waits_since().flatten();
+        let after = g.policy.approved_after;
+        asked
+            .zip(after)
+            .is_some_and(|(asked, after)| asked + after <= at)
+    };
+    // Of several that share it, one after another is told.
+    let told = |g: &RolloutGroup| matches!(&g.approval, Approval::Given { by, at: told, .. } if by == THE_POLICY && *told == at);
+    let shared = group_of(before, rollout, group).is_some_and(shares);
+    let groups = before.rollout(rollout).into_iter().flat_map(|r| &r.groups);
+    let mut asked = groups.filter(|g| g.name == *group || (shared && shares(g)));
+    asked.any(|g| long_enough(g) || told(g))
+}
 
 /// Whether this fact may follow on this state; `None` when it may.
 pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
@@ -34,9 +56,10 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
             let own = before.rollout(rollout).is_some_and(|r| r.created_by == by);
             let config = before.facts().config.as_ref();
             let own = own && config.is_some_and(|config| config.four_eyes);
-            let step = ApprovalStep::Given { by, comment, at };
+            let too_soon = by == THE_POLICY && !consents(before, rollout, group, at);
             let group = group_of(before, rollout, group);
-            !own && group.is_some_and(|g| g.approval.next(step).is_some())
+            let step = ApprovalStep::Given { by, comment, at };
+            !own && !too_soon && group.is_some_and(|g| g.approval.next(step).is_some())
         }
         Change::WaveOpened {
             rollout,

@@ -93,7 +93,7 @@ pub(super) fn takes(before: &Fleet, group: &GroupName, step: &TrafficStep) -> bo
     }
     let mut machines = side.machines.iter();
     let away = |machine: &MachineName| before.index().is_away(before.facts(), machine);
-    if rollout.is_none() && known.on.as_ref() != Some(to) && machines.any(away) {
+    if rollout.is_none() && !known.is_on(to) && machines.any(away) {
         return false;
     }
     // What a rollout has just updated gets traffic only if all of it is as it is to be.

@@ -212,7 +212,8 @@ impl Fleet {
             };
             let side = sides.side(&moving.to);
             let is_free = |side| self.not_ready(side, None, Care::Away, now).is_empty();
-            if side.is_some_and(is_free) {
+            let is_spoilt = |side| self.is_spoilt(&moving, group, side);
+            if side.is_some_and(|side| is_free(side) && !is_spoilt(side)) {
                 let by = (moving.rollout, moving.by);
                 self.begin_move(group, &moving.to, &sides, by, now, draft);
                 continue;

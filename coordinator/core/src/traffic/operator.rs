@@ -86,7 +86,7 @@ impl Fleet {
                 name: to.to_string(),
             });
         };
-        let stays = traffic.and_then(|traffic| traffic.on.as_ref()) == Some(&to);
+        let stays = traffic.is_some_and(|traffic| traffic.is_on(&to));
         let care = if stays { Care::AtWork } else { Care::Away };
         let out = self.not_ready(side, None, care, now);
         if !out.is_empty() {

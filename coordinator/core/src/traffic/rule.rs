@@ -7,7 +7,7 @@
 
 use common::{GroupName, MachineName, SideName, Timestamp};
 
-use super::{Adapter, BlueGreen, Side};
+use super::{Adapter, BlueGreen, Move, Side};
 use crate::{
     decide::Draft,
     fleet::{Fleet, number_of, rollout_id},
@@ -183,9 +183,7 @@ impl Fleet {
         self.stop_over(&g.name)?;
         // Where all of it is already it is not really moved.
         let known = self.traffic_of(&g.name);
-        let is_there = known.is_some_and(|traffic| {
-            traffic.settled && traffic.said_for > 0 && traffic.on.as_ref() == Some(&other.name)
-        });
+        let is_there = known.is_some_and(|traffic| traffic.is_on(&other.name));
         let care = if is_there { Care::AtWork } else { Care::Ready };
         let before = g.current.checked_sub(1).map(|before| &g.waves[before]);
         self.ready(g, other, before, care, now)
@@ -248,12 +246,8 @@ impl Fleet {
         let careless = false;
         let care = if careless { Care::AtWork } else { Care::Ready };
         let present = self.sides_for(&g.name, &side.name, sides).side(&side.name);
-        let spoilt = |place: &&Place| {
-            let here = self.group_of(&place.machine).is_some();
-            let here = here && present.is_none_or(|side| side.machines.contains(&place.machine));
-            here && place.state.is_final() && place.state != PlaceState::Updated
-        };
-        let spoilt = wave.places.iter().filter(spoilt);
+        let not_as_it_is_to_be = self.not_updated(wave, present);
+        let spoilt = not_as_it_is_to_be.filter(|place| place.state.is_final());
         let machines: Vec<MachineName> = spoilt.map(|place| place.machine.clone()).collect();
         let id = rollout_id(number);
         let (name, to) = (g.name.clone(), side.name.clone());
@@ -269,6 +263,29 @@ impl Fleet {
             let by = (Some(id), format!("rollout {}", rollout.id));
             self.begin_move(&name, &to, &sides, by, now, draft);
         }
+    }
+
+    /// The places of the wave whose machines are on this side by now, and not updated.
+    fn not_updated<'a>(
+        &'a self,
+        wave: &'a Wave,
+        side: Option<&'a Side>,
+    ) -> impl Iterator<Item = &'a Place> {
+        let is_here = move |place: &&Place| {
+            let here = self.group_of(&place.machine).is_some();
+            here && side.is_none_or(|side| side.machines.contains(&place.machine))
+        };
+        let places = wave.places.iter().filter(is_here);
+        places.filter(|place| place.state != PlaceState::Updated)
+    }
+
+    /// Whether the rollout that wants this move would not begin it to the side as that is by now.
+    pub(super) fn is_spoilt(&self, moving: &Move, group: &GroupName, side: &Side) -> bool {
+        let rollout = moving.rollout.as_ref().and_then(|id| self.rollout(id));
+        let g = rollout.and_then(|rollout| rollout.group(group));
+        let wave = g.and_then(|g| g.waves.get(g.current));
+        let wave = wave.filter(|wave| wave.side.as_ref() == Some(&side.name));
+        wave.is_some_and(|wave| self.not_updated(wave, Some(side)).next().is_some())
     }
 
     /// That a group waits for its traffic, if it does.

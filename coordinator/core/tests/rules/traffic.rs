@@ -536,6 +536,20 @@ fn an_operator_moves_it_and_takes_it_back_in_one_command() {
 }
 
 #[test]
+fn who_failed_and_came_to_the_side_with_the_traffic_gets_none_by_hand() {
+    let mut world = world();
+    world.execute();
+    moves_to(&mut world, "blue");
+    let grant = world.go("green-1");
+    world.end("green-1", &grant, OutcomeKind::Stuck);
+    world.done(move_to(Some("blue")));
+    moves_to(&mut world, "blue");
+    world.configure(&with_sides(&["blue-1", "blue-2", "green-1"], &["green-2"]));
+    let error = world.refused(move_to(Some("blue")));
+    assert!(error.to_string().contains("green-1"), "{error}");
+}
+
+#[test]
 fn back_is_also_back_from_a_move_that_is_under_way() {
     let mut world = world();
     half_done(&mut world);

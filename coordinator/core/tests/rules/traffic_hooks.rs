@@ -332,6 +332,23 @@ fn who_is_in_another_group_by_now_is_asked_all_the_same() {
 }
 
 #[test]
+fn who_has_left_the_sides_does_not_go_with_them() {
+    let mut world = world();
+    let rollout = world.execute();
+    let mut other = document(&["green-1"]);
+    other["updateGroups"]["mail"] = json!({ "machines": ["green-2"] });
+    world.configure(&other);
+    // No move of web's traffic asks it to leave its own.
+    assert_eq!(world.place(&rollout, "green-2"), "skipped");
+    all(&mut world, BLUE, Gets::Traffic);
+    ends(&mut world, "green-1", None);
+    world.update("green-1");
+    let back_in_it = document(&GREEN);
+    world.configure(&back_in_it);
+    assert_eq!(world.place(&rollout, "green-2"), "skipped");
+}
+
+#[test]
 fn the_time_in_which_nobody_listened_is_held_against_nobody() {
     let mut world = world();
     world.done(move_to("green"));

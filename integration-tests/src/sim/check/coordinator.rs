@@ -87,6 +87,10 @@ impl World {
             self.truth.attempts += u64::from(is_attempt(change));
             self.coordinator.mirror.apply(change);
         }
+        let now = self.coordinator_time();
+        if let Some(wrong) = self.truth.promises.check_windows(fleet, now) {
+            self.violate(wrong);
+        }
         self.truth.slots_moved = true;
         self.truth.unread += 1;
         if self.pedantic || self.truth.unread >= UNREAD_MAX {
@@ -160,6 +164,9 @@ impl World {
                     )
                 {
                     wrong = Some(format!("lease {} is granted {why}", lease.id));
+                }
+                if mirror.group_of(&lease.machine).is_none() {
+                    wrong = Some(format!("{} goes and has left the fleet", lease.machine));
                 }
                 if sender != index(&lease.machine) {
                     wrong = Some(format!("lease {} is granted to nobody who asked", lease.id));
@@ -240,9 +247,12 @@ impl World {
                     .newest
                     .retain(|known, _| Some(*known) != index(machine));
             }
+            Change::RolloutCreated { rollout, .. } => {
+                let plan = ask.plan();
+                wrong = plan.and_then(|plan| self.truth.promises.check_plan(plan, rollout));
+            }
             Change::ConfigSet { .. }
             | Change::Pinned { .. }
-            | Change::RolloutCreated { .. }
             | Change::ApprovalAsked { .. }
             | Change::Approved { .. }
             | Change::WaveHeld { .. }
