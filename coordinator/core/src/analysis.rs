@@ -7,7 +7,7 @@ use std::{fmt, net::IpAddr, time::Duration};
 use common::{GroupName, RolloutId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use wave::{Asked, Key};
+pub(crate) use wave::{Asked, Key, gates_of};
 
 /// Most gates of one group.
 pub const GATES_MAX: usize = 16;
@@ -232,6 +232,23 @@ pub struct Analysis {
     pub accepted: bool,
     /// In the order of the policy's gates.
     pub tallies: Vec<Tally>,
+}
+
+impl Gate {
+    /// From when everybody is back to the pass that is enough, when every measurement passes at once.
+    pub fn takes(&self) -> Duration {
+        let since = Timestamp::default();
+        let (mut at, mut tally) = (since, Tally::default());
+        while !tally.passed(self) {
+            at = tally.due(self, since);
+            tally.take(Last {
+                at,
+                finding: Finding::Pass,
+                detail: String::new(),
+            });
+        }
+        at.since(since)
+    }
 }
 
 impl Tally {

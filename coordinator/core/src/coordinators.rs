@@ -7,11 +7,39 @@ use common::{GroupName, MachineName, Timestamp};
 
 use crate::{
     fleet::Fleet,
-    plan::{PlannedMachine, PlannedWave, waves},
+    plan::{PlannedGroup, PlannedMachine, PlannedWave, waves},
     policy::Policy,
     rollout::{Rollout, RolloutGroup, Turn, WaveState},
     wait::WaitReason,
 };
+
+/// A group's part of a rollout, or of a plan, as far as the order of those who run a coordinator goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part<'a> {
+    pub(crate) group: &'a GroupName,
+    pub(crate) dependencies: &'a [GroupName],
+    /// Whether somebody of it runs a coordinator.
+    pub(crate) runs_one: bool,
+}
+
+impl<'a> Part<'a> {
+    fn of(group: &'a RolloutGroup) -> Self {
+        Self {
+            group: &group.name,
+            dependencies: &group.policy.dependencies,
+            runs_one: group.waves.iter().any(|wave| wave.turn != Turn::Any),
+        }
+    }
+
+    /// Of a plan.
+    pub(crate) fn planned(group: &'a PlannedGroup) -> Self {
+        Self {
+            group: &group.name,
+            dependencies: &group.policy.dependencies,
+            runs_one: group.waves.iter().any(|wave| wave.turn != Turn::Any),
+        }
+    }
+}
 
 impl Fleet {
     /// This coordinator runs on that machine.
@@ -76,7 +104,8 @@ impl Fleet {
         if turn == Turn::Any {
             return Ok(());
         }
-        let behind = self.behind(rollout);
+        let parts: Vec<Part<'_>> = rollout.groups.iter().map(Part::of).collect();
+        let behind = self.behind(&parts);
         let before = |other: &&RolloutGroup| {
             let open =
                 |wave: &crate::rollout::Wave| wave.turn < turn && wave.state != WaveState::Closed;
@@ -128,35 +157,30 @@ impl Fleet {
     /// The groups that wait for one in which somebody runs a coordinator: they come after that one, and
     /// nobody who runs a coordinator waits for them, or each would wait for the other. Also those that
     /// wait by way of groups of which other rollouts are at work on.
-    fn behind<'a>(&self, rollout: &'a Rollout) -> BTreeSet<&'a GroupName> {
-        let runs_one = |group: &&RolloutGroup| group.waves.iter().any(|w| w.turn != Turn::Any);
-        let first = rollout.groups.iter().filter(runs_one);
-        let first: BTreeSet<&GroupName> = first.map(|group| &group.name).collect();
-        let waits = |group: &&RolloutGroup| {
-            let mut open: Vec<&GroupName> = group.policy.dependencies.iter().collect();
+    pub(crate) fn behind<'a>(&self, parts: &[Part<'a>]) -> BTreeSet<&'a GroupName> {
+        let first = parts.iter().filter(|part| part.runs_one);
+        let first: BTreeSet<&GroupName> = first.map(|part| part.group).collect();
+        let waits = |part: &&Part<'a>| {
+            let mut open: Vec<&GroupName> = part.dependencies.iter().collect();
             let mut seen = BTreeSet::new();
             while let Some(on) = open.pop() {
                 if first.contains(on) {
                     return true;
                 }
                 if seen.insert(on) {
-                    open.extend(self.dependencies_of(on, rollout));
+                    open.extend(self.dependencies_of(on, parts));
                 }
             }
             false
         };
-        let behind = rollout.groups.iter().filter(waits);
-        behind.map(|group| &group.name).collect()
+        let behind = parts.iter().filter(waits);
+        behind.map(|part| part.group).collect()
     }
 
     /// What a group waits for: by this rollout, or else by others and by the configuration.
-    fn dependencies_of<'a>(
-        &'a self,
-        group: &GroupName,
-        rollout: &'a Rollout,
-    ) -> Vec<&'a GroupName> {
-        if let Some(group) = rollout.group(group) {
-            return group.policy.dependencies.iter().collect();
+    fn dependencies_of<'a>(&'a self, group: &GroupName, parts: &[Part<'a>]) -> Vec<&'a GroupName> {
+        if let Some(part) = parts.iter().find(|part| part.group == group) {
+            return part.dependencies.iter().collect();
         }
         let unfinished = self.index().unfinished.iter();
         let others = unfinished.filter_map(|number| self.facts().rollouts[number].group(group));

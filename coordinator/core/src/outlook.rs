@@ -1,19 +1,21 @@
 //! What a plan comes to as far as one can see: when each machine would have its turn, and when everybody is
 //! done; which machines reboot and why; and what changes on them.
 //!
-//! The times are played through: by the limits of groups and fleet, dependencies, stagger, soak, windows and
-//! calendars, and what each machine is expected to take. They hold if everybody is there, nobody fails, and
-//! people answer at once; machines that must not be away together, and what other rollouts take, are not
-//! looked at.
+//! The times are played through: by the limits of groups and fleet, dependencies, stagger, soak, gates, windows
+//! and calendars, and what each machine is expected to take. They hold if everybody is there, nobody fails,
+//! measurements and moves of traffic take no time, and people answer at once; machines that must not be away
+//! together, and what other rollouts take, are not looked at.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
-use common::{Changes, MachineName, PackageChange, Timestamp};
+use common::{Changes, GroupName, MachineName, PackageChange, Timestamp};
 
 use crate::{
+    analysis::{Gate, gates_of},
+    coordinators::Part,
     fleet::Fleet,
     opening::Seen,
     plan::{Plan, PlannedGroup, PlannedMachine},
@@ -33,7 +35,8 @@ const LOOK: usize = 64;
 pub struct Outlook {
     /// When each machine has its turn: from, until. Those that never have are left out.
     pub turns: BTreeMap<MachineName, (Timestamp, Timestamp)>,
-    /// When the last one is back; `None`: never, as somebody's windows never open for long enough.
+    /// When the last one is back and the last gates have passed; `None`: never, as somebody's windows never
+    /// open for long enough.
     pub ends_at: Option<Timestamp>,
     /// Who reboots, and why.
     pub reboots: BTreeMap<MachineName, Vec<String>>,
@@ -76,6 +79,30 @@ impl Fleet {
     }
 }
 
+impl Plan {
+    /// The shortest time that the gates of each of the group's waves take: all are measured side by side.
+    pub fn gates_take(&self, group: &PlannedGroup) -> Duration {
+        let gates = gates_of(self.action, &group.policy).iter();
+        gates.map(Gate::takes).max().unwrap_or_default()
+    }
+
+    /// From when everybody of the wave is back to when it may close.
+    fn closes_after(&self, group: &PlannedGroup, wave: usize, immediate: bool) -> Duration {
+        let gates = self.gates_take(group);
+        let (this, last) = (&group.waves[wave], wave + 1 == group.waves.len());
+        let soak = match last || immediate {
+            true => Duration::ZERO,
+            false => group.policy.soak_after(this.canary),
+        };
+        // What traffic is to follow to passes its gates before that, and once more under it.
+        let before = match this.side.is_some() && !last {
+            true => gates,
+            false => Duration::ZERO,
+        };
+        before + soak.max(gates)
+    }
+}
+
 /// Changes that are told together: the packages, and how many more there are.
 type Kind<'a> = (&'a [PackageChange], u32);
 
@@ -85,6 +112,8 @@ struct Play<'a> {
     plan: &'a Plan,
     immediate: bool,
     groups: Vec<Course<'a>>,
+    /// Groups that nobody who runs a coordinator waits for.
+    behind: BTreeSet<&'a GroupName>,
     /// Who is away, by when they are back, and of which group.
     away: BTreeSet<(Timestamp, usize, MachineName)>,
     outlook: Outlook,
@@ -98,8 +127,8 @@ struct Course<'a> {
     /// Those of it who have not gone; `None` before it opens.
     to_go: Option<VecDeque<&'a PlannedMachine>>,
     away: usize,
-    /// Nobody begins before that: the wave before soaks.
-    not_before: Timestamp,
+    /// When the wave before may close: until then it soaks, or its gates are measured.
+    closes_at: Timestamp,
     finished_at: Option<Timestamp>,
     /// What its windows were last found to be.
     seen: BTreeMap<Rules, Seen>,
@@ -112,15 +141,17 @@ impl<'a> Play<'a> {
             wave: 0,
             to_go: None,
             away: 0,
-            not_before: Timestamp::default(),
+            closes_at: Timestamp::default(),
             finished_at: None,
             seen: BTreeMap::new(),
         };
+        let parts: Vec<Part<'_>> = plan.groups.iter().map(Part::planned).collect();
         Self {
             fleet,
             plan,
             immediate,
             groups: plan.groups.iter().map(course).collect(),
+            behind: fleet.behind(&parts),
             away: BTreeSet::new(),
             outlook: Outlook::default(),
         }
@@ -173,7 +204,7 @@ impl<'a> Play<'a> {
             return None;
         }
         let group = course.group;
-        let begins = self.begins(group)?.max(course.not_before);
+        let begins = self.begins(group)?.max(course.closes_at);
         if at < begins {
             return Some(begins);
         }
@@ -182,7 +213,7 @@ impl<'a> Play<'a> {
             return None;
         };
         if course.to_go.is_none() {
-            if !self.has_its_turn(index, wave.turn) {
+            if !self.has_its_turn(index, wave.turn, at) {
                 return None;
             }
             self.groups[index].to_go = Some(wave.machines.iter().collect());
@@ -194,16 +225,9 @@ impl<'a> Play<'a> {
             course.to_go = Some(to_go);
             return next;
         }
-        let soak = match course.wave + 1 == group.waves.len() || self.immediate {
-            true => Duration::ZERO,
-            false if wave.canary => group.policy.canary_soak,
-            false => match &group.policy.blue_green {
-                Some(sides) => sides.watch,
-                None => group.policy.soak,
-            },
-        };
+        let closes = self.plan.closes_after(group, course.wave, self.immediate);
+        course.closes_at = at + closes;
         course.wave += 1;
-        course.not_before = at + soak;
         self.advance(index, at)
     }
 
@@ -219,13 +243,17 @@ impl<'a> Play<'a> {
         Some(begins)
     }
 
-    /// Whether everybody has gone who has their turn before.
-    fn has_its_turn(&self, index: usize, turn: Turn) -> bool {
+    /// Whether the waves of everybody who has their turn before are closed.
+    fn has_its_turn(&self, index: usize, turn: Turn, at: Timestamp) -> bool {
         let others = self.groups.iter().enumerate();
         let mut others = others.filter(|(other, course)| {
-            let waves = course.group.waves.iter().skip(course.wave);
+            let closed = course
+                .wave
+                .saturating_sub(usize::from(at < course.closes_at));
+            let waves = course.group.waves.iter().skip(closed);
             let earlier = waves.filter(|wave| wave.turn < turn).count();
-            *other != index && earlier > 0
+            let waits = *other != index && !self.behind.contains(&course.group.name);
+            waits && earlier > 0
         });
         turn == Turn::Any || others.next().is_none()
     }

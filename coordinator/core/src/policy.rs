@@ -186,6 +186,15 @@ impl Policy {
             PauseAfter::EachWave => true,
         }
     }
+
+    /// The soak that follows a wave like this, unless it is the last.
+    pub fn soak_after(&self, canary: bool) -> Duration {
+        match &self.blue_green {
+            Some(sides) => sides.watch,
+            None if canary => self.canary_soak,
+            None => self.soak,
+        }
+    }
 }
 
 /// What one group's part of a rollout obeys.

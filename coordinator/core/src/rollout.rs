@@ -394,12 +394,8 @@ impl RolloutGroup {
     pub fn soak_after(&self, wave: usize) -> std::time::Duration {
         if wave + 1 == self.waves.len() || wave < self.promoted {
             std::time::Duration::ZERO
-        } else if let Some(sides) = &self.policy.blue_green {
-            sides.watch
-        } else if self.waves[wave].canary {
-            self.policy.canary_soak
         } else {
-            self.policy.soak
+            self.policy.soak_after(self.waves[wave].canary)
         }
     }
 }

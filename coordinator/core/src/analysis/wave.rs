@@ -16,6 +16,7 @@ use crate::{
     change::Change,
     decide::Draft,
     fleet::{Fleet, rollout_id},
+    policy::Policy,
     request::Reply,
     rollout::{PauseReason, Place, PlaceState, RolloutGroup, Wave, WaveState},
     wait::WaitReason,
@@ -38,6 +39,15 @@ pub(crate) struct Asked {
     until: Timestamp,
 }
 
+/// The gates that hold waves under this policy. On the way back nothing is held up by a gate: it may
+/// fail for nothing but what is being left.
+pub(crate) fn gates_of(action: Action, policy: &Policy) -> &[Gate] {
+    match action {
+        Action::Rollback => &[],
+        Action::Update | Action::Reboot => &policy.gates,
+    }
+}
+
 /// Whether the gates have let this wave of the group close.
 fn has_passed(group: &RolloutGroup, wave: &Wave) -> bool {
     let found = wave.analysis.as_ref();
@@ -52,8 +62,7 @@ fn is_watched(group: &RolloutGroup, now: Timestamp) -> bool {
 
 impl Fleet {
     /// The group and its present wave, if that is one that gates hold: somebody of it has been updated,
-    /// and nobody has accepted what they found. On the way back nothing is held up by a gate: it may
-    /// fail for nothing but what is being left.
+    /// and nobody has accepted what they found.
     fn judged(&self, number: u64, group: usize) -> Option<(&RolloutGroup, &Wave)> {
         let rollout = self.facts().rollouts.get(&number)?;
         let g = rollout.groups.get(group)?;
@@ -64,7 +73,7 @@ impl Fleet {
             WaveState::Waiting | WaveState::Closed => false,
         };
         let accepted = wave.analysis.as_ref().is_some_and(|found| found.accepted);
-        let gated = rollout.action != Action::Rollback && !g.policy.gates.is_empty();
+        let gated = !gates_of(rollout.action, &g.policy).is_empty();
         (gated && shown && goes_on && !accepted && g.finished_at.is_none()).then_some((g, wave))
     }
 

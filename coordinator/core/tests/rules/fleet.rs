@@ -42,6 +42,8 @@ pub(crate) struct World {
     pub(crate) fleet: Fleet,
     pub(crate) now: Timestamp,
     pub(crate) reports: BTreeMap<MachineName, MachineReport>,
+    /// What is to be measured, all that was ever asked for and not taken out here.
+    pub(crate) wanted: Vec<Measurement>,
     /// What the journal goes on from.
     began: Fleet,
     journal: Vec<Change>,
@@ -61,6 +63,7 @@ impl World {
             fleet: Fleet::new(MONDAY),
             now: MONDAY,
             reports: BTreeMap::new(),
+            wanted: Vec::new(),
             began: Fleet::new(MONDAY),
             journal: Vec::new(),
         };
@@ -93,6 +96,7 @@ impl World {
         let before = self.fleet.clone();
         let decision = self.fleet.handle(self.now, request);
         self.journal.extend(decision.changes.iter().cloned());
+        self.wanted.extend(decision.measure.iter().cloned());
         let mut wrong = invariants::check(&self.fleet);
         wrong.extend(invariants::between(&before, &self.fleet));
         let mut state = before;

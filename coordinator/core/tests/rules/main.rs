@@ -20,6 +20,7 @@ mod members;
 mod model;
 mod order;
 mod outlooks;
+mod outlooks_played;
 mod quarantine;
 mod reach;
 mod retries;

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use common::{ChangeKind, Changes, MachineName, PackageChange, Timestamp};
+use common::{Action, ChangeKind, Changes, MachineName, PackageChange, Timestamp};
 use coordinator_core::{outlook::Outlook, plan::Plan, request::Wish};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::fleet::{MONDAY, World, minutes, name, wish};
 
-fn seen(world: &World, wish: &Wish) -> (Plan, Outlook) {
+pub(crate) fn seen(world: &World, wish: &Wish) -> (Plan, Outlook) {
     let plan = world.fleet.plan(wish).expect("a plan");
     let outlook = world.fleet.outlook(&plan, wish.immediate, world.now);
     (plan, outlook)
@@ -52,6 +52,94 @@ fn turns_follow_slots_canary_soak_dependencies_and_stagger() {
     };
     let (_, outlook) = seen(&world, &urgent);
     assert_eq!(turn(&world, &outlook, "e"), (30, 35));
+}
+
+/// Machines `a` and `b`, one after the other, with a gate that takes seven minutes and one that takes two.
+fn gated(more: &Value) -> World {
+    let mut group = json!({
+        "machines": ["a", "b"], "updatePolicy": "aggressive", "expectedDuration": "10m",
+        "gates": ["slow", "quick"],
+    });
+    let map = group.as_object_mut().expect("one");
+    map.extend(more.as_object().expect("one").clone());
+    World::of(&json!({
+        "analysis": {
+            "slow": { "tcp": "example.org:443", "initialDelay": "3m", "interval": "2m", "passes": 3 },
+            "quick": { "tcp": "example.org:80", "interval": "1m", "passes": 3 },
+        },
+        "updateGroups": { "one": group },
+    }))
+}
+
+/// When `a` and `b` begin, and when all is over.
+fn begin_and_end(world: &World, wish: &Wish) -> (u64, u64, Option<u64>) {
+    let (_, outlook) = seen(world, wish);
+    let begin = |machine| turn(world, &outlook, machine).0;
+    let end = outlook.ends_at.map(|at| minute(world, at));
+    (begin("a"), begin("b"), end)
+}
+
+#[test]
+fn turns_wait_for_gates_that_take_longer_than_the_soak() {
+    let short = gated(&json!({ "canary": 1, "canarySoak": "5m" }));
+    assert_eq!(begin_and_end(&short, &wish(&[])), (0, 17, Some(34)));
+    let long = gated(&json!({ "canary": 1, "canarySoak": "9m" }));
+    assert_eq!(begin_and_end(&long, &wish(&[])), (0, 19, Some(36)));
+    // What must not wait waits for its gates.
+    let urgent = Wish {
+        immediate: true,
+        ..wish(&[])
+    };
+    assert_eq!(begin_and_end(&long, &urgent), (0, 17, Some(34)));
+}
+
+#[test]
+fn gates_are_passed_before_traffic_moves_and_once_more_under_it() {
+    let sides = json!({
+        "blueGreen": {
+            "sides": { "blue": ["b"], "green": ["a"] },
+            "traffic": { "haproxy": { "socket": "/run/haproxy.sock", "backend": "web" } },
+            "watch": "9m",
+        },
+    });
+    let world = gated(&sides);
+    assert_eq!(begin_and_end(&world, &wish(&[])), (0, 26, Some(43)));
+    let urgent = Wish {
+        immediate: true,
+        ..wish(&[])
+    };
+    assert_eq!(begin_and_end(&world, &urgent), (0, 24, Some(41)));
+}
+
+#[test]
+fn a_rollback_waits_for_no_gate() {
+    let mut world = gated(&json!({ "maxParallel": 1 }));
+    for machine in ["a", "b"] {
+        let facts = &mut world.fleet.facts().clone();
+        let known = facts.machines.get_mut(&name(machine)).expect("known");
+        known.previous = Some(crate::fleet::path("0"));
+        world.goes_on_from(facts.clone());
+    }
+    let back = Wish {
+        action: Action::Rollback,
+        ..wish(&[])
+    };
+    assert_eq!(begin_and_end(&world, &back), (0, 10, Some(20)));
+}
+
+#[test]
+fn who_waits_for_the_coordinators_group_goes_after_it() {
+    let world = World::new(
+        json!({
+            "one": { "machines": ["a"], "updatePolicy": "aggressive", "expectedDuration": "10m" },
+            "two": {
+                "machines": ["b"], "updatePolicy": "aggressive", "dependencies": ["one"],
+                "staggerDelay": 0,
+            },
+        }),
+        json!({ "coordinators": ["a"], "staggerDelay": 0 }),
+    );
+    assert_eq!(begin_and_end(&world, &wish(&[])), (0, 10, Some(20)));
 }
 
 #[test]
