@@ -142,6 +142,10 @@ fn one_group(group: &PlannedGroup, look: &Look) -> String {
             seconds if wave.side.is_empty() => format!(", then {} of watching", span(seconds)),
             seconds => format!(", then its traffic, and {} of watching", span(seconds)),
         };
+        let gates = match wave.gates_s {
+            0 => String::new(),
+            seconds => format!(", its gates take {} at least", span(seconds)),
+        };
         let last = if wave.last {
             ", after everybody else"
         } else {
@@ -156,7 +160,10 @@ fn one_group(group: &PlannedGroup, look: &Look) -> String {
             (Some(from), Some(until)) => format!(", {}", look.between(from, until)),
             _ => String::new(),
         };
-        let headline = format!("wave {}{side}{canary}{when}{last}{soak}{asked}", number + 1);
+        let headline = format!(
+            "wave {}{side}{canary}{when}{last}{soak}{gates}{asked}",
+            number + 1
+        );
         text.push_str(&look.columns(2, [vec![headline]]));
         text.push_str(&look.columns(4, wave.machines.iter().map(machine_row)));
     }
@@ -264,6 +271,7 @@ mod tests {
                     begins_at: Some("2026-11-23T02:00:00Z".into()),
                     ends_at: Some("2026-11-23T02:10:00Z".into()),
                     soak_s: 600,
+                    gates_s: 780,
                     pauses: true,
                     ..wave(&["monitor-01"])
                 },

@@ -21,7 +21,7 @@ pub fn plan(plan: &Plan, outlook: Option<&Outlook>, now: Timestamp) -> wire::Pla
         groups: plan
             .groups
             .iter()
-            .map(|group| planned_group(group, seen, now))
+            .map(|group| planned_group(group, plan, seen, now))
             .collect(),
         excluded: plan
             .excluded
@@ -47,8 +47,14 @@ pub fn plan(plan: &Plan, outlook: Option<&Outlook>, now: Timestamp) -> wire::Pla
     }
 }
 
-fn planned_group(group: &PlannedGroup, outlook: &Outlook, now: Timestamp) -> wire::PlannedGroup {
+fn planned_group(
+    group: &PlannedGroup,
+    plan: &Plan,
+    outlook: &Outlook,
+    now: Timestamp,
+) -> wire::PlannedGroup {
     let policy = &group.policy;
+    let gates_s = plan.gates_take(group).as_secs();
     let waves = group.waves.len();
     wire::PlannedGroup {
         name: group.name.to_string(),
@@ -75,15 +81,11 @@ fn planned_group(group: &PlannedGroup, outlook: &Outlook, now: Timestamp) -> wir
                     .side
                     .as_ref()
                     .map_or_else(String::new, ToString::to_string),
-                soak_s: match (number + 1 == waves, wave.canary) {
-                    (true, _) => 0,
-                    (false, _) if policy.blue_green.is_some() => {
-                        let sides = policy.blue_green.as_ref();
-                        sides.map_or(0, |sides| sides.watch.as_secs())
-                    }
-                    (false, true) => policy.canary_soak.as_secs(),
-                    (false, false) => policy.soak.as_secs(),
+                soak_s: match number + 1 == waves {
+                    true => 0,
+                    false => policy.soak_after(wave.canary).as_secs(),
                 },
+                gates_s,
                 last: wave.turn != Turn::Any,
                 pauses: number + 1 < waves && policy.pauses_after(wave.canary),
             })
