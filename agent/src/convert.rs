@@ -172,6 +172,7 @@ fn staged(staged: &Staged) -> wire::Staged {
         needs_reboot: staged.needs_reboot,
         reboot_reasons: staged.reboot_reasons.clone(),
         changes: staged.changes.as_ref().map(changes::to_wire),
+        soft_reboot: staged.soft_reboot,
     }
 }
 

@@ -62,6 +62,9 @@ const NETWORK: &str = "/run/lab-updater/network";
 /// Who would mind a reboot, one a line.
 const USERS: &str = "/run/lab-updater/users";
 
+/// There where soft-reboots take up what waits for the boot.
+const SOFT_REBOOTS: &str = "/run/lab-updater/soft-reboots";
+
 /// Runs a program and leaves its end in a file, whether or not the agent still lives. The program
 /// and its arguments come as arguments: nothing of them is read as shell.
 const WRAPPER: &str = r#"dir=$1; shift
@@ -420,6 +423,10 @@ impl Host for Directory {
     async fn reboot_blockers(&self) -> Result<Vec<String>, HostError> {
         let said = fs::read_to_string(self.links.at(USERS)).unwrap_or_default();
         Ok(said.lines().map(str::to_owned).collect())
+    }
+
+    async fn can_soft_reboot(&self) -> bool {
+        self.links.at(SOFT_REBOOTS).exists()
     }
 
     async fn reboot(&self, _kind: RebootKind) -> Result<Reboot, HostError> {

@@ -102,6 +102,9 @@ pub struct Staged {
     pub needs_reboot: bool,
     /// Why, e.g. `kernel`, `initrd`, `inhibitor:dbus-implementation`.
     pub reboot_reasons: Vec<String>,
+    /// Whether a soft-reboot is enough for that; `false` from agents that do not say it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub soft_reboot: bool,
     /// What going there changes; `None` when that could not be found out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changes: Option<Changes>,

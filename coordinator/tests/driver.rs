@@ -212,6 +212,7 @@ fn ready(sequence: u64) -> Box<MachineReport> {
             path: closure(NEW),
             needs_reboot: false,
             reboot_reasons: Vec::new(),
+            soft_reboot: false,
             changes: None,
         }),
         attempt: None,

@@ -1,5 +1,5 @@
 use agent_core::state::Record;
-use common::{CheckResult, Outcome};
+use common::{CheckResult, Outcome, StorePath};
 
 use super::*;
 
@@ -26,6 +26,23 @@ fn report() -> MachineReport {
         cleaned_up: None,
         traffic: None,
     }
+}
+
+#[test]
+fn what_is_staged_is_told_with_its_reboot() {
+    let path: StorePath = PATH.parse().expect("a path");
+    let staged = Staged {
+        target: Target::Closure(path.clone()),
+        path,
+        needs_reboot: true,
+        reboot_reasons: vec!["inhibitor:dbus".to_owned()],
+        soft_reboot: true,
+        changes: None,
+    };
+    let said = super::staged(&staged);
+    assert_eq!(said.path, PATH);
+    assert!(said.needs_reboot && said.soft_reboot);
+    assert_eq!(said.reboot_reasons, staged.reboot_reasons);
 }
 
 fn order() -> wire::Proceed {

@@ -38,18 +38,31 @@ impl<H: Host> Executor<H> {
             .map_err(|error| HostError::Missing(error.to_string()))?;
         self.check_ready(job, &path, action).await?;
         let reboot_reasons = links.reboot_reasons(&path);
+        let reboot = self.reboot_kind(&reboot_reasons).await;
         let changes = self.changes(&path).await;
         let staged = Staged {
             target: target.clone(),
             path,
-            needs_reboot: !reboot_reasons.is_empty(),
+            needs_reboot: reboot.is_some(),
             reboot_reasons,
+            soft_reboot: reboot == Some(RebootKind::UserSpace),
             changes,
         };
         Ok(Answer {
             result: Ok(Done::Staged(staged)),
             output,
         })
+    }
+
+    /// The reboot that is enough for what only a reboot takes up, for these reasons; `None` without any.
+    async fn reboot_kind(&self, reasons: &[String]) -> Option<RebootKind> {
+        match reasons {
+            [] => None,
+            _ if links::lie_in_user_space(reasons) && self.host.can_soft_reboot().await => {
+                Some(RebootKind::UserSpace)
+            }
+            _ => Some(RebootKind::Machine),
+        }
     }
 
     /// What the target changes. For people only, so no reason to stage nothing.
@@ -185,13 +198,8 @@ impl<H: Host> Executor<H> {
             reached: self.reached(&Reach::ALL).await,
         };
         // The running system may be another one than when the target was staged.
-        let needs_reboot = match &self.host.links().reboot_reasons(target)[..] {
-            [] => None,
-            reasons if links::lie_in_user_space(reasons) && self.host.can_soft_reboot().await => {
-                Some(RebootKind::UserSpace)
-            }
-            _ => Some(RebootKind::Machine),
-        };
+        let reasons = self.host.links().reboot_reasons(target);
+        let needs_reboot = self.reboot_kind(&reasons).await;
         Ok(answer(Ok(Done::Snapshot {
             facts,
             baseline,

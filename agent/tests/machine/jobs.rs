@@ -322,3 +322,55 @@ async fn a_reboot_waits_for_whoever_would_mind_and_a_switch_for_nobody() {
     futures_util::future::join(look(snapshot(&other, hour)), logs_out).await;
     assert!(!users.exists(), "it was waited for");
 }
+
+/// What is said when the target is staged is what is done when the machine has its turn.
+#[tokio::test]
+async fn a_soft_reboot_is_enough_for_an_inhibitor_where_it_takes_up_the_target() {
+    let kernel = "6.13";
+    let another = Like {
+        kernel,
+        ..SAME_KERNEL
+    };
+    let (machine, user_space) = (Some(RebootKind::Machine), Some(RebootKind::UserSpace));
+    let cases = [
+        (SAME_KERNEL, "one", true, None),
+        (SAME_KERNEL, "two", true, user_space),
+        (SAME_KERNEL, "two", false, machine),
+        (another, "one", true, machine),
+        (another, "two", true, machine),
+    ];
+    for (like, inhibitor, can, expected) in cases {
+        let world = World::new();
+        let inhibitors = |value| format!("{{\"dbus\": \"{value}\"}}");
+        let running = world.running().expect("a system");
+        let running = world.links().at(running.as_str()).join("switch-inhibitors");
+        fs::write(running, inhibitors("one")).expect("written");
+        let path = world.system("new", like);
+        world.write_in_cache(&path, "switch-inhibitors", &inhibitors(inhibitor));
+        let executor = world.executor().await;
+        if can {
+            fs::write(world.links().at("/run/lab-updater/soft-reboots"), "").expect("written");
+        }
+        let stage = Work::Stage {
+            target: Target::Closure(path.clone()),
+            action: Action::Update,
+            rollout: None,
+        };
+        let answer = carry_out(&executor, &job(1, MayBegin::Always, stage)).await;
+        let Ok(Done::Staged(staged)) = answer.result else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(staged.needs_reboot, expected.is_some());
+        assert_eq!(staged.soft_reboot, expected == user_space);
+        let snapshot = Work::Snapshot {
+            target: path,
+            action: Action::Update,
+            reboot_wait: None,
+        };
+        let answer = carry_out(&executor, &job(2, MayBegin::Always, snapshot)).await;
+        let Ok(Done::Snapshot { needs_reboot, .. }) = answer.result else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(needs_reboot, expected);
+    }
+}

@@ -94,10 +94,10 @@ pub fn show(machine: &Machine, look: &Look) -> String {
         } else {
             "not staged"
         };
-        let reboot = if machine.needs_reboot {
-            ", needs a reboot"
-        } else {
-            ""
+        let reboot = match (machine.needs_reboot, machine.soft_reboot) {
+            (true, true) => ", needs a reboot, for which a soft-reboot is enough",
+            (true, false) => ", needs a reboot",
+            (false, _) => "",
         };
         rows.push(("target", format!("{} ({staged}{reboot})", machine.target)));
     }
@@ -272,6 +272,26 @@ mod tests {
             }),
             ..Machine::default()
         }
+    }
+
+    #[test]
+    fn a_reboot_that_a_soft_one_is_enough_for_is_told_as_such() {
+        let machine = |needs_reboot, soft_reboot| Machine {
+            target: "/nix/store/t".into(),
+            staged: true,
+            needs_reboot,
+            soft_reboot,
+            ..Machine::default()
+        };
+        let told = |machine: &Machine| {
+            let text = show(machine, &look());
+            let line = text.lines().find(|line| line.contains("staged"));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        assert!(told(&machine(false, false)).ends_with("(staged)"));
+        assert!(told(&machine(true, false)).ends_with("(staged, needs a reboot)"));
+        let soft = told(&machine(true, true));
+        assert!(soft.ends_with("needs a reboot, for which a soft-reboot is enough)"));
     }
 
     #[test]

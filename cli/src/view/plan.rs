@@ -178,9 +178,13 @@ fn machine_row(machine: &PlannedMachine) -> Vec<String> {
         "not staged yet"
     });
     let why = machine.reboot_reasons.join(", ");
+    let how = match machine.soft_reboot {
+        true => "soft-reboots",
+        false => "reboots",
+    };
     let reboots = match why.as_str() {
-        "" => "reboots".to_owned(),
-        why => format!("reboots ({why})"),
+        "" => how.to_owned(),
+        why => format!("{how} ({why})"),
     };
     if machine.needs_reboot {
         remarks.push(&reboots);
@@ -215,9 +219,11 @@ mod tests {
             running: path('0', "26.05.1"),
             target: path('1', "26.05.2"),
             staged: true,
-            needs_reboot: name == "monitor-01",
+            needs_reboot: ["monitor-01", "dev-02"].contains(&name),
+            soft_reboot: name == "dev-02",
             reboot_reasons: match name {
                 "monitor-01" => vec!["kernel".to_owned(), "initrd".to_owned()],
+                "dev-02" => vec!["inhibitor:dbus".to_owned()],
                 _ => Vec::new(),
             },
             begins_at: None,

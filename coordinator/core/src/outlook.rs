@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Changes, GroupName, MachineName, PackageChange, Timestamp};
+use common::{Action, Changes, GroupName, MachineName, PackageChange, Timestamp};
 
 use crate::{
     analysis::{Gate, gates_of},
@@ -38,30 +38,46 @@ pub struct Outlook {
     /// When the last one is back and the last gates have passed; `None`: never, as somebody's windows never
     /// open for long enough.
     pub ends_at: Option<Timestamp>,
-    /// Who reboots, and why.
-    pub reboots: BTreeMap<MachineName, Vec<String>>,
+    /// Who reboots, and how.
+    pub reboots: BTreeMap<MachineName, Reboot>,
     /// What changes, and on whom; that of most machines first.
     pub changes: Vec<(Changes, Vec<MachineName>)>,
     /// Machines of which it is not told what changes, as that is of too many kinds.
     pub other_changes: usize,
 }
 
+/// A reboot that a plan takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reboot {
+    /// Why.
+    pub why: Vec<String>,
+    /// Whether one of user space is enough, and the machine's rules make it one.
+    pub soft: bool,
+}
+
 impl Fleet {
     /// What the plan comes to if it began now.
     pub fn outlook(&self, plan: &Plan, immediate: bool, now: Timestamp) -> Outlook {
         let mut outlook = Play::new(self, plan, immediate).run(now);
-        let machines = plan.groups.iter().flat_map(|group| &group.waves);
-        let machines = machines.flat_map(|wave| &wave.machines);
+        let machines = plan.groups.iter().flat_map(|group| {
+            let machines = group.waves.iter().flat_map(|wave| &wave.machines);
+            machines.map(move |machine| (group.policy_of(machine), machine))
+        });
         let mut kinds: BTreeMap<Kind<'_>, (&Changes, Vec<MachineName>)> = BTreeMap::new();
-        for machine in machines {
+        for (policy, machine) in machines {
             let known = self.facts().machines.get(&machine.name);
             let staged = known.and_then(|known| known.report.as_ref()?.staged.as_ref());
             let Some(staged) = staged.filter(|staged| staged.target == machine.target) else {
                 continue;
             };
             if staged.needs_reboot {
-                let why = staged.reboot_reasons.clone();
-                outlook.reboots.insert(machine.name.clone(), why);
+                // Who is told to reboot, and nothing else, boots.
+                let soft = policy.soft_reboot && plan.action != Action::Reboot;
+                let reboot = Reboot {
+                    why: staged.reboot_reasons.clone(),
+                    soft: soft && staged.soft_reboot,
+                };
+                outlook.reboots.insert(machine.name.clone(), reboot);
             }
             if let Some(changes) = &staged.changes {
                 let kind = kinds.entry((&changes.packages, changes.more));

@@ -142,6 +142,7 @@ impl Story {
                 path: path(staged),
                 needs_reboot: true,
                 reboot_reasons: vec!["kernel".into()],
+                soft_reboot: false,
                 changes: None,
             }),
             attempt: None,

@@ -73,6 +73,7 @@ impl Core {
                 path: store_path("2")?,
                 needs_reboot: false,
                 reboot_reasons: Vec::new(),
+                soft_reboot: false,
                 changes: None,
             }),
             attempt: None,

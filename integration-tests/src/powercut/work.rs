@@ -306,6 +306,7 @@ impl Askers {
                         path,
                         needs_reboot: false,
                         reboot_reasons: Vec::new(),
+                        soft_reboot: false,
                         changes: None,
                     });
                 }

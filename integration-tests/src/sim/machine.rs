@@ -323,6 +323,7 @@ impl Machine {
                         .then(|| nature.reason().to_owned())
                         .into_iter()
                         .collect(),
+                    soft_reboot: nature.needs_reboot && nature.user_space,
                     changes: None,
                     path,
                 })

@@ -350,6 +350,7 @@ impl World {
                     path: target.closure().cloned().expect("tests stage closures"),
                     needs_reboot: self.script.needs_reboot,
                     reboot_reasons: Vec::new(),
+                    soft_reboot: false,
                     changes: None,
                 })),
                 Err(failure) => failed(failure),

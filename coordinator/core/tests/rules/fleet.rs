@@ -229,6 +229,7 @@ impl World {
                         path,
                         needs_reboot: false,
                         reboot_reasons: Vec::new(),
+                        soft_reboot: false,
                         changes: None,
                     });
                 }

@@ -3,7 +3,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use common::{Action, ChangeKind, Changes, MachineName, PackageChange, Timestamp};
-use coordinator_core::{outlook::Outlook, plan::Plan, request::Wish};
+use coordinator_core::{
+    outlook::{Outlook, Reboot},
+    plan::Plan,
+    request::Wish,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -220,14 +224,53 @@ fn reboots_are_told_with_why_and_changes_with_who() {
         world.poll(machine);
     }
     let (_, outlook) = seen(&world, &wish(&[]));
-    let reboots = BTreeMap::from([(name("b"), vec!["kernel".to_owned()])]);
-    assert_eq!(outlook.reboots, reboots);
+    let reboot = Reboot {
+        why: vec!["kernel".to_owned()],
+        soft: false,
+    };
+    assert_eq!(outlook.reboots, BTreeMap::from([(name("b"), reboot)]));
     let who: Vec<&[MachineName]> = outlook
         .changes
         .iter()
         .map(|(_, who)| who.as_slice())
         .collect();
     assert_eq!(who, [&[name("b"), name("c")][..], &[name("a")][..]]);
+}
+
+#[test]
+fn a_reboot_is_soft_where_that_is_enough_and_the_rules_let_it_be_one() {
+    let rules = |soft: bool| json!({ "allowReboot": true, "softReboot": soft });
+    let mut groups = json!({ "soft": rules(true), "hard": rules(false) });
+    groups["soft"]["machines"] = json!(["a", "b", "c"]);
+    groups["hard"]["machines"] = json!(["d"]);
+    let machines = json!({ "c": { "allowReboot": false } });
+    let mut world = World::of(&json!({ "updateGroups": groups, "updateMachines": machines }));
+    for machine in ["a", "b", "c", "d"] {
+        world.poll(machine);
+        let staged = world.report(machine).staged.as_mut().expect("staged");
+        staged.needs_reboot = true;
+        staged.soft_reboot = machine != "b";
+        world.report(machine).profile = Some(crate::fleet::path("2"));
+        world.poll(machine);
+    }
+    let soft = |action: Action| {
+        let wish = Wish {
+            action,
+            ..wish(&[])
+        };
+        let plan = world.fleet.plan(&wish).expect("a plan");
+        let reboots = world.fleet.outlook(&plan, false, world.now).reboots;
+        let reboots = reboots
+            .into_iter()
+            .map(|(machine, reboot)| (machine, reboot.soft));
+        reboots.collect::<Vec<_>>()
+    };
+    let expected = [("a", true), ("b", false), ("c", false), ("d", false)];
+    let expected = expected.map(|(machine, soft)| (name(machine), soft));
+    assert_eq!(soft(Action::Update), expected);
+    // Who is told to reboot boots.
+    let boots = expected.map(|(machine, _)| (machine, false));
+    assert_eq!(soft(Action::Reboot), boots);
 }
 
 /// A group of random size and rules, after those before it that the bits name.

@@ -139,6 +139,7 @@ fn staged(staged: wire::Staged) -> Result<Staged, Malformed> {
         path: name("report.staged.path", &staged.path)?,
         needs_reboot: staged.needs_reboot,
         reboot_reasons: reasons.map(|reason| tame_line(reason, WORD_MAX)).collect(),
+        soft_reboot: staged.needs_reboot && staged.soft_reboot,
         changes: staged.changes.and_then(changes::heard),
     })
 }

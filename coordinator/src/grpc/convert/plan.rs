@@ -128,7 +128,7 @@ fn planned_machine(
     outlook: &Outlook,
 ) -> wire::PlannedMachine {
     let turn = outlook.turns.get(&machine.name).copied();
-    let why = outlook.reboots.get(&machine.name);
+    let reboot = outlook.reboots.get(&machine.name);
     let policy = group.policy_of(machine);
     let window = match policy.same_times(&group.policy) {
         true => String::new(),
@@ -148,7 +148,8 @@ fn planned_machine(
         window,
         begins_at: turn.map(|(from, _)| time(from)),
         ends_at: turn.map(|(_, until)| time(until)),
-        reboot_reasons: why.cloned().unwrap_or_default(),
+        reboot_reasons: reboot.map_or_else(Vec::new, |reboot| reboot.why.clone()),
+        soft_reboot: reboot.is_some_and(|reboot| reboot.soft),
     }
 }
 

@@ -432,6 +432,7 @@ fn of_quarantine(quarantine: Quarantine) -> wire::Quarantine {
 pub fn machine(view: MachineView, now: Timestamp) -> wire::Machine {
     let report = view.report.as_ref();
     let staged = report.and_then(|report| report.staged.as_ref());
+    let staged = staged.filter(|staged| Some(&staged.target) == view.target.as_ref());
     let of_report = |what: fn(&common::MachineReport) -> Option<&common::StorePath>| {
         path(report.and_then(what))
     };
@@ -455,11 +456,9 @@ pub fn machine(view: MachineView, now: Timestamp) -> wire::Machine {
                 path: generation.path.to_string(),
             })
             .collect(),
-        needs_reboot: staged.is_some_and(|staged| {
-            Some(&staged.target) == view.target.as_ref() && staged.needs_reboot
-        }),
+        needs_reboot: staged.is_some_and(|staged| staged.needs_reboot),
+        soft_reboot: staged.is_some_and(|staged| staged.soft_reboot),
         changes: staged
-            .filter(|staged| Some(&staged.target) == view.target.as_ref())
             .and_then(|staged| staged.changes.as_ref())
             .map(changes::to_wire),
         target: view

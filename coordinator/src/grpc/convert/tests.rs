@@ -114,6 +114,27 @@ fn malformed_reports_stop_at_the_door_with_the_field() {
 }
 
 #[test]
+fn a_soft_reboot_is_enough_only_where_a_reboot_is_needed_and_the_agent_says_so() {
+    let target = Some(wire::Target {
+        kind: Some(wire::target::Kind::Closure(STORE.into())),
+    });
+    for (needs_reboot, soft_reboot) in [(true, true), (true, false), (false, true)] {
+        let mut report = good();
+        report.staged = Some(wire::Staged {
+            target: target.clone(),
+            path: STORE.into(),
+            needs_reboot,
+            soft_reboot,
+            ..wire::Staged::default()
+        });
+        let staged = agent::report(Some(report)).expect("good").staged;
+        let staged = staged.expect("staged");
+        assert_eq!(staged.needs_reboot, needs_reboot);
+        assert_eq!(staged.soft_reboot, needs_reboot && soft_reboot);
+    }
+}
+
+#[test]
 fn text_of_machines_is_bounded_and_tamed() {
     let mut report = good();
     report.agent_version = "9".repeat(100_000);
