@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! * system 2 is unhealthy on web-01     any flaw of the simulator; "everywhere" for all machines
-//! * system 2 needs a reboot            or: on web-01
+//! * system 2 needs a reboot             or: a soft-reboot; on web-01
 //! * system 2 is prepared                everybody is to run it
 //! * system 2 is released                 what the source of schedules names from now on
 //! * 20 min pass                         also h
@@ -197,13 +197,23 @@ impl Stage {
                 self.run.chance.systems =
                     number.parse().map_err(|_| format!("system {number}?"))?;
             }
-            ["system", number, "needs", "a", "reboot", rest @ ..] => {
+            [
+                "system",
+                number,
+                "needs",
+                "a",
+                kind @ ("reboot" | "soft-reboot"),
+                rest @ ..,
+            ] => {
                 let on = match rest {
                     [] => None,
                     ["on", machine] => Some(self.machine(machine)?),
                     _ => return Err("on MACHINE, or nothing more?".to_owned()),
                 };
-                self.nature(number, on, |nature| nature.needs_reboot = true)?;
+                self.nature(number, on, |nature| {
+                    nature.needs_reboot = true;
+                    nature.user_space = *kind == "soft-reboot";
+                })?;
             }
             ["system", number, "is", flaw, rest @ ..] => {
                 let flaw: Flaw = serde_json::from_value(Value::from(*flaw))
@@ -351,6 +361,10 @@ impl Stage {
             args::Command::Machines(Machines {
                 verb: None, select, ..
             }) => return self.list(&select),
+            args::Command::Machines(Machines {
+                verb: Some(Verb::Show(which)),
+                ..
+            }) => return self.show(which),
             args::Command::Schedule(args::schedule::Schedule::List) => return self.schedules(),
             args::Command::Schedule(args::schedule::Schedule::Run(which)) => {
                 self.run.world.reason = which.reason;

@@ -6,7 +6,7 @@ use cli::{
 };
 use coordinator::grpc::{shown, shown_plan, shown_schedules, shown_traffic};
 use coordinator_core::{
-    request::Wish,
+    request::{Selection, Wish},
     view::{Query, View},
 };
 use jiff::tz::TimeZone;
@@ -46,6 +46,22 @@ impl Stage {
                     machines: machines.collect(),
                 };
                 Ok(view::machines::list(&list, &self.look()))
+            }
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    pub(super) fn show(&self, which: args::machines::Show) -> Result<String, String> {
+        let now = self.run.world.coordinator_time();
+        let only = Selection {
+            machines: vec![which.machine],
+            groups: Vec::new(),
+        };
+        match self.view(&Query::Machines(only))? {
+            View::Machines(seen) => {
+                let shown = seen.into_iter().map(|one| shown::machine(one, now));
+                let shown = shown.map(|machine| view::machines::show(&machine, &self.look()));
+                Ok(shown.collect())
             }
             other => Err(format!("{other:?}")),
         }
