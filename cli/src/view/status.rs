@@ -229,7 +229,9 @@ fn here(reason: &WaitReason, look: &Look) -> String {
         "window-closed" | "window-too-short" | "frozen" => {
             !reason.timezone.is_empty() && !reason.until.is_empty()
         }
-        "soaking" | "stagger" => look.is_other_there(&reason.until, &reason.timezone),
+        "soaking" | "stagger" | "traffic-moving" => {
+            look.is_other_there(&reason.until, &reason.timezone)
+        }
         // The sentence has no time.
         _ => false,
     };
@@ -430,7 +432,7 @@ mod tests {
             here(&reason, &look())
         };
         let told = "; here Sun 22 Nov 16:30, in 3 h 30 min";
-        for kind in ["soaking", "stagger", "window-closed"] {
+        for kind in ["soaking", "stagger", "traffic-moving", "window-closed"] {
             assert_eq!(said(kind, "Asia/Tokyo"), told, "{kind}");
             assert_eq!(said(kind, ""), "", "{kind} of an older coordinator");
         }

@@ -34,7 +34,12 @@ pub fn source_of(target: &Target) -> &str {
 
 impl Fleet {
     /// Nobody has put aside what the machine would be updated to.
-    pub(crate) fn good(&self, action: Action, target: &Target) -> Result<(), WaitReason> {
+    pub(crate) fn good(
+        &self,
+        machine: &MachineName,
+        action: Action,
+        target: &Target,
+    ) -> Result<(), WaitReason> {
         #[cfg(feature = "seeded-bugs")]
         // BUG (seeded): what was put aside is gone to all the same.
         if self.has(crate::bug::Bug::BadTargetIgnored) {
@@ -48,6 +53,7 @@ impl Fleet {
                 by: by.clone(),
                 reason: reason.clone(),
                 at: *at,
+                zone: self.zone_of(machine),
             }),
         }
     }
@@ -89,7 +95,9 @@ impl Fleet {
             .flat_map(|rollout| to_go(rollout).map(move |place| (rollout, place)))
             .filter(|(_, place)| source_of(&place.target) == source)
             .filter_map(|(rollout, place)| {
-                let held = self.good(rollout.action, &place.target).err()?;
+                let held = self
+                    .good(&place.machine, rollout.action, &place.target)
+                    .err()?;
                 // Another rollout may have it by now.
                 self.still_to_go(&place.machine)
                     .filter(|id| *id == rollout.id)
@@ -112,7 +120,7 @@ impl Fleet {
         if place.state != PlaceState::Pending {
             return None;
         }
-        let held = self.good(rollout.action, &place.target).err()?;
+        let held = self.good(machine, rollout.action, &place.target).err()?;
         let rollout = rollout.id.clone();
         self.leave_out(rollout, machine.clone(), held.to_string(), draft);
         Some(held)

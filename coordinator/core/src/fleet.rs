@@ -349,6 +349,14 @@ impl Fleet {
         self.facts.config.as_ref()?.group_of.get(machine)
     }
 
+    /// The IANA name of the zone by whose clocks times of a machine are told: its own, or that of its group by
+    /// the configuration in force. Empty, which is UTC, for one that is in none.
+    pub(crate) fn zone_of(&self, machine: &MachineName) -> String {
+        let config = self.facts.config.as_ref();
+        let policy = config.and_then(|config| config.policy_of(machine));
+        policy.map_or_else(String::new, |policy| policy.timezone.clone())
+    }
+
     /// The lease a machine holds, live or overdue.
     pub fn lease_of(&self, machine: &MachineName) -> Option<&Lease> {
         self.facts.leases.get(self.index.lease_of.get(machine)?)

@@ -29,10 +29,11 @@ impl Fleet {
         self.health_of(group)?;
         if self.is_offline(machine, now) {
             let since = self.facts().machines.get(machine).and_then(|m| m.heard.at);
-            return Err(WaitReason::Offline { since });
+            let zone = self.zone_of(machine);
+            return Err(WaitReason::Offline { since, zone });
         }
         self.time_for(machine, at, now)?;
-        self.good(rollout.action, &place.target)?;
+        self.good(machine, rollout.action, &place.target)?;
         self.its_try(rollout, group, place, now)?;
         self.fit(machine, rollout, place)?;
         self.apart(machine, now)?;
@@ -93,11 +94,11 @@ impl Fleet {
     /// Why a machine that is in no unfinished rollout has nothing to do.
     fn idle(&self, machine: &MachineName) -> WaitReason {
         let known = self.facts().machines.get(machine);
-        match known.and_then(|machine| Some((machine, machine.pin.as_ref()?))) {
+        match known.and_then(|known| Some((known, known.pin.as_ref()?))) {
             None => WaitReason::NoTarget,
-            Some((machine, pin)) if machine.runs(&pin.target) => WaitReason::UpToDate,
+            Some((known, pin)) if known.runs(&pin.target) => WaitReason::UpToDate,
             Some((_, pin)) => {
-                let aside = self.good(Action::Update, &pin.target).err();
+                let aside = self.good(machine, Action::Update, &pin.target).err();
                 let why = aside.or_else(|| self.not_staged(machine));
                 why.unwrap_or(WaitReason::NoRollout)
             }
@@ -224,7 +225,8 @@ impl Fleet {
         place: &Place,
     ) -> Result<(), WaitReason> {
         let Some(known) = self.facts().machines.get(machine) else {
-            return Err(WaitReason::Offline { since: None });
+            let zone = self.zone_of(machine);
+            return Err(WaitReason::Offline { since: None, zone });
         };
         if rollout.action != Action::Reboot && known.staged(&place.target).is_none() {
             let declined = known.declined(&place.target, place.tries.into());

@@ -56,6 +56,7 @@ impl Fleet {
                 by: by.clone(),
                 reason: reason.clone(),
                 at: *at,
+                zone: self.zone_of(machine),
             }),
         }
     }

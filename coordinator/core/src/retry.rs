@@ -55,8 +55,8 @@ impl Fleet {
         let policy = group.rules(place.rules);
         let goes_on = rollout.state == RolloutState::Active && rollout.action == Action::Update;
         let wanted = failed && goes_on && self.may_try(place, policy);
-        let aside =
-            self.released(machine).is_err() || self.good(rollout.action, &place.target).is_err();
+        let aside = self.released(machine).is_err()
+            || self.good(machine, rollout.action, &place.target).is_err();
         if !wanted || aside {
             return;
         }

@@ -50,6 +50,9 @@ pub enum WaitReason {
         reason: String,
         /// Since when.
         at: Timestamp,
+        /// IANA name of the machine's zone.
+        #[serde(default)]
+        zone: String,
     },
     /// Its attempt failed, and it is to try again.
     Retry {
@@ -78,6 +81,9 @@ pub enum WaitReason {
         reason: String,
         /// Since when.
         at: Timestamp,
+        /// IANA name of the machine's zone.
+        #[serde(default)]
+        zone: String,
     },
     /// The target failed on this machine before and was not asked for again.
     BadTarget {
@@ -98,6 +104,9 @@ pub enum WaitReason {
     Offline {
         /// Since when, if it was ever heard of.
         since: Option<Timestamp>,
+        /// IANA name of the machine's zone.
+        #[serde(default)]
+        zone: String,
     },
     /// The machine is still obtaining its target.
     Staging,
@@ -274,13 +283,17 @@ pub enum WaitReason {
         /// Which attempt that is, from 1.
         attempt: u32,
         /// Why the last one failed, if it has.
-        error: Option<String>,
+        error: Option<Box<str>>,
         /// Machines whose scripts are waited for, where those move it.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         machines: Vec<MachineName>,
         /// When the attempt has had its time, or the next one begins.
         #[serde(default)]
         until: Timestamp,
+        /// IANA name of the group's zone. Boxed, as the error is: this is the largest of the reasons, and each
+        /// answer that may be one has room for it.
+        #[serde(default)]
+        zone: Box<str>,
     },
     /// The traffic of a group is to be moved, and the side that is to get it is not ready.
     SideNotReady {

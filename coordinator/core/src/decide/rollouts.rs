@@ -212,7 +212,7 @@ impl Fleet {
         if machine.is_there(wish.action, &target) {
             return Err(WaitReason::UpToDate);
         }
-        self.good(wish.action, &target)?;
+        self.good(name, wish.action, &target)?;
         let staged = machine
             .report
             .as_ref()

@@ -93,9 +93,13 @@ impl Fleet {
                 group: group.name.clone(),
                 to: moving.to.clone(),
                 attempt: moving.attempt,
-                error: moving.failed.as_ref().map(|(_, error)| error.clone()),
+                error: moving
+                    .failed
+                    .as_ref()
+                    .map(|(_, error)| error.as_str().into()),
                 machines: self.asked_for_traffic(&group.name),
                 until: self.due(moving, self.hearsay().now),
+                zone: group.policy.timezone.as_str().into(),
             },
             None => or(),
         }

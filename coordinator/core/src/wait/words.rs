@@ -7,9 +7,6 @@ use common::time::span;
 use super::WaitReason;
 use crate::window::clock;
 
-/// The zone of what is no group's.
-const UTC: &str = "UTC";
-
 /// `a, b and 3 more`.
 fn list<T: fmt::Display>(items: &[T]) -> String {
     const SHOWN: usize = 4;
@@ -37,8 +34,14 @@ impl fmt::Display for WaitReason {
             }
             Self::NoTarget => f.write_str("nobody has said yet what this machine is to run"),
             Self::UnknownMachine => f.write_str("in no group of the fleet configuration"),
-            Self::Quarantined { by, reason, at, .. } => {
-                let since = clock(*at, UTC);
+            Self::Quarantined {
+                by,
+                reason,
+                at,
+                zone,
+                ..
+            } => {
+                let since = clock(*at, zone);
                 write!(f, "in quarantine since {since}, by {by}: {reason}")
             }
             Self::Retry {
@@ -57,8 +60,14 @@ impl fmt::Display for WaitReason {
                 list(machines),
                 if machines.len() == 1 { "is" } else { "are" }
             ),
-            Self::TargetQuarantined { by, reason, at, .. } => {
-                let since = clock(*at, UTC);
+            Self::TargetQuarantined {
+                by,
+                reason,
+                at,
+                zone,
+                ..
+            } => {
+                let since = clock(*at, zone);
                 write!(
                     f,
                     "its target is in quarantine since {since}, by {by}: {reason}"
@@ -67,10 +76,11 @@ impl fmt::Display for WaitReason {
             Self::BadTarget { reason } => write!(f, "this target failed here before: {reason}"),
             Self::TargetNotAllowed { reason } => write!(f, "its target is not allowed: {reason}"),
             Self::Final { state } => write!(f, "has ended its part of the rollout: {state}"),
-            Self::Offline { since: Some(since) } => {
-                write!(f, "not heard of since {}", clock(*since, UTC))
-            }
-            Self::Offline { since: None } => f.write_str("never heard of"),
+            Self::Offline {
+                since: Some(since),
+                zone,
+            } => write!(f, "not heard of since {}", clock(*since, zone)),
+            Self::Offline { since: None, .. } => f.write_str("never heard of"),
             Self::Staging => f.write_str("still obtaining and checking its target"),
             Self::CleaningUp => f.write_str("removes old generations first, as a schedule wants"),
             Self::StagingFailed { reason } => write!(f, "could not obtain its target: {reason}"),
@@ -203,17 +213,23 @@ impl fmt::Display for WaitReason {
                 attempt,
                 error,
                 machines,
-                until: _,
+                until,
+                zone,
             } => {
                 write!(
                     f,
-                    "the traffic of group {group} is moved to side {to} first"
+                    "the traffic of group {group} is moved to side {to} first; "
                 )?;
+                let until = clock(*until, zone);
                 match (error, &machines[..]) {
-                    (Some(error), _) => write!(f, "; attempt {attempt} failed: {error}"),
-                    (None, []) => Ok(()),
+                    (Some(error), _) => write!(
+                        f,
+                        "attempt {attempt} failed: {error}; the next one begins at {until}"
+                    ),
+                    (None, []) => write!(f, "attempt {attempt} has until {until}"),
                     (None, machines) => {
-                        write!(f, "; the scripts of {} are waited for", list(machines))
+                        let machines = list(machines);
+                        write!(f, "the scripts of {machines} are waited for until {until}")
                     }
                 }
             }

@@ -1,13 +1,14 @@
 //! What is said of one machine: that it has its turn, that it waits, that nobody knows it.
 
 use coordinator_core::{
-    WaitReason,
+    Request, WaitReason,
     request::{OperatorRequest, Refusal},
+    traffic::Answered,
     view::{Query, View, WhyView},
 };
 use serde_json::json;
 
-use super::fleet::{World, minutes, name};
+use super::fleet::{World, minutes, name, path, wish};
 
 fn world() -> World {
     World::new(
@@ -62,10 +63,88 @@ fn times_are_told_by_the_clocks_of_the_group_that_waits_and_of_the_machine_that_
 }
 
 #[test]
+fn since_when_a_machine_is_aside_or_silent_is_told_by_its_own_clocks() {
+    let mut world = World::of(&json!({
+        "updateGroups": {
+            "shops": { "machines": ["a"], "timezone": "Asia/Tokyo" },
+            "web": { "machines": ["b"], "timezone": "Asia/Tokyo" },
+            "db": { "machines": ["c"], "timezone": "America/New_York" },
+        },
+        "updateMachines": { "b": { "timezone": "Europe/Berlin" } },
+        "updateSettings": { "maxParallel": 3 },
+    }));
+    for (machine, told) in [
+        ("a", "Mon 2026-03-02 09:00 Asia/Tokyo"),
+        ("b", "Mon 2026-03-02 01:00 Europe/Berlin"),
+    ] {
+        world.done(OperatorRequest::Quarantine {
+            machines: vec![name(machine)],
+            reason: "its disk".to_owned(),
+        });
+        let aside = world.wait(machine).to_string();
+        let expected = format!("in quarantine since {told}, by ada: its disk");
+        assert_eq!(aside, expected);
+    }
+    let plan = world.fleet.plan(&wish(&[])).expect("a plan");
+    let (_, left_out) = &plan.excluded[0];
+    assert_eq!(
+        *left_out,
+        world.wait("a"),
+        "also where a plan leaves it out"
+    );
+
+    world.execute();
+    world.pass_without(minutes(60), &["c"]);
+    let silent = why(&world, "c").wait.expect("it waits").to_string();
+    assert!(silent.ends_with(" America/New_York"), "{silent}");
+
+    world.done(OperatorRequest::QuarantineTarget {
+        target: path("2").to_string(),
+        reason: "it breaks DNS".to_owned(),
+    });
+    let aside = world.wait("c").to_string();
+    let told = "since Sun 2026-03-01 20:00 America/New_York, by ada: it breaks DNS";
+    assert!(aside.ends_with(told), "{aside}");
+}
+
+#[test]
+fn until_when_traffic_is_moved_is_told_by_the_clocks_of_its_group() {
+    let mut world = World::of(&json!({
+        "updateGroups": { "web": {
+            "machines": ["a", "b"],
+            "timezone": "Asia/Tokyo",
+            "blueGreen": {
+                "sides": { "blue": ["a"], "green": ["b"] },
+                "traffic": { "haproxy": { "socket": "/run/haproxy.sock", "backend": "web" } },
+            },
+        } },
+    }));
+    world.execute();
+    let moved = "the traffic of group web is moved to side blue first; ";
+    let told = format!("{moved}attempt 1 has until Mon 2026-03-02 09:04 Asia/Tokyo");
+    assert_eq!(world.wait("b").to_string(), told);
+    let wanted = world.fleet.wanted_moves();
+    let answered = Request::TrafficMoved(Answered {
+        group: wanted[0].group.clone(),
+        number: wanted[0].number,
+        attempt: wanted[0].attempt,
+        result: Err("no answer".to_owned()),
+    });
+    assert!(!world.handle(answered).changes.is_empty());
+    let next = "the next one begins at Mon 2026-03-02 09:00 Asia/Tokyo";
+    let told = format!("{moved}attempt 1 failed: no answer; {next}");
+    assert_eq!(world.wait("b").to_string(), told);
+}
+
+#[test]
 fn a_reason_from_before_it_had_a_zone_is_told_in_utc() {
     let stored = json!({ "kind": "soaking", "until": 1_795_000_000_000_u64 });
     let reason: WaitReason = serde_json::from_value(stored).expect("as it was written");
     let text = "the wave before must stay healthy until Wed 2026-11-18 11:06 UTC";
+    assert_eq!(reason.to_string(), text);
+    let stored = json!({ "kind": "offline", "since": 1_795_000_000_000_u64 });
+    let reason: WaitReason = serde_json::from_value(stored).expect("as it was written");
+    let text = "not heard of since Wed 2026-11-18 11:06 UTC";
     assert_eq!(reason.to_string(), text);
 }
 

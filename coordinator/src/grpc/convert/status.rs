@@ -258,11 +258,24 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             shown.by.clone_from(by);
             shown.reason.clone_from(reason);
         }
-        WaitReason::Quarantined { by, reason, at, .. }
-        | WaitReason::TargetQuarantined { by, reason, at, .. } => {
+        WaitReason::Quarantined {
+            by,
+            reason,
+            at,
+            zone,
+            machine: _,
+        }
+        | WaitReason::TargetQuarantined {
+            by,
+            reason,
+            at,
+            zone,
+            target: _,
+        } => {
             shown.by.clone_from(by);
             shown.reason.clone_from(reason);
             shown.since = time(*at);
+            shown.timezone.clone_from(zone);
         }
         WaitReason::Retry {
             tries,
@@ -366,13 +379,15 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             attempt,
             error,
             machines,
+            zone,
             until: _,
         } => {
             shown.group = group.to_string();
             shown.side = to.to_string();
             shown.machines = names(machines);
             shown.count = u64::from(*attempt);
-            shown.reason = error.clone().unwrap_or_default();
+            shown.reason = error.as_deref().unwrap_or_default().to_owned();
+            shown.timezone = zone.to_string();
         }
         WaitReason::Retrying { machines }
         | WaitReason::GroupUnhealthy { machines }
@@ -393,7 +408,8 @@ pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
             shown.count = away.len() as u64;
             shown.allowed = u64::from(*allowed);
         }
-        WaitReason::Offline { since } => {
+        WaitReason::Offline { since, zone } => {
+            shown.timezone.clone_from(zone);
             shown.reason = since.map_or_else(String::new, |since| format!("since {}", time(since)));
         }
         WaitReason::MovedOn { rollout } => shown.rollout = rollout.to_string(),

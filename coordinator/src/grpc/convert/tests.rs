@@ -264,6 +264,25 @@ fn wait_reasons_say_their_numbers_in_json() {
             serde_json::json!("Europe/Oslo"),
         ),
         (
+            WaitReason::Offline {
+                since: Some(until),
+                zone: "Europe/Oslo".into(),
+            },
+            "timezone",
+            serde_json::json!("Europe/Oslo"),
+        ),
+        (
+            WaitReason::Quarantined {
+                machine: "dev-01".parse().expect("a name"),
+                by: "ada".into(),
+                reason: "its disk".into(),
+                at: until,
+                zone: "Europe/Oslo".into(),
+            },
+            "timezone",
+            serde_json::json!("Europe/Oslo"),
+        ),
+        (
             WaitReason::Dependency { group: group() },
             "group",
             serde_json::json!("dev"),
