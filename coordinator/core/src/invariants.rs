@@ -440,9 +440,8 @@ fn grants(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
 /// Whether those who are to try again leave no room in the group's budget. Whoever was silent in its turn
 /// and gives it back has not failed.
 fn leaves_no_room_beside(group: &RolloutGroup, machine: &MachineName) -> bool {
-    let places = group.waves.iter().flat_map(|wave| &wave.places);
-    let silent = |place: &&Place| place.machine == *machine && place.state.is_failure();
-    let back = u32::from(places.filter(silent).count() > 0);
+    let silent = |place: &Place| place.machine == *machine && place.state.is_failure();
+    let back = u32::from(group.places().any(silent));
     let failed = group.counted().saturating_sub(back);
     group.retrying > 0 && failed + group.retrying > group.policy.max_failures
 }

@@ -6,7 +6,7 @@
 
 use common::{Gets, GroupName, MachineName, Timestamp, TrafficCall, TrafficOrder};
 
-use super::{Adapter, Move, UP_WITHIN};
+use super::{Adapter, Move, Traffic, UP_WITHIN};
 use crate::{decide::Draft, fleet::Fleet};
 
 /// How far a move has come.
@@ -27,12 +27,15 @@ enum Word {
     Failed(String),
 }
 
-impl Move {
-    /// Whether its machines make it.
-    fn is_by_hooks(&self) -> bool {
-        self.sides.adapter == Adapter::Hook && self.failed.is_none()
+impl Traffic {
+    /// The move of it that machines make now.
+    fn move_by_hooks(&self) -> Option<&Move> {
+        let moving = self.moving.as_ref();
+        moving.filter(|moving| moving.sides.adapter == Adapter::Hook && moving.failed.is_none())
     }
+}
 
+impl Move {
     fn order(&self, group: &GroupName, gets: Gets) -> TrafficOrder {
         TrafficOrder {
             epoch: self.epoch,
@@ -45,22 +48,14 @@ impl Move {
 }
 
 impl Fleet {
-    /// The move of this group's traffic that its machines make now.
-    fn move_by_hooks(&self, group: &GroupName) -> Option<&Move> {
-        let moving = self.traffic_of(group)?.moving.as_ref();
-        moving.filter(|moving| moving.is_by_hooks())
-    }
-
     /// The moves that its machines make, of the groups of which this one has a side: it may be in another
     /// group by now, while a rollout knows it there.
     fn moves_of<'a>(
         &'a self,
         machine: &'a MachineName,
     ) -> impl Iterator<Item = (&'a GroupName, &'a Move)> {
-        let moves = self.facts().traffic.iter().filter_map(|(group, traffic)| {
-            let moving = traffic.moving.as_ref();
-            Some((group, moving.filter(|moving| moving.is_by_hooks())?))
-        });
+        let traffic = self.facts().traffic.iter();
+        let moves = traffic.filter_map(|(group, traffic)| Some((group, traffic.move_by_hooks()?)));
         moves.filter(|(_, moving)| moving.sides.side_of(machine).is_some())
     }
 
@@ -89,8 +84,7 @@ impl Fleet {
 
     /// Machines whose answers the move of this group's traffic waits for.
     pub(crate) fn asked_for_traffic(&self, group: &GroupName) -> Vec<MachineName> {
-        let moving = self.move_by_hooks(group);
-        match moving.map(|moving| self.progress(group, moving)) {
+        match self.progress_of(group) {
             Some(Progress::Asks(_, machines)) => machines,
             Some(Progress::Failed(_) | Progress::Done) | None => Vec::new(),
         }
@@ -104,6 +98,12 @@ impl Fleet {
             [] => "nobody said in time that it is done".to_owned(),
             _ => format!("no answer in time from {}", names.join(", ")),
         }
+    }
+
+    /// How far the move of this group's traffic that its machines make has come, if there is one.
+    fn progress_of(&self, group: &GroupName) -> Option<Progress> {
+        let moving = self.traffic_of(group)?.move_by_hooks()?;
+        Some(self.progress(group, moving))
     }
 
     fn progress(&self, group: &GroupName, moving: &Move) -> Progress {
@@ -177,17 +177,14 @@ impl Fleet {
     /// Tells whoever is to be asked by the move of this group's traffic that its machines make, and ends
     /// its attempt when nobody is left.
     pub(super) fn look_at_hooks(&mut self, group: &GroupName, now: Timestamp, draft: &mut Draft) {
-        let moving = self.move_by_hooks(group);
-        let Some(progress) = moving.map(|moving| self.progress(group, moving)) else {
-            return;
-        };
-        let result = match progress {
-            Progress::Asks(_, machines) => {
+        let result = match self.progress_of(group) {
+            None => return,
+            Some(Progress::Asks(_, machines)) => {
                 draft.wake.extend(machines);
                 return;
             }
-            Progress::Failed(why) => Err(why),
-            Progress::Done => Ok(String::new()),
+            Some(Progress::Failed(why)) => Err(why),
+            Some(Progress::Done) => Ok(String::new()),
         };
         self.move_ended(group, result, now, draft);
     }

@@ -181,7 +181,7 @@ impl Fleet {
 
     /// Why no move to the side across from the present wave's can be begun.
     fn clearing(&self, g: &RolloutGroup, now: Timestamp) -> Result<(), WaitReason> {
-        let Some((_, _, _, other)) = self.present_side(g) else {
+        let Some((sides, _, _, other)) = self.present_side(g) else {
             return Ok(());
         };
         self.stop_over(&g.name)?;
@@ -190,28 +190,24 @@ impl Fleet {
         let is_there = known.is_some_and(|traffic| traffic.is_on(&other.name));
         let care = if is_there { Care::AtWork } else { Care::Ready };
         let before = g.current.checked_sub(1).map(|before| &g.waves[before]);
-        self.ready(g, other, before, care, now)
+        self.ready(g, (sides, other), before, care, now)
     }
 
+    /// Nobody keeps the traffic from being moved to a side, one of those that the rollout knows.
     fn ready(
         &self,
         g: &RolloutGroup,
-        side: &Side,
+        (known, side): (&BlueGreen, &Side),
         wave: Option<&Wave>,
         care: Care,
         now: Timestamp,
     ) -> Result<(), WaitReason> {
         let moving = self.traffic_of(&g.name).and_then(|t| t.moving.as_ref());
-        let frozen = g.policy.blue_green.as_deref();
-        let sides = frozen.map(|frozen| self.sides_for(&g.name, &side.name, frozen));
-        let side = sides
-            .and_then(|sides| sides.side(&side.name))
-            .unwrap_or(side);
+        let sides = self.sides_for(&g.name, &side.name, known);
+        let side = sides.side(&side.name).unwrap_or(side);
         let mut machines = self.not_ready(side, wave, care, now);
         let mut waits_for = side;
-        if let Some(sides) = sides.filter(|sides| sides.adapter == Adapter::Hook)
-            && machines.is_empty()
-        {
+        if machines.is_empty() && sides.adapter == Adapter::Hook {
             // Who is at work cannot be told to leave its traffic.
             waits_for = sides.other(&side.name);
             machines = self.not_ready(waits_for, None, Care::AtWork, now);
@@ -262,7 +258,7 @@ impl Fleet {
                 machines,
             };
             self.pause_rollout(&id, reason, draft);
-        } else if self.ready(g, side, Some(wave), care, now).is_ok() {
+        } else if self.ready(g, (sides, side), Some(wave), care, now).is_ok() {
             let sides = sides.clone();
             let by = (Some(id), format!("rollout {}", rollout.id));
             self.begin_move(&name, &to, &sides, by, now, draft);
@@ -301,7 +297,7 @@ impl Fleet {
     ) -> Result<(), WaitReason> {
         let rollout = &self.facts().rollouts[&number];
         let g = &rollout.groups[group];
-        let Some((_, wave, side, other)) = self.present_side(g) else {
+        let Some((sides, wave, side, other)) = self.present_side(g) else {
             return Ok(());
         };
         let follows = match wave.state {
@@ -315,7 +311,7 @@ impl Fleet {
         };
         if follows {
             if self.traffic_has_followed(number, group) == Some(false) {
-                return self.ready(g, side, Some(wave), Care::Ready, now);
+                return self.ready(g, (sides, side), Some(wave), Care::Ready, now);
             }
             return Ok(());
         }
