@@ -5,16 +5,13 @@ mod blockers;
 mod cleanup;
 mod judge;
 mod room;
+mod scripts;
 mod stage;
 mod switch;
-mod traffic;
 
 use std::{cell::Cell, time::Duration};
 
-use agent_core::{
-    Answer, Done, Facts, Failure, Found, Hook, HookContext, HookEnd, Job, StepId, Trial, UnitState,
-    Work,
-};
+use agent_core::{Answer, Done, Facts, Failure, Found, Job, StepId, Trial, UnitState, Work};
 use common::{LeaseId, StorePath};
 use platform::clock::Clock;
 
@@ -23,7 +20,7 @@ pub use self::switch::{restore, went_through};
 use crate::{
     ballast::Ballast,
     config::Config,
-    host::{End, Family, Host, HostError, Reboot, Resources, RunAs, Since, Unit, moment},
+    host::{Family, Host, HostError, Reboot, Since, moment},
     links::CURRENT,
     roots,
     verdict::{Judge, Verdicts},
@@ -260,66 +257,6 @@ impl<H: Host> Executor<H> {
         let fired = judge == Judge::DeadMan;
         Ok(answer(Ok(Done::Disarmed { fired })))
     }
-
-    async fn hook(
-        &self,
-        job: &Job,
-        hook: Hook,
-        context: &HookContext,
-    ) -> Result<Answer, HostError> {
-        let hooks = &self.config.hooks;
-        let (family, script, name) = match hook {
-            Hook::Pre => (Family::PreHook, &hooks.pre_update, "pre-update"),
-            Hook::Post => (Family::PostHook, &hooks.post_update, "post-update"),
-            Hook::Rollback => (Family::RollbackHook, &hooks.rollback, "rollback"),
-        };
-        let Some(script) = script else {
-            return Ok(answer(Ok(Done::Hook(HookEnd::NotConfigured))));
-        };
-        if hook == Hook::Rollback && !self.host.has_unit(job.step).await? {
-            // A hook that was given up on may be at work still: never two beside each other.
-            let others = [Family::PreHook, Family::PostHook];
-            self.host.stop(&others).await?;
-        }
-        let unit = Unit {
-            family,
-            tag: job.step.to_string(),
-            description: format!("lab-updater: {name} hook, lease {}", context.lease),
-            command: vec![script.to_string_lossy().into_owned()],
-            environment: hook_environment(name, context),
-            within: job.within,
-            resources: Resources::tasks(self.config.limits.hook_tasks_max),
-            run_as: RunAs::Root,
-            may_begin: job.may_begin,
-        };
-        let ran = self.host.run(&unit).await?;
-        let result = match ran.end {
-            End::Exited(0) => Ok(Done::Hook(HookEnd::Succeeded)),
-            End::TimedOut => Err(Failure::TimedOut),
-            end @ (End::Exited(_) | End::Signal(_) | End::NotStarted(_)) => {
-                Ok(Done::Hook(HookEnd::Failed {
-                    status: end.to_string(),
-                }))
-            }
-        };
-        Ok(Answer {
-            result,
-            output: ran.output,
-        })
-    }
-}
-
-fn hook_environment(name: &str, context: &HookContext) -> Vec<(String, String)> {
-    let pairs = [
-        ("LAB_PHASE", name.to_owned()),
-        ("LAB_ROLLOUT", context.rollout.to_string()),
-        ("LAB_LEASE", context.lease.to_string()),
-        ("LAB_TARGET", context.target.to_string()),
-        ("LAB_PREVIOUS", context.previous.to_string()),
-        ("LAB_REBOOT", u8::from(context.reboot).to_string()),
-        ("LAB_REASON", context.reason.clone()),
-    ];
-    pairs.map(|(key, value)| (key.to_owned(), value)).into()
 }
 
 fn answer(result: Result<Done, Failure>) -> Answer {
