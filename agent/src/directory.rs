@@ -8,26 +8,26 @@
 //!
 //! Scripts find their machine through the environment variable `LAB_ROOT`.
 
+mod store;
+mod units;
+
 use std::{
     fs, io,
-    os::unix::{fs::symlink, process::CommandExt as _},
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
 
 use agent_core::{MayBegin, Reach, RebootKind, StepId};
-use common::{BootId, Generation, LeaseId, StorePath, Target, text};
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
+use common::{BootId, LeaseId, StorePath, Target, text};
 use platform::clock::Clock;
 
+pub use self::store::{set_link, set_profile};
+use self::units::{LOOK_MAX, UNITS, end_in, living};
 use crate::{
     dead_man::DeadManProgram,
     host::{
-        End, FailedUnit, Family, Host, HostError, Ran, Reboot, RunAs, Since, UNIT_PREFIX, Unit,
+        FailedUnit, Family, Host, HostError, Ran, Reboot, RunAs, Since, UNIT_PREFIX, Unit,
         belongs_to, check_begin,
     },
     links::{BOOTED, CURRENT, Links, PROFILE, PROFILES, below},
@@ -47,9 +47,6 @@ const BOOTING: &str = "/booting";
 /// What the boot loader would start.
 pub const BOOT_DEFAULT: &str = "/boot/default";
 
-/// Units of this boot; gone with it.
-const UNITS: &str = "/run/lab-updater/units";
-
 /// A unit of this name counts as failed.
 const FAILED: &str = "/run/systemd/failed";
 
@@ -64,15 +61,6 @@ const USERS: &str = "/run/lab-updater/users";
 
 /// There where soft-reboots take up what waits for the boot.
 const SOFT_REBOOTS: &str = "/run/lab-updater/soft-reboots";
-
-/// Runs a program and leaves its end in a file, whether or not the agent still lives. The program
-/// and its arguments come as arguments: nothing of them is read as shell.
-const WRAPPER: &str = r#"dir=$1; shift
-"$@" >"$dir/output" 2>&1 </dev/null
-echo "$?" >"$dir/status.new" && mv "$dir/status.new" "$dir/status""#;
-
-/// Longest real pause between two looks at a unit.
-const LOOK_MAX: Duration = Duration::from_millis(100);
 
 /// A machine in a directory.
 #[derive(Debug)]
@@ -174,102 +162,6 @@ impl Directory {
             Ok(Ok(status)) => tracing::debug!(%status, "the system is started"),
             Ok(Err(error)) => tracing::warn!("the system cannot be started: {error}"),
             Err(_) => tracing::warn!("the system does not finish starting"),
-        }
-        Ok(())
-    }
-
-    fn unit_directories(&self, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
-        fs::read_dir(self.links.at(UNITS))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| entry.file_name().to_str().is_some_and(&wanted))
-            .map(|entry| entry.path())
-            .collect()
-    }
-
-    /// Kills what is at work and forgets the result.
-    fn drop_unit(&self, directory: &Path) -> Result<(), HostError> {
-        if let Some(pid) = living(directory) {
-            kill_group(pid);
-        }
-        match fs::remove_dir_all(directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(HostError::io(
-                format!("forget {}", directory.display()),
-                error,
-            )),
-            Ok(()) | Err(_) => Ok(()),
-        }
-    }
-
-    fn start(&self, unit: &Unit, directory: &Path) -> io::Result<()> {
-        match fs::remove_dir_all(directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        fs::create_dir_all(directory)?;
-        let child = std::process::Command::new("/bin/sh")
-            .args(["-c", WRAPPER, "sh"])
-            .arg(directory)
-            .args(&unit.command)
-            .envs(unit.environment.iter().cloned())
-            .env("LAB_ROOT", &self.root)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()?;
-        let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-        // One that has ended already has left its status.
-        if let Some(begun) = begun_at(pid) {
-            fs::write(directory.join("pid"), format!("{pid} {begun}"))?;
-        }
-        reap(child);
-        Ok(())
-    }
-
-    async fn wait(&self, unit: &Unit, directory: &Path) -> Result<End, HostError> {
-        let deadline = Instant::now() + self.clock.patience(unit.within);
-        let mut pause = Duration::from_millis(2);
-        loop {
-            if let Some(end) = end_in(directory) {
-                return Ok(end);
-            }
-            let Some(pid) = living(directory) else {
-                // It may have ended between the two looks.
-                let lost = || HostError::Lost(unit.name());
-                return end_in(directory).ok_or_else(lost);
-            };
-            if Instant::now() >= deadline {
-                kill_group(pid);
-                return Ok(End::TimedOut);
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LOOK_MAX);
-        }
-    }
-
-    /// Copies a store path and everything it links to, each under its name at once.
-    fn copy_closure(&self, path: &StorePath) -> Result<(), HostError> {
-        let mut wanted = vec![path.clone()];
-        while let Some(path) = wanted.pop() {
-            let here = self.links.at(path.as_str());
-            if here.exists() {
-                continue;
-            }
-            let there = Links::new(&self.cache).at(path.as_str());
-            if !there.exists() {
-                return Err(HostError::Missing(format!("{path} is not in the cache")));
-            }
-            let aside = PathBuf::from(format!("{}.part", here.display()));
-            let copied = fs::remove_dir_all(&aside)
-                .or_else(|error| {
-                    let nothing_there = error.kind() == io::ErrorKind::NotFound;
-                    if nothing_there { Ok(()) } else { Err(error) }
-                })
-                .and_then(|()| copy(&there, &aside, &mut wanted))
-                .and_then(|()| fs::rename(&aside, &here));
-            copied.map_err(|error| HostError::io(format!("copy {path}"), error))?;
         }
         Ok(())
     }
@@ -511,106 +403,6 @@ impl Host for Directory {
     async fn service(&self) -> Option<ServiceMake> {
         None
     }
-}
-
-/// Replaces a link of a directory machine, in one step.
-pub fn set_link(links: &Links, link: &str, target: &str) -> io::Result<()> {
-    let link = links.at(link);
-    let aside = link.with_extension("new");
-    match fs::remove_file(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    symlink(target, &aside)?;
-    fs::rename(&aside, &link)
-}
-
-/// Makes the path the current generation of a directory machine's system profile.
-pub fn set_profile(links: &Links, path: &StorePath) -> io::Result<()> {
-    if links.resolve(PROFILE).as_ref() == Some(path) {
-        return Ok(());
-    }
-    let number = next_generation(&links.generations(), path);
-    let name = format!("system-{number}-link");
-    set_link(links, &format!("{PROFILES}/{name}"), path.as_str())?;
-    set_link(links, PROFILE, &name)
-}
-
-/// Numbers as `nix-env --set` gives them: the newest generation is used again when it is the same
-/// path, else one more than the highest.
-fn next_generation(generations: &[Generation], path: &StorePath) -> u64 {
-    match generations.first() {
-        Some(newest) if newest.path == *path => newest.number,
-        Some(newest) => newest.number + 1,
-        None => 1,
-    }
-}
-
-/// Copies a tree; store paths that its links lead to are added to `wanted`.
-fn copy(from: &Path, to: &Path, wanted: &mut Vec<StorePath>) -> io::Result<()> {
-    let kind = fs::symlink_metadata(from)?.file_type();
-    if kind.is_symlink() {
-        let target = fs::read_link(from)?;
-        let in_store = target.to_str().and_then(|text| {
-            let end = text.strip_prefix(common::closure::STORE)?.find('/');
-            let end = end.map_or(text.len(), |end| common::closure::STORE.len() + end);
-            text[..end].parse().ok()
-        });
-        wanted.extend(in_store);
-        symlink(target, to)
-    } else if kind.is_dir() {
-        fs::create_dir_all(to)?;
-        for entry in fs::read_dir(from)? {
-            let entry = entry?;
-            copy(&entry.path(), &to.join(entry.file_name()), wanted)?;
-        }
-        Ok(())
-    } else {
-        fs::copy(from, to).map(drop)
-    }
-}
-
-/// How a unit ended, from its file.
-fn end_in(directory: &Path) -> Option<End> {
-    let text = fs::read_to_string(directory.join("status")).ok()?;
-    let status: i32 = text.trim().parse().ok()?;
-    Some(match status {
-        126 | 127 => End::NotStarted(format!("the shell's status {status}")),
-        // The shell's way to tell a signal.
-        129..=192 => End::Signal(status - 128),
-        status => End::Exited(status),
-    })
-}
-
-/// The process group of a unit that is at work. A number that now belongs to another process is
-/// told by that process having begun at another time.
-fn living(directory: &Path) -> Option<Pid> {
-    let text = fs::read_to_string(directory.join("pid")).ok()?;
-    let (pid, begun) = text.trim().split_once(' ')?;
-    let pid: i32 = pid.parse().ok()?;
-    (begun_at(pid)? == begun).then(|| Pid::from_raw(pid))
-}
-
-/// When a process began, in clock ticks since the boot; `None` when it has ended. Fields of
-/// `/proc/PID/stat` after the name, which may hold anything: 0 is the state, 19 the start time.
-fn begun_at(pid: i32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ended = matches!(fields.first(), Some(&"Z" | &"X"));
-    (!ended).then(|| fields.get(19).map(|begun| (*begun).to_owned()))?
-}
-
-fn kill_group(pid: Pid) {
-    // It may have ended by itself meanwhile: that is what is wanted.
-    if let Err(error) = killpg(pid, Signal::SIGKILL) {
-        tracing::debug!(%pid, "not killed: {error}");
-    }
-}
-
-/// Takes the exit status of a child when it ends, so that it does not stay a zombie.
-fn reap(mut child: std::process::Child) {
-    // A thread of its own: the runtime would wait for it when the agent ends.
-    std::thread::spawn(move || child.wait().map(drop));
 }
 
 #[cfg(test)]

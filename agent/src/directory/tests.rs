@@ -1,6 +1,9 @@
+use std::os::unix::fs::symlink;
+
 use agent_core::RebootKind;
 
-use super::*;
+use super::{units::begun_at, *};
+use crate::host::End;
 
 fn path(name: &str) -> StorePath {
     format!("/nix/store/0c5y5y5y5y5y5y5y5y5y5y5y5y5y5y5y-{name}")
