@@ -11,8 +11,10 @@ mod policies;
 mod read;
 mod schedules;
 mod section;
+mod settings;
 mod traffic;
 mod waves;
+mod windows;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

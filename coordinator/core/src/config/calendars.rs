@@ -6,8 +6,8 @@ use common::GroupName;
 use serde_json::Value;
 
 use super::{
-    read::windows,
     section::{Faults, Section, fault, nearest},
+    windows::windows,
 };
 use crate::calendar::{
     Calendar,

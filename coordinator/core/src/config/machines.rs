@@ -9,8 +9,10 @@ use serde_json::{Map, Value};
 use super::{
     GroupConfig, calendars,
     policies::{Policies, with_policy},
-    read::{self, Settings},
+    read,
     section::{Faults, Section, fault, nearest},
+    settings::Settings,
+    windows,
 };
 use crate::policy::{Policy, Preset};
 
@@ -116,7 +118,7 @@ fn keys_of(mut s: Section<'_>, group: &Policy, settings: &Settings, faults: &mut
     // Its keys are among these already.
     s.get("updatePolicy");
     if s.map.contains_key("maintenanceWindow") {
-        policy.windows = read::windows(&mut s, "maintenanceWindow", faults);
+        policy.windows = windows::windows(&mut s, "maintenanceWindow", faults);
     }
     let take = |taken: &mut bool, given: Option<bool>| {
         if let Some(given) = given {

@@ -7,8 +7,9 @@ use common::GroupName;
 use serde_json::{Map, Value};
 
 use super::{
-    read::{Settings, policy, preset},
+    read::{policy, preset},
     section::{Faults, Section, fault},
+    settings::Settings,
 };
 use crate::policy::{Policy, Preset};
 

@@ -4,69 +4,32 @@
 //! A value that is understood is taken even where a fault says that it may not be: documents that
 //! are in force already are read by the same code, and mean what they meant.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::LazyLock,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
 use common::{GroupName, MachineName};
 use serde_json::{Map, Value};
 
 use super::{
-    Fault, FleetConfig, GroupConfig,
-    analysis::{self, Analyses},
-    calendars, machines,
+    Fault, FleetConfig, GroupConfig, analysis, calendars, machines,
     policies::{Alone, Policies, with_policy},
     schedules,
     section::{Faults, Section, Share, fault, nearest},
+    settings::{Settings, settings_of},
     traffic, waves,
+    windows::windows,
 };
 use crate::{
-    alarm::Alarms,
-    calendar::Calendar,
-    policy::{self, ApprovalOf, Policy, Preset, Times},
-    window::{self, Window, WindowError},
+    policy::{ApprovalOf, Policy, Preset},
+    window,
 };
 
-/// A machine counts as offline no sooner: agents ask once a minute, and one answer may be lost.
-const OFFLINE_MIN: Duration = Duration::from_secs(120);
-
 /// Anything but nothing.
-const SOME: Duration = Duration::from_secs(1);
+pub(super) const SOME: Duration = Duration::from_secs(1);
 
 /// What goes wrong for a moment is over by then.
 const RETRY_AFTER: Duration = Duration::from_secs(600);
 
-const TIMES: &str = "write times such as \"02:00-06:00\"; midnight is 00:00";
-const DAY: &str = "write each day by itself, such as \"mon\" or \"monday\"";
-
 static NO_KEYS: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
-
-/// Defaults that groups take from `updateSettings`.
-pub(super) struct Settings {
-    max_parallel: u32,
-    timezone: String,
-    health_timeout: Duration,
-    rollback: (bool, bool),
-    stagger: Duration,
-    approval_expiry: Duration,
-    expected_duration: Duration,
-    times: Times,
-    max_failures: Option<policy::Share>,
-    quarantine_after: Option<u32>,
-    quarantine_target_after: Option<u32>,
-    alarms: Alarms,
-    coordinators: Vec<MachineName>,
-    four_eyes: bool,
-    apart: BTreeMap<MachineName, BTreeSet<MachineName>>,
-    pub(super) calendars: BTreeMap<String, Calendar>,
-    pub(super) avoid: Vec<String>,
-    channels: Vec<String>,
-    webhooks: BTreeMap<String, String>,
-    prometheus: Option<String>,
-    analyses: Analyses,
-}
 
 /// Reads the whole document, with the policies that no group names. `None` when it is too broken to be looked at further.
 pub(super) fn document<'a>(
@@ -174,144 +137,17 @@ fn machines_in(groups: &Value) -> usize {
     machines.map(Vec::len).sum()
 }
 
-fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Settings {
-    let defaults = Times::default();
-    let times = Times {
-        lease: s.duration("leaseTime", faults).unwrap_or(defaults.lease),
-        grace: s.duration("graceTime", faults).unwrap_or(defaults.grace),
-        offline_after: s
-            .duration_from("offlineAfter", OFFLINE_MIN, faults)
-            .unwrap_or(defaults.offline_after),
-        catch_up: s.duration("catchUp", faults).unwrap_or(defaults.catch_up),
-        stage: s
-            .duration_from("stageTimeout", SOME, faults)
-            .unwrap_or(defaults.stage),
-        no_progress: s
-            .duration_from("noProgressAfter", SOME, faults)
-            .unwrap_or(defaults.no_progress),
-    };
-    let minutes = |n: u64| Duration::from_secs(n * 60);
-    let calendars = calendars::read(&mut s, faults);
-    let settings = Settings {
-        max_parallel: s
-            .machines("maxParallel", 1, Share::AtMost(fleet), faults)
-            .unwrap_or(1),
-        timezone: timezone(&mut s, faults).unwrap_or_else(|| "UTC".to_owned()),
-        health_timeout: s
-            .duration_from("healthCheckTimeout", SOME, faults)
-            .unwrap_or(minutes(5)),
-        rollback: rollback(&mut s, faults).unwrap_or((true, true)),
-        stagger: s.duration("staggerDelay", faults).unwrap_or(minutes(30)),
-        approval_expiry: s
-            .duration_from("approvalExpiry", SOME, faults)
-            .unwrap_or(minutes(7 * 24 * 60)),
-        expected_duration: s
-            .duration("expectedDuration", faults)
-            .unwrap_or(minutes(10)),
-        times,
-        max_failures: s.share("maxFailures", faults),
-        quarantine_after: how_many(&mut s, "quarantineAfter", faults),
-        quarantine_target_after: how_many(&mut s, "quarantineTargetAfter", faults),
-        alarms: alarms(&mut s, faults),
-        coordinators: s.names("coordinators", faults).unwrap_or_default(),
-        four_eyes: s.bool("fourEyes", faults).unwrap_or(false),
-        apart: apart(&mut s, faults),
-        avoid: calendars::avoid(&mut s, &calendars, faults).unwrap_or_default(),
-        calendars,
-        channels: s
-            .names::<String>("notificationChannels", faults)
-            .unwrap_or_default(),
-        webhooks: webhooks(&mut s, faults),
-        prometheus: analysis::url(&mut s, "prometheus", faults),
-        analyses: Analyses::new(),
-    };
-    if let Some(value) = s.get("source") {
-        source(value, &s.path_of("source"), faults);
-    }
-    s.finish(faults);
-    settings
-}
-
-/// How many of something it takes; 0, or nothing: that never comes.
-fn how_many(s: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Option<u32> {
-    number(s, key, faults).filter(|times| *times > 0)
-}
-
 /// How often a machine tries again, where that is said.
 pub(super) fn retries(s: &mut Section<'_>, faults: &mut Faults) -> Option<u32> {
     number(s, "retries", faults)
 }
 
-fn number(s: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Option<u32> {
+pub(super) fn number(s: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Option<u32> {
     let hint = "write a whole number without quotes, 0 for never";
     s.parsed(key, hint, faults, |value| {
         let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
         number.ok_or_else(|| format!("{value} is not a whole number"))
     })
-}
-
-/// `alarms = { notUpdated = "720h"; notApplied = "168h"; }`; zero: never.
-fn alarms(settings: &mut Section<'_>, faults: &mut Faults) -> Alarms {
-    let defaults = Alarms::default();
-    let path = settings.path_of("alarms");
-    let value = settings.get("alarms");
-    let Some(mut s) = value.and_then(|value| Section::new(value, &path, faults)) else {
-        return defaults;
-    };
-    let alarms = Alarms {
-        not_updated: s
-            .duration("notUpdated", faults)
-            .unwrap_or(defaults.not_updated),
-        not_applied: s
-            .duration("notApplied", faults)
-            .unwrap_or(defaults.not_applied),
-    };
-    s.finish(faults);
-    alarms
-}
-
-/// `apart = [ [ "db-01" "db-02" ] ]`: each list names machines of which one may be away at a time.
-fn apart(
-    settings: &mut Section<'_>,
-    faults: &mut Faults,
-) -> BTreeMap<MachineName, BTreeSet<MachineName>> {
-    let mut apart: BTreeMap<MachineName, BTreeSet<MachineName>> = BTreeMap::new();
-    let Some(value) = settings.get("apart") else {
-        return apart;
-    };
-    let path = settings.path_of("apart");
-    let Some(sets) = value.as_array() else {
-        let hint = "write a list of lists, such as [ [ \"db-01\" \"db-02\" ] ]";
-        fault(faults, &path, "a list is expected here", hint);
-        return apart;
-    };
-    for (index, set) in sets.iter().enumerate() {
-        let path = format!("{path}[{index}]");
-        let names = set.as_array().map(|names| {
-            let names = names.iter().map(|name| name.as_str()?.parse().ok());
-            names.collect::<Option<Vec<MachineName>>>()
-        });
-        let Some(Some(names)) = names else {
-            let message = format!("{set} is no list of machines");
-            fault(
-                faults,
-                &path,
-                message,
-                "write names in quotes, in a list of their own",
-            );
-            continue;
-        };
-        let all: BTreeSet<MachineName> = names.iter().cloned().collect();
-        if all.len() < 2 || all.len() < names.len() {
-            let message = "two or more different machines are kept apart";
-            fault(faults, &path, message, "name each of them once");
-        }
-        for machine in &all {
-            let others = all.iter().filter(|other| *other != machine).cloned();
-            apart.entry(machine.clone()).or_default().extend(others);
-        }
-    }
-    apart
 }
 
 pub(super) fn timezone(section: &mut Section<'_>, faults: &mut Faults) -> Option<String> {
@@ -327,57 +163,6 @@ pub(super) fn timezone(section: &mut Section<'_>, faults: &mut Faults) -> Option
         return None;
     }
     Some(name)
-}
-
-/// `channels = { ops.webhook = "https://…"; }`
-fn webhooks(settings: &mut Section<'_>, faults: &mut Faults) -> BTreeMap<String, String> {
-    let mut webhooks = BTreeMap::new();
-    let Some(value) = settings.get("channels") else {
-        return webhooks;
-    };
-    let Some(channels) = Section::new(value, &settings.path_of("channels"), faults) else {
-        return webhooks;
-    };
-    for (name, value) in channels.map {
-        let Some(mut channel) = Section::new(value, &channels.path_of(name), faults) else {
-            continue;
-        };
-        if let Some(url) = channel.text("webhook", faults) {
-            if url.starts_with("https://") || url.starts_with("http://") {
-                webhooks.insert(name.clone(), url);
-            } else {
-                let path = channel.path_of("webhook");
-                fault(
-                    faults,
-                    &path,
-                    format!("{url:?} is not an http or https address"),
-                    "write all of it, https:// included",
-                );
-            }
-        }
-        channel.finish(faults);
-    }
-    webhooks
-}
-
-/// Where `lab update prepare` and schedules find the targets. Here only its shape is checked.
-pub(super) fn source(value: &Value, path: &str, faults: &mut Faults) {
-    let Some(mut source) = Section::new(value, path, faults) else {
-        return;
-    };
-    let given = ["targets", "flake", "channel"]
-        .into_iter()
-        .filter(|key| source.text(key, faults).is_some())
-        .count();
-    if given != 1 {
-        let message = "exactly one of targets, flake and channel must be given";
-        let hint = "keep the one that `lab update prepare` is to use";
-        fault(faults, &source.path.clone(), message, hint);
-    }
-    source.text("signKey", faults);
-    source.text("pushTo", faults);
-    source.bool("buildOnMachine", faults);
-    source.finish(faults);
 }
 
 fn group(
@@ -530,51 +315,4 @@ pub(super) fn preset(s: &mut Section<'_>, policies: &Policies<'_>, faults: &mut 
     };
     s.parsed("updatePolicy", &hint, faults, read)
         .unwrap_or(Preset::Conservative)
-}
-
-/// One window, or a list of them; each a text, or `{ times, days }`.
-pub(super) fn windows(s: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Vec<Window> {
-    let items = s.one_or_more(key).into_iter();
-    items
-        .filter_map(|(path, item)| window(item, &path, faults))
-        .collect()
-}
-
-fn window(value: &Value, path: &str, faults: &mut Faults) -> Option<Window> {
-    if let Value::String(text) = value {
-        return times(text, path, faults);
-    }
-    let mut section = Section::new(value, path, faults)?;
-    let path_of_times = section.path_of("times");
-    let window = match section.text("times", faults) {
-        Some(text) => times(&text, &path_of_times, faults),
-        None => {
-            if !section.map.contains_key("times") {
-                fault(faults, &path_of_times, "is missing", TIMES);
-            }
-            None
-        }
-    };
-    let path_of_days = section.path_of("days");
-    let days = section.names::<String>("days", faults).unwrap_or_default();
-    section.finish(faults);
-    let mut on = Vec::with_capacity(days.len());
-    for (index, text) in days.iter().enumerate() {
-        let path = format!("{path_of_days}[{index}]");
-        match window::day(text) {
-            Ok(day) => on.push(day),
-            Err(error) => {
-                fault(faults, &path, error.to_string(), DAY);
-                // Documents of before were read by its first letters.
-                on.extend(window::day_by_its_beginning(text));
-            }
-        }
-    }
-    window.map(|window| window.on_days(on))
-}
-
-fn times(text: &str, path: &str, faults: &mut Faults) -> Option<Window> {
-    text.parse()
-        .map_err(|error: WindowError| fault(faults, path, error.to_string(), TIMES))
-        .ok()
 }

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::{
     FleetConfig,
-    read::source,
     section::{Faults, Section, fault, nearest},
+    settings::source,
 };
 use crate::schedule::{CATCH_UP, CronFault, KEEP, KEEP_FOR, Schedule, ScheduledAction, When};
 
