@@ -4,6 +4,7 @@
 
 pub(super) mod agent;
 mod changes;
+pub(super) mod identities;
 pub(super) mod operator;
 pub mod plan;
 pub mod schedules;

@@ -25,7 +25,7 @@ use self::{
 use super::{
     auth,
     convert::{
-        self,
+        self, identities,
         operator::{self as from, BadDocument},
         schedules as plans, status as show, traffic,
     },
@@ -439,7 +439,7 @@ impl wire::operator_server::Operator for OperatorService {
         request: Request<wire::CreateTokenRequest>,
     ) -> Result<Response<wire::CreateTokenReply>, Status> {
         let actor = auth::operator(&request)?;
-        let (holder, life) = from::token(request.get_ref())?;
+        let (holder, life) = identities::token(request.get_ref())?;
         let token = self.issuance.ca().token();
         let token = token.map_err(|error| convert::not_issued(error.into()))?;
         let expires_at = self.clock.now() + life;
@@ -464,7 +464,10 @@ impl wire::operator_server::Operator for OperatorService {
         _: Request<wire::ListTokensRequest>,
     ) -> Result<Response<wire::TokenList>, Status> {
         let registry = self.handle.registry();
-        Ok(Response::new(from::tokens(&registry, self.clock.now())))
+        Ok(Response::new(identities::tokens(
+            &registry,
+            self.clock.now(),
+        )))
     }
 
     async fn revoke_token(
@@ -472,7 +475,7 @@ impl wire::operator_server::Operator for OperatorService {
         request: Request<wire::RevokeTokenRequest>,
     ) -> Result<Response<wire::Done>, Status> {
         let actor = auth::operator(&request)?;
-        self.done(actor, from::revoke_token(request.into_inner()))
+        self.done(actor, identities::revoke_token(request.into_inner()))
             .await
     }
 
@@ -481,7 +484,10 @@ impl wire::operator_server::Operator for OperatorService {
         _: Request<wire::ListIdentitiesRequest>,
     ) -> Result<Response<wire::IdentityList>, Status> {
         let registry = self.handle.registry();
-        Ok(Response::new(from::identities(&registry, self.clock.now())))
+        Ok(Response::new(identities::identities(
+            &registry,
+            self.clock.now(),
+        )))
     }
 
     async fn revoke_identity(
@@ -489,7 +495,7 @@ impl wire::operator_server::Operator for OperatorService {
         request: Request<wire::RevokeIdentityRequest>,
     ) -> Result<Response<wire::Done>, Status> {
         let actor = auth::operator(&request)?;
-        self.done(actor, from::revoke_identity(request.get_ref())?)
+        self.done(actor, identities::revoke_identity(request.get_ref())?)
             .await
     }
 
@@ -498,7 +504,7 @@ impl wire::operator_server::Operator for OperatorService {
         request: Request<wire::ApproveIdentityRequest>,
     ) -> Result<Response<wire::Done>, Status> {
         let actor = auth::operator(&request)?;
-        self.done(actor, from::approve_identity(request.get_ref())?)
+        self.done(actor, identities::approve_identity(request.get_ref())?)
             .await
     }
 

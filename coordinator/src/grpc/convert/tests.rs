@@ -10,7 +10,7 @@ use coordinator_core::{
 use lab_proto::{agent as wire, operator};
 use tonic::Code;
 
-use super::{agent, operator as from, refusal, status, time};
+use super::{agent, identities, operator as from, refusal, status, time};
 
 #[test]
 fn refusals_have_the_codes_that_lab_knows() {
@@ -432,7 +432,7 @@ fn tokens_are_for_one_machine_or_one_operator() {
             role: role.into(),
             valid_for_s,
         };
-        from::token(&asked).map_err(|malformed| malformed.field)
+        identities::token(&asked).map_err(|malformed| malformed.field)
     };
     assert_eq!(
         token("web-01", "", "", 0).expect("good").1,
