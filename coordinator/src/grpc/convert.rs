@@ -12,6 +12,7 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 pub mod traffic;
+pub(super) mod wait;
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 

@@ -10,7 +10,7 @@ use coordinator_core::{
 use lab_proto::operator as wire;
 use platform::changes;
 
-use super::{count, path, status::wait_reason, time};
+use super::{count, path, time, wait};
 
 /// A plan.
 pub fn plan(plan: &Plan, outlook: Option<&Outlook>, now: Timestamp) -> wire::PlanReply {
@@ -28,7 +28,7 @@ pub fn plan(plan: &Plan, outlook: Option<&Outlook>, now: Timestamp) -> wire::Pla
             .iter()
             .map(|(machine, reason)| wire::Excluded {
                 machine: machine.to_string(),
-                reason: Some(wait_reason(reason)),
+                reason: Some(wait::reason(reason)),
             })
             .collect(),
         max_away: plan.max_away,

@@ -12,7 +12,7 @@ use coordinator_core::{
 use lab_proto::operator as wire;
 use platform::changes;
 
-use super::{count, path, seconds_until, time};
+use super::{count, path, seconds_until, time, wait};
 
 /// The status of rollouts.
 pub fn status(view: StatusView, now: Timestamp) -> wire::Status {
@@ -89,7 +89,7 @@ fn of_rollout(view: RolloutView, now: Timestamp) -> wire::Rollout {
                 max_parallel: group.policy.max_parallel,
                 max_failures: group.policy.max_failures,
                 failed: group.failed,
-                wait_reason: wait.as_ref().map(wait_reason),
+                wait_reason: wait.as_ref().map(wait::reason),
                 windows_missed: group.windows_missed,
             }
         })
@@ -226,7 +226,7 @@ fn of_place(place: &Place, view: PlaceView, now: Timestamp) -> wire::RolloutMach
             .closure
             .as_ref()
             .map_or_else(|| place.target.to_string(), ToString::to_string),
-        wait_reason: view.wait.as_ref().map(wait_reason),
+        wait_reason: view.wait.as_ref().map(wait::reason),
         lease: view.lease.map(|lease| of_lease(lease, now)),
         reason: place.reason.clone(),
         verdict: place
@@ -241,186 +241,6 @@ fn of_lease((id, until): (LeaseId, Timestamp), now: Timestamp) -> wire::Lease {
         id: id.0,
         expires_in_s: seconds_until(until, now),
     }
-}
-
-/// A wait reason with its numbers in the fields that its kind has.
-pub(crate) fn wait_reason(reason: &WaitReason) -> wire::WaitReason {
-    let names = |list: &[common::MachineName]| list.iter().map(ToString::to_string).collect();
-    let mut shown = wire::WaitReason {
-        kind: reason.kind().to_owned(),
-        text: reason.to_string(),
-        until: reason.until().map_or_else(String::new, time),
-        hint: reason.hint().unwrap_or_default(),
-        ..wire::WaitReason::default()
-    };
-    match reason {
-        WaitReason::Stopped { by, reason } => {
-            shown.by.clone_from(by);
-            shown.reason.clone_from(reason);
-        }
-        WaitReason::Quarantined {
-            by,
-            reason,
-            at,
-            zone,
-            machine: _,
-        }
-        | WaitReason::TargetQuarantined {
-            by,
-            reason,
-            at,
-            zone,
-            target: _,
-        } => {
-            shown.by.clone_from(by);
-            shown.reason.clone_from(reason);
-            shown.since = time(*at);
-            shown.timezone.clone_from(zone);
-        }
-        WaitReason::Retry {
-            tries,
-            reason,
-            zone,
-            until: _,
-        } => {
-            shown.count = u64::from(*tries);
-            shown.reason.clone_from(reason);
-            shown.timezone.clone_from(zone);
-        }
-        WaitReason::Paused { rollout, reason } => {
-            shown.rollout = rollout.to_string();
-            shown.reason.clone_from(reason);
-        }
-        WaitReason::Approval {
-            group,
-            rollout,
-            zone,
-            counts_at: _,
-        } => {
-            shown.group = group.to_string();
-            shown.rollout = rollout.to_string();
-            shown.timezone.clone_from(zone);
-        }
-        WaitReason::Held {
-            group,
-            rollout,
-            wave,
-        } => {
-            shown.group = group.to_string();
-            shown.rollout = rollout.to_string();
-            shown.count = u64::from(*wave);
-        }
-        WaitReason::StagingFailed { reason }
-        | WaitReason::BadTarget { reason }
-        | WaitReason::TargetNotAllowed { reason } => {
-            shown.reason.clone_from(reason);
-        }
-        WaitReason::Final { state } => shown.reason.clone_from(state),
-        WaitReason::Dependency { group } => shown.group = group.to_string(),
-        WaitReason::Stagger { group, zone, .. } => {
-            shown.group = group.to_string();
-            shown.timezone.clone_from(zone);
-        }
-        WaitReason::WindowTooShort {
-            needs, left, zone, ..
-        } => {
-            shown.needs_s = needs.as_secs();
-            shown.left_s = left.as_secs();
-            shown.timezone.clone_from(zone);
-        }
-        WaitReason::WindowClosed { zone, .. } | WaitReason::Soaking { zone, .. } => {
-            shown.timezone.clone_from(zone)
-        }
-        WaitReason::Frozen {
-            calendar,
-            entry,
-            ends_at,
-            zone,
-            ..
-        } => {
-            shown.calendar.clone_from(calendar);
-            shown.entry.clone_from(entry);
-            shown.entry_ends = ends_at.map_or_else(String::new, time);
-            shown.timezone.clone_from(zone);
-        }
-        WaitReason::Analysing {
-            gate,
-            passed,
-            needed,
-            zone,
-            ..
-        } => {
-            shown.gate.clone_from(gate);
-            shown.timezone.clone_from(zone);
-            shown.count = u64::from(*passed);
-            shown.allowed = u64::from(*needed);
-        }
-        WaitReason::WaveNotOpen { wave, open } => {
-            shown.count = u64::from(*wave);
-            shown.allowed = u64::from(*open);
-        }
-        WaitReason::LiveSide {
-            group,
-            side,
-            behind: machines,
-        }
-        | WaitReason::SideNotReady {
-            group,
-            side,
-            machines,
-        } => {
-            shown.group = group.to_string();
-            shown.side = side.to_string();
-            shown.machines = names(machines);
-        }
-        WaitReason::TrafficMoving {
-            group,
-            to,
-            attempt,
-            error,
-            machines,
-            zone,
-            until: _,
-        } => {
-            shown.group = group.to_string();
-            shown.side = to.to_string();
-            shown.machines = names(machines);
-            shown.count = u64::from(*attempt);
-            shown.reason = error.as_deref().unwrap_or_default().to_owned();
-            shown.timezone = zone.to_string();
-        }
-        WaitReason::Retrying { machines }
-        | WaitReason::GroupUnhealthy { machines }
-        | WaitReason::Apart { machines } => {
-            shown.machines = names(machines);
-        }
-        WaitReason::Quorum { machines, allowed } => {
-            shown.machines = names(machines);
-            shown.allowed = u64::from(*allowed);
-        }
-        WaitReason::CoordinatorLast { groups } => {
-            let groups: Vec<&str> = groups.iter().map(common::GroupName::as_str).collect();
-            shown.group = groups.join(", ");
-        }
-        WaitReason::MachineUnhealthy { checks } => shown.reason = checks.join(", "),
-        WaitReason::GroupLimit { away, allowed } | WaitReason::FleetLimit { away, allowed } => {
-            shown.machines = names(away);
-            shown.count = away.len() as u64;
-            shown.allowed = u64::from(*allowed);
-        }
-        WaitReason::Offline { since, zone } => {
-            shown.timezone.clone_from(zone);
-            shown.reason = since.map_or_else(String::new, |since| format!("since {}", time(since)));
-        }
-        WaitReason::MovedOn { rollout } => shown.rollout = rollout.to_string(),
-        WaitReason::UpToDate
-        | WaitReason::NoTarget
-        | WaitReason::NoRollout
-        | WaitReason::UnknownMachine
-        | WaitReason::Staging
-        | WaitReason::CleaningUp => {}
-    }
-    shown
 }
 
 /// Targets that were put aside.
@@ -527,7 +347,7 @@ pub fn why(view: WhyView) -> wire::WhyReply {
             .as_ref()
             .and_then(WaitReason::until)
             .map_or_else(String::new, time),
-        wait_reason: view.wait.as_ref().map(wait_reason),
+        wait_reason: view.wait.as_ref().map(wait::reason),
         state,
         rollout,
         step: view.step,

@@ -10,7 +10,7 @@ use coordinator_core::{
 use lab_proto::{agent as wire, operator};
 use tonic::Code;
 
-use super::{agent, identities, operator as from, refusal, status, time};
+use super::{agent, identities, operator as from, refusal, time, wait};
 
 #[test]
 fn refusals_have_the_codes_that_lab_knows() {
@@ -343,7 +343,7 @@ fn wait_reasons_say_their_numbers_in_json() {
         ),
     ];
     for (reason, key, value) in table {
-        let json = serde_json::to_value(status::wait_reason(&reason)).expect("JSON");
+        let json = serde_json::to_value(wait::reason(&reason)).expect("JSON");
         assert_eq!(json["kind"], reason.kind());
         assert_eq!(json[key], value, "{json}");
         assert!(json["text"].as_str().is_some_and(|text| !text.is_empty()));
@@ -357,10 +357,10 @@ fn wait_reasons_say_their_numbers_in_json() {
             "lab update execute --retry-failed",
         ),
     ] {
-        assert_eq!(status::wait_reason(&reason).hint, hint);
+        assert_eq!(wait::reason(&reason).hint, hint);
     }
     // What a kind does not have is left out.
-    let json = serde_json::to_value(status::wait_reason(&WaitReason::Staging)).expect("JSON");
+    let json = serde_json::to_value(wait::reason(&WaitReason::Staging)).expect("JSON");
     assert_eq!(
         json.as_object().map(serde_json::Map::len),
         Some(2),
