@@ -68,6 +68,9 @@ fn what_a_switch_inhibitor_forbids_is_soft_rebooted_where_policy_says_so() {
         let (kernel_before, soft) = (kernel(&stage), soft_reboots(&stage));
         let boot = stage.machine(node)["boot_id"].clone();
         let paths = stage.prepare(&[inhibited(&stage)]);
+        stage.eventually("it says that a soft-reboot is enough", || {
+            stage.machine(node)["soft_reboot"] == json!(true)
+        });
         let executed = stage.execute(&[node], &[]);
         assert_eq!(executed.code(), 0, "{executed:?}\n{}", stage.scene());
         assert_eq!(stage.in_rollout(node)["verdict"], "confirmed");
@@ -94,6 +97,10 @@ fn another_kernel_is_booted_whatever_policy_says_of_soft_reboots() {
     let node = node(&stage);
     let before = kernel(&stage);
     let paths = stage.prepare(&[inhibited(&stage).kernel("6.15.2")]);
+    stage.eventually("it says that it takes a reboot", || {
+        stage.machine(node)["needs_reboot"] == json!(true)
+    });
+    assert_eq!(stage.machine(node)["soft_reboot"], json!(false));
     let executed = stage.execute(&[node], &[]);
     assert_eq!(executed.code(), 0, "{executed:?}\n{}", stage.scene());
     assert_eq!(stage.settled(node), paths[0].as_str());
