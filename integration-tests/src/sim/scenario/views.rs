@@ -11,7 +11,7 @@ use coordinator_core::{
 };
 use jiff::tz::TimeZone;
 
-use super::{Stage, selection};
+use super::{Stage, typed::selection};
 
 impl Stage {
     pub(super) fn look(&self) -> Look {
