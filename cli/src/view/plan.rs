@@ -178,9 +178,10 @@ fn machine_row(machine: &PlannedMachine) -> Vec<String> {
         "not staged yet"
     });
     let why = machine.reboot_reasons.join(", ");
-    let how = match machine.soft_reboot {
-        true => "soft-reboots",
-        false => "reboots",
+    let how = match (machine.reboot_by_hand, machine.soft_reboot) {
+        (true, _) => "needs a reboot by hand",
+        (false, true) => "soft-reboots",
+        (false, false) => "reboots",
     };
     let reboots = match why.as_str() {
         "" => how.to_owned(),
@@ -221,6 +222,7 @@ mod tests {
             staged: true,
             needs_reboot: ["monitor-01", "dev-02"].contains(&name),
             soft_reboot: name == "dev-02",
+            reboot_by_hand: name == "monitor-01",
             reboot_reasons: match name {
                 "monitor-01" => vec!["kernel".to_owned(), "initrd".to_owned()],
                 "dev-02" => vec!["inhibitor:dbus".to_owned()],

@@ -46,13 +46,40 @@ pub struct Outlook {
     pub other_changes: usize,
 }
 
+/// Which reboot a target takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RebootHow {
+    /// Of the machine.
+    #[default]
+    Machine,
+    /// Of user space, which is enough, and the machine's rules make it one.
+    Soft,
+    /// None that the rollout does: the machine's rules leave it to a person.
+    ByHand,
+}
+
+impl RebootHow {
+    /// Who is told to reboot, and nothing else, boots, whatever its rules say.
+    fn of(action: Action, policy: &Policy, soft_is_enough: bool) -> Self {
+        if action == Action::Reboot {
+            Self::Machine
+        } else if !policy.allow_reboot {
+            Self::ByHand
+        } else if policy.soft_reboot && soft_is_enough {
+            Self::Soft
+        } else {
+            Self::Machine
+        }
+    }
+}
+
 /// A reboot that a plan takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reboot {
     /// Why.
     pub why: Vec<String>,
-    /// Whether one of user space is enough, and the machine's rules make it one.
-    pub soft: bool,
+    /// Which.
+    pub how: RebootHow,
 }
 
 impl Fleet {
@@ -71,11 +98,9 @@ impl Fleet {
                 continue;
             };
             if staged.needs_reboot {
-                // Who is told to reboot, and nothing else, boots.
-                let soft = policy.soft_reboot && plan.action != Action::Reboot;
                 let reboot = Reboot {
                     why: staged.reboot_reasons.clone(),
-                    soft: soft && staged.soft_reboot,
+                    how: RebootHow::of(plan.action, policy, staged.soft_reboot),
                 };
                 outlook.reboots.insert(machine.name.clone(), reboot);
             }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use common::{Action, ChangeKind, Changes, MachineName, PackageChange, Timestamp};
 use coordinator_core::{
-    outlook::{Outlook, Reboot},
+    outlook::{Outlook, Reboot, RebootHow},
     plan::Plan,
     request::Wish,
 };
@@ -226,7 +226,7 @@ fn reboots_are_told_with_why_and_changes_with_who() {
     let (_, outlook) = seen(&world, &wish(&[]));
     let reboot = Reboot {
         why: vec!["kernel".to_owned()],
-        soft: false,
+        how: RebootHow::ByHand,
     };
     assert_eq!(outlook.reboots, BTreeMap::from([(name("b"), reboot)]));
     let who: Vec<&[MachineName]> = outlook
@@ -238,7 +238,7 @@ fn reboots_are_told_with_why_and_changes_with_who() {
 }
 
 #[test]
-fn a_reboot_is_soft_where_that_is_enough_and_the_rules_let_it_be_one() {
+fn a_reboot_is_soft_where_that_is_enough_and_left_to_a_person_where_the_rules_say_so() {
     let rules = |soft: bool| json!({ "allowReboot": true, "softReboot": soft });
     let mut groups = json!({ "soft": rules(true), "hard": rules(false) });
     groups["soft"]["machines"] = json!(["a", "b", "c"]);
@@ -253,24 +253,28 @@ fn a_reboot_is_soft_where_that_is_enough_and_the_rules_let_it_be_one() {
         world.report(machine).profile = Some(crate::fleet::path("2"));
         world.poll(machine);
     }
-    let soft = |action: Action| {
+    let planned = |action: Action| {
         let wish = Wish {
             action,
             ..wish(&[])
         };
         let plan = world.fleet.plan(&wish).expect("a plan");
         let reboots = world.fleet.outlook(&plan, false, world.now).reboots;
-        let reboots = reboots
-            .into_iter()
-            .map(|(machine, reboot)| (machine, reboot.soft));
+        let reboots = reboots.into_iter();
+        let reboots = reboots.map(|(machine, reboot)| (machine, reboot.how));
         reboots.collect::<Vec<_>>()
     };
-    let expected = [("a", true), ("b", false), ("c", false), ("d", false)];
-    let expected = expected.map(|(machine, soft)| (name(machine), soft));
-    assert_eq!(soft(Action::Update), expected);
+    let expected = [
+        ("a", RebootHow::Soft),
+        ("b", RebootHow::Machine),
+        ("c", RebootHow::ByHand),
+        ("d", RebootHow::Machine),
+    ];
+    let expected = expected.map(|(machine, how)| (name(machine), how));
+    assert_eq!(planned(Action::Update), expected);
     // Who is told to reboot boots.
-    let boots = expected.map(|(machine, _)| (machine, false));
-    assert_eq!(soft(Action::Reboot), boots);
+    let boots = expected.map(|(machine, _)| (machine, RebootHow::Machine));
+    assert_eq!(planned(Action::Reboot), boots);
 }
 
 /// A group of random size and rules, after those before it that the bits name.

@@ -2,7 +2,7 @@
 
 use common::Timestamp;
 use coordinator_core::{
-    outlook::Outlook,
+    outlook::{Outlook, RebootHow},
     plan::{Plan, PlannedGroup, PlannedMachine, PlannedWave},
     policy::Policy,
     rollout::Turn,
@@ -149,7 +149,8 @@ fn planned_machine(
         begins_at: turn.map(|(from, _)| time(from)),
         ends_at: turn.map(|(_, until)| time(until)),
         reboot_reasons: reboot.map_or_else(Vec::new, |reboot| reboot.why.clone()),
-        soft_reboot: reboot.is_some_and(|reboot| reboot.soft),
+        soft_reboot: reboot.is_some_and(|reboot| reboot.how == RebootHow::Soft),
+        reboot_by_hand: reboot.is_some_and(|reboot| reboot.how == RebootHow::ByHand),
     }
 }
 
