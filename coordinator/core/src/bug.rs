@@ -69,6 +69,8 @@ pub enum Bug {
     TrafficTakenForGranted,
     /// Traffic moves to a side of which somebody failed.
     TrafficToFailed,
+    /// Traffic follows a side that was updated at whatever time.
+    TrafficOutsideWindow,
     /// Traffic stays on a side that the gates find bad.
     TrafficStays,
     /// A run is not left out although somebody wanted that.

@@ -127,20 +127,21 @@ impl Plan {
         gates.map(Gate::takes).max().unwrap_or_default()
     }
 
-    /// From when everybody of the wave is back to when it may close.
+    /// From when everybody of the wave is back to when the traffic may follow to its side, if it is to.
+    fn traffic_follows_after(&self, group: &PlannedGroup, wave: usize) -> Option<Duration> {
+        let last = wave + 1 == group.waves.len();
+        let follows = group.waves[wave].side.is_some() && !last;
+        follows.then(|| self.gates_take(group))
+    }
+
+    /// From then, or else from when everybody is back, to when the wave may close.
     fn closes_after(&self, group: &PlannedGroup, wave: usize, immediate: bool) -> Duration {
-        let gates = self.gates_take(group);
         let (this, last) = (&group.waves[wave], wave + 1 == group.waves.len());
         let soak = match last || immediate {
             true => Duration::ZERO,
             false => group.policy.soak_after(this.canary),
         };
-        // What traffic is to follow to passes its gates before that, and once more under it.
-        let before = match this.side.is_some() && !last {
-            true => gates,
-            false => Duration::ZERO,
-        };
-        before + soak.max(gates)
+        soak.max(self.gates_take(group))
     }
 }
 
@@ -168,8 +169,8 @@ struct Course<'a> {
     /// Those of it who have not gone; `None` before it opens.
     to_go: Option<VecDeque<&'a PlannedMachine>>,
     away: usize,
-    /// When the wave before may close: until then it soaks, or its gates are measured.
-    closes_at: Timestamp,
+    /// When the wave before may close: until then it soaks, or its gates are measured; `None`: never.
+    closes_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
     /// What its windows were last found to be.
     seen: BTreeMap<Rules, Seen>,
@@ -182,7 +183,7 @@ impl<'a> Play<'a> {
             wave: 0,
             to_go: None,
             away: 0,
-            closes_at: Timestamp::default(),
+            closes_at: Some(Timestamp::default()),
             finished_at: None,
             seen: BTreeMap::new(),
         };
@@ -245,7 +246,7 @@ impl<'a> Play<'a> {
             return None;
         }
         let group = course.group;
-        let begins = self.begins(group)?.max(course.closes_at);
+        let begins = self.begins(group)?.max(course.closes_at?);
         if at < begins {
             return Some(begins);
         }
@@ -266,10 +267,28 @@ impl<'a> Play<'a> {
             course.to_go = Some(to_go);
             return next;
         }
-        let closes = self.plan.closes_after(group, course.wave, self.immediate);
-        course.closes_at = at + closes;
+        let wave = course.wave;
+        let from = match self.plan.traffic_follows_after(group, wave) {
+            Some(gates) => self.moves_at(&group.policy, at + gates),
+            None => Some(at),
+        };
+        let takes = self.plan.closes_after(group, wave, self.immediate);
+        let course = &mut self.groups[index];
+        course.closes_at = from.map(|from| from + takes);
         course.wave += 1;
         self.advance(index, at)
+    }
+
+    /// When traffic may move that could from then on; `None`: never.
+    fn moves_at(&self, policy: &Policy, from: Timestamp) -> Option<Timestamp> {
+        if self.immediate {
+            return Some(from);
+        }
+        let seen = self.fleet.look(policy, Duration::ZERO, from);
+        match self.fleet.has_time(policy, &seen, Duration::ZERO, from) {
+            Ok(()) => Some(from),
+            Err(reason) => reason.until(),
+        }
     }
 
     /// When what the group waits for is over; `None`: that is not known yet.
@@ -288,9 +307,9 @@ impl<'a> Play<'a> {
     fn has_its_turn(&self, index: usize, turn: Turn, at: Timestamp) -> bool {
         let others = self.groups.iter().enumerate();
         let mut others = others.filter(|(other, course)| {
-            let closed = course
-                .wave
-                .saturating_sub(usize::from(at < course.closes_at));
+            let closed = course.wave.saturating_sub(usize::from(
+                course.closes_at.is_none_or(|closes| at < closes),
+            ));
             let waves = course.group.waves.iter().skip(closed);
             let earlier = waves.filter(|wave| wave.turn < turn).count();
             let waits = *other != index && !self.behind.contains(&course.group.name);

@@ -235,7 +235,13 @@ impl Fleet {
     }
 
     /// What is known of the windows of those who obey these rules, or else found out.
-    fn seen(&self, number: u64, group: usize, rules: Rules, now: Timestamp) -> Cow<'_, Seen> {
+    pub(crate) fn seen(
+        &self,
+        number: u64,
+        group: usize,
+        rules: Rules,
+        now: Timestamp,
+    ) -> Cow<'_, Seen> {
         let known = self.hearsay.windows.get(&(number, group, rules));
         match known.filter(|seen| seen.holds(now)) {
             Some(seen) => Cow::Borrowed(seen),

@@ -60,6 +60,7 @@ impl SeededBug {
             Bug::TrafficTakenForGranted,
             Bug::TrafficToFailed,
             Bug::TrafficStays,
+            Bug::TrafficOutsideWindow,
             Bug::OutBeforeIn,
             Bug::SidesForGood,
             Bug::ApprovalForEver,

@@ -1,17 +1,22 @@
 //! What stands between clients and the groups with two sides: which machines really get traffic, and whoever
 //! moves it, who may fail, be slow, or never answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use common::{GroupName, MachineName};
+use common::{GroupName, MachineName, Timestamp};
 use coordinator_core::{
-    Request,
-    traffic::{Adapter, Answered, BlueGreen, Wanted},
+    Fleet, Request,
+    rollout::WaveState,
+    traffic::{Adapter, Answered, BlueGreen, TrafficStep, Wanted},
 };
 
 use super::{
     chance::Chance,
     event::{Balance, Consequence, Event, MachineIndex},
+    oracle,
     setup::MINUTE,
     world::World,
 };
@@ -161,6 +166,33 @@ impl World {
             );
             self.violate(text);
         }
+    }
+
+    /// What is wrong with a move that a rollout begins to the side that it has just updated: its group's windows
+    /// are shut.
+    pub(crate) fn moved_outside(
+        &self,
+        before: &Fleet,
+        group: &GroupName,
+        step: &TrafficStep,
+        now: Timestamp,
+    ) -> Option<String> {
+        let TrafficStep::Begun { to, rollout, .. } = step else {
+            return None;
+        };
+        let known = before.traffic_of(group);
+        // One that begins anew with other sides has begun before.
+        let is_under_way = known.is_some_and(|known| known.moving.is_some());
+        let rollout = before.rollout(rollout.as_ref()?)?;
+        let g = rollout.group(group)?;
+        let wave = g.waves.get(g.current)?;
+        let follows = wave.side.as_ref() == Some(to) && wave.state != WaveState::Waiting;
+        if rollout.immediate || is_under_way || !follows {
+            return None;
+        }
+        let config = before.facts().config.as_ref()?;
+        let outside = oracle::outside(&g.policy, &config.document, Duration::from_secs(1), now)?;
+        Some(format!("the traffic of {group} follows {outside}"))
     }
 
     fn is_away_under_traffic(&self, machine: MachineIndex) -> bool {

@@ -2,8 +2,10 @@
 //!
 //! Nobody goes whose side may hold traffic. So before each wave opens, the traffic is put on the other
 //! side, also where it is thought to be there already: only an answer of this rollout's own time counts.
-//! When a side is done and another one follows, the traffic moves to it and the wave soaks (`watch`) while
-//! the gates are measured anew.
+//! When a side is done and another one follows, the traffic moves to it, within the group's windows, and the wave
+//! soaks (`watch`) while the gates are measured anew.
+
+use std::time::Duration;
 
 use common::{GroupName, MachineName, SideName, Timestamp};
 
@@ -11,7 +13,7 @@ use super::{Adapter, BlueGreen, Move, Side};
 use crate::{
     decide::Draft,
     fleet::{Fleet, number_of, rollout_id},
-    rollout::{PauseReason, Place, PlaceState, Rollout, RolloutGroup, Wave, WaveState},
+    rollout::{PauseReason, Place, PlaceState, Rollout, RolloutGroup, Rules, Wave, WaveState},
     wait::WaitReason,
 };
 
@@ -258,11 +260,30 @@ impl Fleet {
                 machines,
             };
             self.pause_rollout(&id, reason, draft);
-        } else if self.ready(g, (sides, side), Some(wave), care, now).is_ok() {
+        } else if self.time_to_move(number, group, now).is_ok()
+            && self.ready(g, (sides, side), Some(wave), care, now).is_ok()
+        {
             let sides = sides.clone();
             let by = (Some(id), format!("rollout {}", rollout.id));
             self.begin_move(&name, &to, &sides, by, now, draft);
         }
+    }
+
+    /// Whether the windows and calendars of the group let a rollout move its traffic to what it has updated: that
+    /// is what users see of it.
+    fn time_to_move(&self, number: u64, group: usize, now: Timestamp) -> Result<(), WaitReason> {
+        let rollout = &self.facts().rollouts[&number];
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): only machines go by windows.
+        if self.has(crate::bug::Bug::TrafficOutsideWindow) {
+            return Ok(());
+        }
+        if rollout.immediate {
+            return Ok(());
+        }
+        let seen = self.seen(number, group, Rules::Group, now);
+        let policy = &rollout.groups[group].policy;
+        self.has_time(policy, &seen, Duration::ZERO, now)
     }
 
     /// The places of the wave whose machines are on this side by now, and not updated.
@@ -310,10 +331,11 @@ impl Fleet {
             }
         };
         if follows {
-            if self.traffic_has_followed(number, group) == Some(false) {
-                return self.ready(g, (sides, side), Some(wave), Care::Ready, now);
+            if self.traffic_has_followed(number, group) != Some(false) {
+                return Ok(());
             }
-            return Ok(());
+            let time = self.time_to_move(number, group, now);
+            return time.and_then(|()| self.ready(g, (sides, side), Some(wave), Care::Ready, now));
         }
         if self.stands_on(rollout, &g.name, &other.name) {
             return Ok(());

@@ -113,6 +113,14 @@ fn gates_are_passed_before_traffic_moves_and_once_more_under_it() {
         ..wish(&[])
     };
     assert_eq!(begin_and_end(&world, &urgent), (0, 24, Some(41)));
+    // The traffic follows in the next night, and in the one after that there is time for the other side.
+    let mut nightly = sides;
+    nightly["maintenanceWindow"] = json!("00:00-00:15");
+    let world = gated(&nightly);
+    let day = 24 * 60;
+    let times = (0, 2 * day, Some(2 * day + 17));
+    assert_eq!(begin_and_end(&world, &wish(&[])), times);
+    assert_eq!(begin_and_end(&world, &urgent), (0, 24, Some(41)));
 }
 
 #[test]

@@ -147,6 +147,45 @@ fn the_idle_side_goes_first_and_the_other_one_when_the_traffic_has_moved() {
 }
 
 #[test]
+fn the_traffic_follows_what_was_updated_within_the_window_only() {
+    for (immediate, freeze) in [(false, false), (false, true), (true, false)] {
+        let mut rules = json!({ "maintenanceWindow": "00:00-00:20", "maxFailures": 9 });
+        if freeze {
+            rules["maintenanceWindow"] = json!([]);
+        }
+        let mut world = world_with(&rules, &json!({}));
+        let mut document = world.fleet.facts().config.clone().expect("one").document;
+        let hours = json!({ "hours": ["00:20-23:50"] });
+        document["updateSettings"]["calendars"] = json!({ "feast": hours });
+        if freeze {
+            document["updateGroups"]["web"]["avoid"] = json!(["feast"]);
+        }
+        world.configure(&document);
+        let wish = Wish {
+            immediate,
+            ..wish(&[])
+        };
+        world.done(OperatorRequest::Execute {
+            wish,
+            if_plan: None,
+        });
+        moves_to(&mut world, "blue");
+        world.update("green-1");
+        let late = world.go("green-2");
+        world.pass(minutes(22));
+        world.end("green-2", &late, OutcomeKind::Confirmed);
+        if !immediate {
+            assert_eq!(world.fleet.wanted_moves(), [], "it waits for the night");
+            let held = if freeze { "frozen" } else { "window-closed" };
+            world.waits_for("blue-1", held);
+            world.pass(minutes(24 * 60 - 21));
+        }
+        moves_to(&mut world, "green");
+        assert_eq!(traffic(&world).on, Some(side("green")));
+    }
+}
+
+#[test]
 fn traffic_does_not_move_to_a_side_of_which_somebody_failed() {
     let mut world = world_with(&json!({ "maxFailures": 9 }), &json!({}));
     let rollout = world.execute();

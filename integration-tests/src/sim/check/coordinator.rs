@@ -240,7 +240,11 @@ impl World {
                     wrong = Some(format!("a wave ends while {} is out", place.machine));
                 }
             }
-            Change::Traffic { group, step } => wrong = self.wrongly_moved(mirror, group, step),
+            Change::Traffic { group, step } => {
+                let now = fleet.hearsay().now;
+                let outside = self.moved_outside(mirror, group, step, now);
+                wrong = outside.or_else(|| self.wrongly_moved(mirror, group, step));
+            }
             Change::Forgotten { machine, .. } => {
                 // What it knew of the order of its reports, it was told to forget.
                 self.truth
