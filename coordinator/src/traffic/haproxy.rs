@@ -4,6 +4,7 @@
 //! formats are those of HAProxy's management guide: `show servers state` (version 1) and `show stat`.
 
 mod error;
+mod persistence;
 
 use std::{collections::BTreeMap, io, time::Duration};
 
@@ -101,8 +102,9 @@ impl Backend<'_> {
     /// doing it again does no harm.
     ///
     /// # Errors
-    /// When HAProxy cannot be asked, when a server is not there, is put aside or has no health check, or
-    /// when the new side does not come up in time; it is then left as it was before.
+    /// When HAProxy cannot be asked, when the backend keeps clients to their servers, when a server is not
+    /// there, is put aside or has no health check, or when the new side does not come up in time; it is then
+    /// left as it was before.
     pub async fn place(
         &self,
         into: &[&str],
@@ -110,6 +112,8 @@ impl Backend<'_> {
         limits: Limits,
     ) -> Result<Placed, HaproxyError> {
         let servers = self.servers().await?;
+        // Also where nothing is to be changed: the old side may be about to be updated.
+        self.keeps_no_clients().await?;
         let mut opened = Vec::new();
         for server in into {
             let state = self.find(&servers, server)?;

@@ -1,6 +1,7 @@
 //! Traffic between two sides of real backends, moved by a real HAProxy while clients ask without a pause.
 
 mod bed;
+mod persistence;
 mod story;
 
 use std::time::Duration;

@@ -68,6 +68,27 @@ pub enum HaproxyError {
         /// Which.
         server: String,
     },
+    /// Clients that are kept to servers go on asking them while they drain, and nobody can say when they
+    /// have left. Nothing was changed.
+    #[error(
+        "HAProxy's backend {backend} keeps clients to their servers, also while these drain ({by}): take that \
+         out of HAProxy's configuration and reload HAProxy; nothing was changed"
+    )]
+    KeepsClients {
+        /// Which backend.
+        backend: String,
+        /// What keeps them; tamed.
+        by: String,
+    },
+    /// The level of the socket is too low to see whether clients are kept. Nothing was changed.
+    #[error(
+        "HAProxy does not show whether backend {backend} keeps clients to their servers: give its \
+         `stats socket` `level admin`"
+    )]
+    Hidden {
+        /// Which backend.
+        backend: String,
+    },
     /// Somebody else said something else meanwhile.
     #[error("server {backend}/{server} was set to something else meanwhile")]
     Overruled {

@@ -26,6 +26,30 @@ const THINKS: Duration = Duration::from_millis(40);
 /// The same of the path `/slow`.
 const THINKS_SLOWLY: Duration = Duration::from_secs(2);
 
+/// What is written in HAProxy's configuration.
+#[derive(Clone, Copy)]
+pub(crate) struct Words<'a> {
+    /// The level of the socket.
+    pub(crate) level: &'a str,
+    /// Lines of the backend.
+    pub(crate) backend: &'a str,
+    /// At the end of each server's line; `NAME` stands for its name.
+    pub(crate) server: &'a str,
+    /// Sections of their own.
+    pub(crate) sections: &'a str,
+}
+
+impl Default for Words<'_> {
+    fn default() -> Self {
+        Self {
+            level: "admin",
+            backend: "",
+            server: "check",
+            sections: "",
+        }
+    }
+}
+
 /// A HAProxy and its backends.
 pub(crate) struct Bed {
     /// Where its runtime API listens.
@@ -40,7 +64,16 @@ pub(crate) struct Bed {
 
 impl Bed {
     /// Two sides of two servers each, all of them up; with these words at the end of their lines.
-    pub(crate) async fn start(words: &str) -> Self {
+    pub(crate) async fn start(server: &str) -> Self {
+        let words = Words {
+            server,
+            ..Words::default()
+        };
+        Self::with(words).await
+    }
+
+    /// The same, with more words.
+    pub(crate) async fn with(words: Words<'_>) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let socket = directory.path().join("admin.sock");
         let front = closed().await;
@@ -49,13 +82,21 @@ impl Bed {
         for server in ["blue-1", "blue-2", "green-1", "green-2"] {
             let address = closed().await;
             addresses.insert(server, address);
-            lines.push_str(&format!("  server {server} {address} {words}\n"));
+            let end = words.server.replace("NAME", server);
+            lines.push_str(&format!("  server {server} {address} {end}\n"));
         }
+        let Words {
+            level,
+            backend,
+            sections,
+            ..
+        } = words;
         let config = format!(
-            "global\n  stats socket {socket} level admin\n  nbthread 2\n\
+            "global\n  stats socket {socket} level {level}\n  nbthread 2\n\
              defaults\n  mode http\n  timeout connect 1s\n  timeout client 30s\n  timeout server 30s\n\
              frontend front\n  bind {front}\n  default_backend web\n\
-             backend web\n  option httpchk GET /health\n  default-server inter 100ms rise 2 fall 2\n{lines}",
+             backend web\n  option httpchk GET /health\n  default-server inter 100ms rise 2 fall 2\n\
+             {backend}\n{lines}{sections}\n",
             socket = socket.display(),
         );
         let file = directory.path().join("haproxy.cfg");
