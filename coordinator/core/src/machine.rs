@@ -193,6 +193,21 @@ impl Machine {
         })
     }
 
+    /// Why the machine would refuse an update to this target, whoever asks for it: it failed with it before, or its
+    /// own configuration does not allow it. What it could not obtain it tries again, and a new wish changes that;
+    /// this it does not.
+    pub fn refuses(&self, target: &Target) -> Option<WaitReason> {
+        let declined = self.heard.declined.as_ref()?;
+        match declined.kind {
+            DeclinedKind::StagingFailed => None,
+            DeclinedKind::BadTarget | DeclinedKind::NotAllowed => {
+                let staged = self.staged(target).is_some();
+                let why = self.declined(target, declined.wish);
+                why.filter(|_| !staged)
+            }
+        }
+    }
+
     /// Whether the machine already runs this target.
     pub fn runs(&self, target: &Target) -> bool {
         let path = target.closure().or_else(|| self.staged(target));

@@ -179,7 +179,8 @@ pub struct Wish {
     pub back: Back,
     /// Past windows, soak and stagger: an emergency update, or a rollback that cannot wait.
     pub immediate: bool,
-    /// Also to targets that failed on a machine before; otherwise such a machine refuses.
+    /// Also to targets that failed on a machine before; otherwise a machine that says so is left out, and one that
+    /// has not said it yet refuses.
     pub retry_failed: bool,
     /// Why.
     pub reason: String,

@@ -12,6 +12,7 @@ use crate::{
     change::Change,
     config::FleetConfig,
     fleet::{Fleet, rollout_id},
+    machine::Machine,
     plan::{Plan, PlannedGroup, PlannedMachine, in_dependency_order},
     policy::{Order, PauseAfter, Policy},
     request::{Back, Refusal, Reply, Wish},
@@ -213,6 +214,7 @@ impl Fleet {
             return Err(WaitReason::UpToDate);
         }
         self.good(name, wish.action, &target)?;
+        willing(machine, wish, &target)?;
         let staged = machine
             .report
             .as_ref()
@@ -339,6 +341,16 @@ impl Fleet {
             self.leave_out(rollout, machine, reason, draft);
         }
         Ok(())
+    }
+}
+
+/// The machine would not refuse the target at once. Whoever knows that it would, and does not leave it out, spends
+/// the failure budget of everybody else for nothing.
+fn willing(machine: &Machine, wish: &Wish, target: &Target) -> Result<(), WaitReason> {
+    let asks = wish.action == Action::Update && !wish.retry_failed;
+    match machine.refuses(target).filter(|_| asks) {
+        None => Ok(()),
+        Some(reason) => Err(reason),
     }
 }
 

@@ -197,6 +197,7 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
         Change::Traffic { group, step } => super::traffic::takes(before, group, step),
         Change::RolloutCreated { rollout, .. } => {
             takes_back_rightly(before, rollout)
+                && nobody_is_known_to_refuse(before, rollout)
                 && super::traffic::begins_idle(before, rollout)
                 && super::order::holds(before, rollout)
         }
@@ -253,6 +254,16 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
         },
         text: format!("{change:?} does not follow on the state before it"),
     })
+}
+
+/// An update that is not to try again what failed has nobody in it who has said that it failed there, or is not allowed.
+fn nobody_is_known_to_refuse(before: &Fleet, rollout: &Rollout) -> bool {
+    let refuses = |place: &Place| {
+        let known = before.facts().machines.get(&place.machine);
+        known.is_some_and(|known| known.refuses(&place.target).is_some())
+    };
+    let asks = rollout.action == common::Action::Update && !rollout.retry_failed;
+    !asks || !rollout.places().any(refuses)
 }
 
 fn rollout_takes(fleet: &Fleet, id: &RolloutId, step: RolloutStep) -> bool {

@@ -87,6 +87,52 @@ fn a_target_that_failed_before_is_refused_unless_it_is_to_be_tried_again() {
     }
 }
 
+/// Says at its next poll that it does not stage this.
+fn declines(world: &mut World, machine: &str, kind: DeclinedKind) {
+    world.report(machine).declined = Some(Declined {
+        target: Target::Closure(path("2")),
+        wish: 1,
+        kind,
+        reason: "its switch failed".to_owned(),
+    });
+    world.poll_without_staging(machine);
+}
+
+/// Why a machine is left out of what this wish comes to.
+fn left_out(world: &World, machine: &str, wish: &Wish) -> Option<&'static str> {
+    let plan = world.fleet.plan(wish).expect("a plan");
+    let mut excluded = plan.excluded.iter();
+    let found = excluded.find(|(left, _)| *left == name(machine));
+    found.map(|(_, why)| why.kind())
+}
+
+#[test]
+fn who_is_known_to_refuse_is_left_out_of_the_plan_unless_it_is_to_be_tried_again() {
+    let mut world = world();
+    let again = Wish {
+        retry_failed: true,
+        ..wish(&[])
+    };
+    // What it could not obtain it may well obtain the next time.
+    for (kind, out) in [
+        (DeclinedKind::BadTarget, Some("bad-target")),
+        (DeclinedKind::NotAllowed, Some("target-not-allowed")),
+        (DeclinedKind::StagingFailed, None),
+    ] {
+        declines(&mut world, "a", kind);
+        assert_eq!(left_out(&world, "a", &wish(&[])), out, "{kind:?}");
+        assert_eq!(left_out(&world, "a", &again), None, "{kind:?}");
+        assert_eq!(left_out(&world, "b", &wish(&[])), None);
+    }
+    // Another target is another matter.
+    declines(&mut world, "a", DeclinedKind::BadTarget);
+    world.done(OperatorRequest::PinTargets {
+        targets: vec![(name("a"), Target::Closure(path("3")))],
+        reason: String::new(),
+    });
+    assert_eq!(left_out(&world, "a", &wish(&[])), None);
+}
+
 #[test]
 fn the_way_back_is_tried_whatever_failed_there_before() {
     let mut world = world();

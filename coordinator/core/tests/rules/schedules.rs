@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::{HealthState, OutcomeKind, Target, Timestamp};
+use common::{Declined, DeclinedKind, HealthState, OutcomeKind, Target, Timestamp};
 use coordinator_core::{
     Change, FleetConfig, Reply, Request,
     history::Entry,
@@ -160,6 +160,36 @@ fn an_update_finds_its_targets_and_is_a_rollout_of_the_schedule() {
     world.pass(hours(24));
     resolve(&mut world, &["a", "b"], "4");
     let says = "nothing to do; left out: a (quarantined), b (quarantined)";
+    last(&world, How::Finished, says);
+}
+
+#[test]
+fn who_remembers_the_target_as_bad_spoils_no_night() {
+    let mut world = world(update());
+    world.pass(hours(2));
+    resolve(&mut world, &["a", "b"], "3");
+    world.update("a");
+    world.fails("b");
+    // The one that failed says that it remembers. Somebody new is to run the same.
+    world.report("b").declined = Some(Declined {
+        target: Target::Closure(path("3")),
+        wish: 1,
+        kind: DeclinedKind::BadTarget,
+        reason: "its switch failed".to_owned(),
+    });
+    world.report("b").staged = None;
+    world.pass_staging_nothing(hours(24), "b");
+    resolve(&mut world, &["a", "b", "c"], "3");
+    let rollout = "r2".parse().expect("id");
+    let places = world.fleet.rollout(&rollout).expect("created").places();
+    let places: Vec<&str> = places.map(|place| place.machine.as_str()).collect();
+    assert_eq!(places, ["c"]);
+    world.update("c");
+    last(&world, How::Finished, "rollout r2 finished");
+    // The night after that there is nothing to do for anybody.
+    world.pass_staging_nothing(hours(24), "b");
+    resolve(&mut world, &["a", "b", "c"], "3");
+    let says = "nothing to do; left out: b (bad-target)";
     last(&world, How::Finished, says);
 }
 
