@@ -4,7 +4,7 @@ use lab_proto::operator::{ExecuteRequest, PlanReply};
 
 use super::{
     Context,
-    update::{begin, is_empty, nothing_to_do, show_plan},
+    update::{as_named, begin, is_empty, nothing_to_do, show_plan},
 };
 use crate::{
     args::{machines::Reboot, update::Rollback},
@@ -24,6 +24,7 @@ pub async fn run(context: &Context, args: &Rollback) -> Result<Exit, LabError> {
         before: args.rollout.clone().map(String::from).unwrap_or_default(),
         immediate: args.immediate,
         reason: args.reason.clone(),
+        if_plan: args.if_plan.clone().unwrap_or_default(),
         ..ExecuteRequest::default()
     };
     let mut client = context.open().await?;
@@ -31,16 +32,22 @@ pub async fn run(context: &Context, args: &Rollback) -> Result<Exit, LabError> {
         return show_plan(context, &mut client, request).await;
     }
     let plan = ask(client.plan(request.clone())).await?;
-    if is_empty(&plan) && args.if_plan.is_none() {
+    if context.output.asks() {
+        as_named(&plan, &request)?;
+    }
+    // A script that names a plan hears from the coordinator whether it holds.
+    if is_empty(&plan) && (args.if_plan.is_none() || context.output.asks()) {
         return nothing_to_do(context, &plan);
     }
     context.output.note(&way_back(&plan, context.output.look()));
     let count = counted(machines(&plan), "machine");
     context.output.confirm(&format!("Take {count} back?"))?;
-    let named = args.if_plan.clone();
-    let request = ExecuteRequest {
-        if_plan: named.unwrap_or_else(|| answered_plan(context, plan)),
-        ..request
+    let request = match args.if_plan {
+        Some(_) => request,
+        None => ExecuteRequest {
+            if_plan: answered_plan(context, plan),
+            ..request
+        },
     };
     begin(context, &mut client, request, args.waiting).await
 }

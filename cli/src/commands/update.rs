@@ -62,6 +62,7 @@ pub async fn execute(context: &Context, args: &Execute) -> Result<Exit, LabError
     }
     if context.output.asks() {
         let plan = ask(client.plan(request.clone())).await?;
+        as_named(&plan, &request)?;
         if is_empty(&plan) {
             return nothing_to_do(context, &plan);
         }
@@ -77,6 +78,28 @@ pub async fn execute(context: &Context, args: &Execute) -> Result<Exit, LabError
     begin(context, &mut client, request, args.waiting).await
 }
 
+/// Refuses a plan that is not the one that was named with `--if-plan`: nobody is asked about another one.
+pub fn as_named(plan: &PlanReply, request: &ExecuteRequest) -> Result<(), LabError> {
+    let named = &request.if_plan;
+    if named.is_empty() || *named == plan.id {
+        return Ok(());
+    }
+    let text = format!(
+        "the plan no longer holds: it is {} now, not {named}",
+        plan.id
+    );
+    Err(LabError::new(Exit::Changed, text).hint(look_again(&request.kind)))
+}
+
+/// What shows the plan of such a rollout anew.
+fn look_again(kind: &str) -> &'static str {
+    match kind {
+        "rollback" => "look at it again: lab update rollback --dry-run",
+        "reboot" => "look at it again: lab update plan --kind=reboot",
+        _ => "look at it again: lab update plan",
+    }
+}
+
 /// Begins a rollout and waits for it as asked.
 pub async fn begin(
     context: &Context,
@@ -85,10 +108,15 @@ pub async fn begin(
     waiting: Waiting,
 ) -> Result<Exit, LabError> {
     let emergency = request.immediate && request.kind == "update";
+    let look = look_again(&request.kind);
     let reply = match emergency {
-        true => ask(client.execute_emergency(request)).await?,
-        false => ask(client.execute(request)).await?,
+        true => ask(client.execute_emergency(request)).await,
+        false => ask(client.execute(request)).await,
     };
+    let reply = reply.map_err(|error| match error.exit == Exit::Changed {
+        true => error.hint(look),
+        false => error,
+    })?;
     if reply.rollout.is_empty() {
         return nothing_to_do(context, &reply.plan.unwrap_or_default());
     }

@@ -195,6 +195,21 @@ async fn the_way_back_can_be_looked_at_alone_and_held_to() {
 }
 
 #[tokio::test]
+async fn a_plan_that_holds_no_more_is_to_be_looked_at_again() {
+    for (command, again) in [
+        ("execute", "lab update plan"),
+        ("rollback", "lab update rollback --dry-run"),
+    ] {
+        let refusal = tonic::Status::aborted("the plan no longer holds: it is p2 now, not p1");
+        let script = Script::default().says("plan", plan());
+        let coordinator = Coordinator::start(script.refuses("execute", refusal)).await;
+        let (code, _, err) = run(&coordinator, &["update", command, "--if-plan=p1"]).await;
+        assert_eq!(code, 6, "{err}");
+        assert!(err.contains(again), "{err}");
+    }
+}
+
+#[tokio::test]
 async fn an_emergency_is_a_call_of_its_own_and_needs_a_reason() {
     let begun = json!({ "rollout": "r-7", "plan": null });
     let coordinator = Coordinator::start(Script::default().says("execute_emergency", begun)).await;

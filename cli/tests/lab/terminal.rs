@@ -74,6 +74,40 @@ async fn on_a_terminal_the_plan_is_shown_and_confirmed() {
     assert!(out.contains("✔ update") && !coloured(&out), "{out:?}");
 }
 
+#[tokio::test]
+async fn on_a_terminal_nobody_is_asked_about_another_plan_than_the_one_named() {
+    let commands = ["update execute", "update rollback"];
+    let again = ["lab update plan", "lab update rollback --dry-run"];
+    for (command, again) in commands.into_iter().zip(again) {
+        let moves = begun().says("plan", plan());
+        let coordinator = Coordinator::start(moves).await;
+        let line = format!("{command} --if-plan=p0 --detach");
+        let Some((code, out)) = on_a_terminal(&coordinator, &[], &line, "y\n").await else {
+            eprintln!("skipped: `script` (util-linux) is not installed");
+            return;
+        };
+        assert_eq!(code, 6, "{command}: {out}");
+        assert!(out.contains("it is 6f1c now, not p0"), "{command}: {out}");
+        assert!(out.contains(again), "{command}: {out}");
+        assert!(!out.contains("[y/N]"), "{command}: {out}");
+        assert_eq!(coordinator.calls(), ["plan"], "{command}");
+
+        // Nor does one that moves nobody pass for the one named.
+        let coordinator = Coordinator::start(Script::default()).await;
+        let answered = on_a_terminal(&coordinator, &[], &line, "y\n").await;
+        let (code, out) = answered.expect("`script` was there before");
+        assert_eq!(code, 6, "{command}: {out}");
+
+        let coordinator = Coordinator::start(begun().says("plan", plan())).await;
+        let line = format!("{command} --if-plan=6f1c --detach");
+        let answered = on_a_terminal(&coordinator, &[], &line, "y\n").await;
+        let (code, out) = answered.expect("`script` was there before");
+        assert_eq!(code, 0, "{command}: {out}");
+        assert!(out.contains("[y/N]"), "{command}: {out}");
+        assert_eq!(coordinator.said("execute")["if_plan"], "6f1c", "{command}");
+    }
+}
+
 /// Whether it holds what turns colours or weights on.
 fn coloured(text: &str) -> bool {
     text.split("\u{1b}[").skip(1).any(|rest| {
