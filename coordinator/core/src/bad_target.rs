@@ -1,10 +1,11 @@
 //! Targets that are put aside: by a person, or because too many machines failed with them. Nobody is updated
-//! to one until somebody releases it; going back is not held up.
+//! to one until somebody releases it, nor taken to it by the number of a generation; going back to what ran before is
+//! not held up.
 //!
 //! A closure is one target, and so are all attributes of a flake reference: what one machine has shown of a
 //! revision speaks against it everywhere.
 
-use common::{Action, MachineName, OperatorName, RolloutId, Target, Timestamp};
+use common::{MachineName, OperatorName, RolloutId, Target, Timestamp};
 
 use crate::{
     change::Change,
@@ -33,11 +34,11 @@ pub fn source_of(target: &Target) -> &str {
 }
 
 impl Fleet {
-    /// Nobody has put aside what the machine would be updated to.
+    /// Nobody has put aside what the machine would come to, or it is no choice of anybody's.
     pub(crate) fn good(
         &self,
         machine: &MachineName,
-        action: Action,
+        chosen: bool,
         target: &Target,
     ) -> Result<(), WaitReason> {
         #[cfg(feature = "seeded-bugs")]
@@ -46,7 +47,7 @@ impl Fleet {
             return Ok(());
         }
         let aside = self.facts().targets_aside.get(source_of(target));
-        match aside.filter(|_| action == Action::Update) {
+        match aside.filter(|_| chosen) {
             None => Ok(()),
             Some(Quarantine { by, reason, at }) => Err(WaitReason::TargetQuarantined {
                 target: source_of(target).to_owned(),
@@ -96,7 +97,7 @@ impl Fleet {
             .filter(|(_, place)| source_of(&place.target) == source)
             .filter_map(|(rollout, place)| {
                 let held = self
-                    .good(&place.machine, rollout.action, &place.target)
+                    .good(&place.machine, rollout.is_to_a_choice(), &place.target)
                     .err()?;
                 // Another rollout may have it by now.
                 self.still_to_go(&place.machine)
@@ -120,7 +121,8 @@ impl Fleet {
         if place.state != PlaceState::Pending {
             return None;
         }
-        let held = self.good(machine, rollout.action, &place.target).err()?;
+        let chosen = rollout.is_to_a_choice();
+        let held = self.good(machine, chosen, &place.target).err()?;
         let rollout = rollout.id.clone();
         self.leave_out(rollout, machine.clone(), held.to_string(), draft);
         Some(held)

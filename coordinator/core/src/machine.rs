@@ -11,7 +11,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{alarm::Alarm, wait::WaitReason};
+use crate::{alarm::Alarm, bad_target::source_of, wait::WaitReason};
 
 /// Boots remembered to tell a late report of an earlier one.
 const PAST_BOOTS: usize = 8;
@@ -206,6 +206,14 @@ impl Machine {
                 why.filter(|_| !staged)
             }
         }
+    }
+
+    /// That the machine's last update was to this target and failed.
+    pub fn failed_to(&self, target: &Target) -> Option<WaitReason> {
+        let with = self.failed_with.as_deref();
+        (with == Some(source_of(target))).then(|| WaitReason::BadTarget {
+            reason: "the last update to it did not end as it should".to_owned(),
+        })
     }
 
     /// Whether the machine already runs this target.

@@ -33,7 +33,7 @@ impl Fleet {
             return Err(WaitReason::Offline { since, zone });
         }
         self.time_for(machine, at, now)?;
-        self.good(machine, rollout.action, &place.target)?;
+        self.good(machine, rollout.is_to_a_choice(), &place.target)?;
         self.its_try(rollout, group, place, now)?;
         self.fit(machine, rollout, place)?;
         self.apart(machine, now)?;
@@ -98,7 +98,7 @@ impl Fleet {
             None => WaitReason::NoTarget,
             Some((known, pin)) if known.runs(&pin.target) => WaitReason::UpToDate,
             Some((_, pin)) => {
-                let aside = self.good(machine, Action::Update, &pin.target).err();
+                let aside = self.good(machine, true, &pin.target).err();
                 let why = aside.or_else(|| self.not_staged(machine));
                 why.unwrap_or(WaitReason::NoRollout)
             }

@@ -186,6 +186,27 @@ pub struct Wish {
     pub reason: String,
 }
 
+impl Wish {
+    /// Whether somebody chose what the machines come to: see [`Rollout::is_to_a_choice`].
+    ///
+    /// [`Rollout::is_to_a_choice`]: crate::rollout::Rollout::is_to_a_choice
+    pub fn is_to_a_choice(&self) -> bool {
+        match self.action {
+            Action::Update => true,
+            Action::Rollback => self.generation().is_some(),
+            Action::Reboot => false,
+        }
+    }
+
+    /// The generation that a rollback leads to by its number.
+    pub fn generation(&self) -> Option<u64> {
+        match self.back {
+            Back::Generation(number) if self.action == Action::Rollback => Some(number),
+            Back::Generation(_) | Back::Previous | Back::Before(_) => None,
+        }
+    }
+}
+
 /// What is to go on after a wave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Promotion {

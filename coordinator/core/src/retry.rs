@@ -56,7 +56,9 @@ impl Fleet {
         let goes_on = rollout.state == RolloutState::Active && rollout.action == Action::Update;
         let wanted = failed && goes_on && self.may_try(place, policy);
         let aside = self.released(machine).is_err()
-            || self.good(machine, rollout.action, &place.target).is_err();
+            || self
+                .good(machine, rollout.is_to_a_choice(), &place.target)
+                .is_err();
         if !wanted || aside {
             return;
         }

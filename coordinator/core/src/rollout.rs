@@ -51,6 +51,9 @@ pub struct Rollout {
     /// The rollout that it takes back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undoes: Option<RolloutId>,
+    /// The generation that it leads each machine to, of a rollback by number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_generation: Option<u64>,
 }
 
 /// Where a rollout stands. The last three are final.
@@ -214,6 +217,12 @@ impl Rollout {
     /// Whether this machine is.
     pub fn forces(&self, place: &Place) -> bool {
         self.force() || place.tries > 0
+    }
+
+    /// Whether somebody chose what the machines come to: an update, and a rollback to a generation by its number.
+    /// What is in quarantine stands in the way of those. The way back to what each machine ran before is free.
+    pub fn is_to_a_choice(&self) -> bool {
+        self.action == Action::Update || self.to_generation.is_some()
     }
 
     /// Whether it is an update past windows, soak and stagger.

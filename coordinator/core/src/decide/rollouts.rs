@@ -213,7 +213,7 @@ impl Fleet {
         if machine.is_there(wish.action, &target) {
             return Err(WaitReason::UpToDate);
         }
-        self.good(name, wish.action, &target)?;
+        self.good(name, wish.is_to_a_choice(), &target)?;
         willing(machine, wish, &target)?;
         let staged = machine
             .report
@@ -347,8 +347,15 @@ impl Fleet {
 /// The machine would not refuse the target at once. Whoever knows that it would, and does not leave it out, spends
 /// the failure budget of everybody else for nothing.
 fn willing(machine: &Machine, wish: &Wish, target: &Target) -> Result<(), WaitReason> {
-    let asks = wish.action == Action::Update && !wish.retry_failed;
-    match machine.refuses(target).filter(|_| asks) {
+    let known = match wish.generation() {
+        // On the way back it would not say no by itself.
+        Some(_) => machine
+            .refuses(target)
+            .or_else(|| machine.failed_to(target)),
+        None if wish.action == Action::Update => machine.refuses(target),
+        None => None,
+    };
+    match known.filter(|_| !wish.retry_failed) {
         None => Ok(()),
         Some(reason) => Err(reason),
     }
@@ -445,5 +452,6 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &str, now: Timestamp) -> 
             Back::Before(id) if wish.action == Action::Rollback => Some(id.clone()),
             Back::Before(_) | Back::Previous | Back::Generation(_) => None,
         },
+        to_generation: wish.generation(),
     }
 }

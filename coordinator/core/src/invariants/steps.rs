@@ -135,7 +135,7 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
             let machine = before.quarantine_of(&lease.machine).is_some();
             let targets = &before.facts().targets_aside;
             let target = place.is_some_and(|p| targets.contains_key(source_of(&p.target)));
-            let aside = machine || (target && lease.action == Action::Update);
+            let aside = machine || (target && is_to_a_choice(before, &lease.rollout));
             !aside
                 && super::traffic::is_idle(before, lease)
                 && place.is_some_and(|place| takes(place, PlaceStep::Granted(lease.id)))
@@ -262,8 +262,17 @@ fn nobody_is_known_to_refuse(before: &Fleet, rollout: &Rollout) -> bool {
         let known = before.facts().machines.get(&place.machine);
         known.is_some_and(|known| known.refuses(&place.target).is_some())
     };
-    let asks = rollout.action == common::Action::Update && !rollout.retry_failed;
+    let asks = rollout.action == Action::Update && !rollout.retry_failed;
     !asks || !rollout.places().any(refuses)
+}
+
+/// Whether somebody chose what its machines come to: nothing that is put aside may be chosen.
+fn is_to_a_choice(before: &Fleet, id: &RolloutId) -> bool {
+    let rollout = before.rollout(id);
+    rollout.is_some_and(|rollout| {
+        let by_number = rollout.to_generation.is_some();
+        rollout.action == Action::Update || by_number
+    })
 }
 
 fn rollout_takes(fleet: &Fleet, id: &RolloutId, step: RolloutStep) -> bool {

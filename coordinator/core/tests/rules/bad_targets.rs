@@ -1,9 +1,9 @@
 //! Targets that are put aside: who does it, what it holds up, and what it does not.
 
-use common::{Action, OutcomeKind};
+use common::{Action, Generation, OutcomeKind, RolloutId, Target};
 use coordinator_core::{
     FleetConfig,
-    request::{OperatorRequest, Refusal, Reply, Wish},
+    request::{Back, OperatorRequest, Refusal, Reply, Wish},
     rollout::RolloutState,
     wait::WaitReason,
 };
@@ -92,6 +92,108 @@ fn the_way_back_is_open_whatever_is_put_aside() {
     });
     let plan = world.fleet.plan(&back()).expect("a plan");
     assert!(!plan.is_empty(), "{plan:?}");
+}
+
+fn to_generation(number: u64) -> Wish {
+    Wish {
+        back: Back::Generation(number),
+        immediate: true,
+        ..back()
+    }
+}
+
+fn executes(world: &mut World, wish: Wish) -> RolloutId {
+    let if_plan = None;
+    match world.ask(OperatorRequest::Execute { wish, if_plan }) {
+        Reply::Executed {
+            rollout: Some(rollout),
+            ..
+        } => rollout,
+        other => panic!("not executed: {other:?}"),
+    }
+}
+
+/// Everybody has run the target and is back where it was before; generation 2 is the target still.
+fn been_there(settings: Value) -> World {
+    let mut world = world(settings);
+    world.execute();
+    for machine in ["a", "b", "c", "d"] {
+        world.update(machine);
+    }
+    executes(&mut world, back());
+    for machine in ["a", "b", "c", "d"] {
+        world.update(machine);
+        world.report(machine).generations = [1, 2]
+            .map(|number| Generation {
+                number,
+                path: path(&number.to_string()),
+            })
+            .into();
+        world.poll(machine);
+    }
+    world
+}
+
+#[test]
+fn no_number_of_a_generation_leads_to_what_is_put_aside() {
+    let mut world = been_there(json!({}));
+    assert!(
+        !world
+            .fleet
+            .plan(&to_generation(2))
+            .expect("a plan")
+            .is_empty()
+    );
+    world.done(aside("it breaks DNS"));
+    let plan = world.fleet.plan(&to_generation(2)).expect("a plan");
+    assert!(plan.is_empty(), "{plan:?}");
+    let kinds = plan.excluded.iter().map(|(_, why)| why.kind());
+    assert!(kinds.eq(["target-quarantined"; 4]));
+    world.done(release());
+    assert!(
+        !world
+            .fleet
+            .plan(&to_generation(2))
+            .expect("a plan")
+            .is_empty()
+    );
+}
+
+#[test]
+fn who_is_still_to_go_there_by_number_when_it_is_put_aside_is_left_out() {
+    let mut world = been_there(json!({}));
+    let rollout = executes(&mut world, to_generation(2));
+    let grant = world.go("a");
+    world.done(aside("it breaks DNS"));
+    for machine in ["b", "c", "d"] {
+        assert_eq!(world.place(&rollout, machine), "skipped", "{machine}");
+    }
+    world.end("a", &grant, OutcomeKind::Confirmed);
+    assert_eq!(*world.state(&rollout), RolloutState::Finished);
+}
+
+#[test]
+fn no_number_of_a_generation_leads_to_what_failed_on_the_machine() {
+    let mut world = been_there(json!({}));
+    world.done(OperatorRequest::PinTargets {
+        targets: vec![(name("a"), Target::Closure(path("2")))],
+        reason: String::new(),
+    });
+    world.execute();
+    world.fails("a");
+    let plan = world.fleet.plan(&to_generation(2)).expect("a plan");
+    let kinds: Vec<(&str, &str)> = plan
+        .excluded
+        .iter()
+        .map(|(machine, why)| (machine.as_str(), why.kind()))
+        .collect();
+    assert_eq!(kinds, [("a", "bad-target")]);
+    let again = Wish {
+        retry_failed: true,
+        ..to_generation(2)
+    };
+    let plan = world.fleet.plan(&again).expect("a plan");
+    assert_eq!(plan.excluded, []);
 }
 
 #[test]
