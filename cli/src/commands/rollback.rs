@@ -4,7 +4,7 @@ use lab_proto::operator::{ExecuteRequest, PlanReply};
 
 use super::{
     Context,
-    update::{as_named, begin, is_empty, nothing_to_do, show_plan},
+    update::{as_named, begin, is_empty, nobody_goes, show_plan},
 };
 use crate::{
     args::{machines::Reboot, update::Rollback},
@@ -37,7 +37,7 @@ pub async fn run(context: &Context, args: &Rollback) -> Result<Exit, LabError> {
     }
     // A script that names a plan hears from the coordinator whether it holds.
     if is_empty(&plan) && (args.if_plan.is_none() || context.output.asks()) {
-        return nothing_to_do(context, &plan);
+        return nobody_goes(context, &plan, &request.kind);
     }
     context.output.note(&way_back(&plan, context.output.look()));
     let count = counted(machines(&plan), "machine");
@@ -68,7 +68,7 @@ pub async fn reboot(context: &Context, args: &Reboot) -> Result<Exit, LabError> 
     let mut client = context.open().await?;
     let plan = ask(client.plan(request.clone())).await?;
     if is_empty(&plan) {
-        return nothing_to_do(context, &plan);
+        return nobody_goes(context, &plan, &request.kind);
     }
     context
         .output

@@ -13,9 +13,9 @@ use crate::{
     view,
 };
 
-/// What is printed when there was nothing to begin.
+/// What is printed when nothing was begun.
 #[derive(Serialize)]
-struct NothingToDo<'a> {
+struct NobodyGoes<'a> {
     result: &'a str,
     plan: &'a PlanReply,
 }
@@ -64,7 +64,7 @@ pub async fn execute(context: &Context, args: &Execute) -> Result<Exit, LabError
         let plan = ask(client.plan(request.clone())).await?;
         as_named(&plan, &request)?;
         if is_empty(&plan) {
-            return nothing_to_do(context, &plan);
+            return nobody_goes(context, &plan, &request.kind);
         }
         let look = context.output.look();
         context.output.note(&view::plan::plan(&plan, look));
@@ -108,17 +108,17 @@ pub async fn begin(
     waiting: Waiting,
 ) -> Result<Exit, LabError> {
     let emergency = request.immediate && request.kind == "update";
-    let look = look_again(&request.kind);
+    let kind = request.kind.clone();
     let reply = match emergency {
         true => ask(client.execute_emergency(request)).await,
         false => ask(client.execute(request)).await,
     };
     let reply = reply.map_err(|error| match error.exit == Exit::Changed {
-        true => error.hint(look),
+        true => error.hint(look_again(&kind)),
         false => error,
     })?;
     if reply.rollout.is_empty() {
-        return nothing_to_do(context, &reply.plan.unwrap_or_default());
+        return nobody_goes(context, &reply.plan.unwrap_or_default(), &kind);
     }
     if waiting.detach {
         return wait::detached(context, &reply.rollout);
@@ -132,16 +132,15 @@ pub fn is_empty(plan: &PlanReply) -> bool {
     waves.all(|wave| wave.machines.is_empty())
 }
 
-/// Says that there is nothing to do, and why not for whom. That is a yes.
-pub fn nothing_to_do(context: &Context, plan: &PlanReply) -> Result<Exit, LabError> {
-    let shown = NothingToDo {
-        result: "nothing-to-do",
-        plan,
+/// Says that nobody goes, and why not who. That is a yes where nothing is left undone.
+pub fn nobody_goes(context: &Context, plan: &PlanReply, kind: &str) -> Result<Exit, LabError> {
+    let (result, exit) = match view::plan::leaves_nothing_undone(plan, kind) {
+        true => ("nothing-to-do", Exit::Yes),
+        false => ("nobody-can-go", Exit::No),
     };
-    context
-        .output
-        .result(&shown, |look| view::plan::plan(plan, look))?;
-    Ok(Exit::Yes)
+    let show = |look: &view::Look| view::plan::nobody(plan, kind, look);
+    context.output.result(&NobodyGoes { result, plan }, show)?;
+    Ok(exit)
 }
 
 /// Shows where the rollouts stand.

@@ -9,6 +9,27 @@ const KINDS_SHOWN: usize = 3;
 const PACKAGES_SHOWN: usize = 8;
 const NAMES_SHOWN: usize = 3;
 
+/// Whether a plan that moves nobody leaves nothing undone. A rollback that can take somebody nowhere has not done what
+/// was asked, nor has an update that its machines would refuse.
+pub fn leaves_nothing_undone(plan: &PlanReply, kind: &str) -> bool {
+    let done = |why: &str| match kind {
+        "rollback" => matches!(why, "up-to-date" | "moved-on"),
+        _ => !matches!(why, "bad-target" | "target-not-allowed"),
+    };
+    let reasons = plan.excluded.iter().map(|excluded| &excluded.reason);
+    let mut kinds = reasons.map(|reason| reason.as_ref().map_or("", |reason| &reason.kind));
+    kinds.all(done)
+}
+
+/// A plan that moves nobody, and why it does not.
+pub fn nobody(plan: &PlanReply, kind: &str, look: &Look) -> String {
+    let heading = match leaves_nothing_undone(plan, kind) {
+        true => "nothing to do\n",
+        false => "no machine can go\n",
+    };
+    heading.to_owned() + &left_out(plan, look)
+}
+
 /// The whole plan.
 pub fn plan(plan: &PlanReply, look: &Look) -> String {
     let machines = plan.groups.iter().flat_map(|group| &group.waves);
@@ -34,20 +55,21 @@ pub fn plan(plan: &PlanReply, look: &Look) -> String {
         text.push_str("\nwhat changes, as far as it is staged\n");
         text.push_str(&all_changes(plan, look));
     }
-    if !plan.excluded.is_empty() {
-        text.push_str("\nleft out\n");
-        text.push_str(&look.columns(
-            2,
-            plan.excluded.iter().map(|excluded| {
-                let reason = excluded.reason.as_ref();
-                vec![
-                    excluded.machine.clone(),
-                    reason.map(|reason| reason.text.clone()).unwrap_or_default(),
-                ]
-            }),
-        ));
-    }
+    text.push_str(&left_out(plan, look));
     text
+}
+
+/// Who is left out, and why.
+fn left_out(plan: &PlanReply, look: &Look) -> String {
+    if plan.excluded.is_empty() {
+        return String::new();
+    }
+    let lines = plan.excluded.iter().map(|excluded| {
+        let reason = excluded.reason.as_ref();
+        let text = reason.map(|reason| reason.text.clone()).unwrap_or_default();
+        vec![excluded.machine.clone(), text]
+    });
+    "\nleft out\n".to_owned() + &look.columns(2, lines)
 }
 
 /// When it is all over.

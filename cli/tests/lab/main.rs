@@ -26,7 +26,7 @@ use std::{
 
 use coordinator::{Coordinator, Script};
 use lab_proto::operator::{
-    CheckConfigReply, ConfigFault, ConfigReply, EmergencyStopReply, ExecuteReply,
+    CheckConfigReply, ConfigFault, ConfigReply, EmergencyStopReply, Excluded, ExecuteReply,
     HealthCheckStarted, HealthReply, Machine, MachineHealth, MachineList, PauseReason,
     PinTargetsReply, PlanReply, PlannedGroup, PlannedMachine, PlannedWave, Status, StopProgress,
     WaitReason, WhyReply,

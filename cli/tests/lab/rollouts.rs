@@ -146,6 +146,56 @@ async fn nothing_to_do_and_detaching_are_a_yes() {
 }
 
 #[tokio::test]
+async fn a_rollback_that_leads_nowhere_is_a_no() {
+    let left_out = |reasons: &[&str]| {
+        let excluded = reasons.iter().map(|kind| Excluded {
+            machine: "web-01".into(),
+            reason: Some(WaitReason {
+                kind: (*kind).into(),
+                text: format!("because of {kind}"),
+                ..WaitReason::default()
+            }),
+        });
+        PlanReply {
+            excluded: excluded.collect(),
+            ..PlanReply::default()
+        }
+    };
+    let (no, done) = ((1, "nobody-can-go"), (0, "nothing-to-do"));
+    for (command, reasons, (code, result)) in [
+        ("rollback", &["no-such-generation"][..], no),
+        ("rollback", &["up-to-date", "nothing-before"], no),
+        ("rollback", &["quarantined"], no),
+        ("rollback", &["up-to-date", "moved-on"], done),
+        ("execute", &["up-to-date", "bad-target"], no),
+        ("execute", &["target-not-allowed"], no),
+        ("execute", &["quarantined", "no-target", "up-to-date"], done),
+    ] {
+        let plan = left_out(reasons);
+        let reply = ExecuteReply {
+            plan: Some(plan.clone()),
+            ..ExecuteReply::default()
+        };
+        let script = Script::default().says("plan", plan).says("execute", reply);
+        let coordinator = Coordinator::start(script).await;
+        let (exit, out, err) = run(&coordinator, &["update", command]).await;
+        assert_eq!(exit, code, "{command} {reasons:?}: {out}{err}");
+        let heading = if code == 0 {
+            "nothing to do"
+        } else {
+            "no machine can go"
+        };
+        assert!(out.starts_with(heading), "{out}");
+        assert!(out.contains(&format!("because of {}", reasons[0])), "{out}");
+        let (exit, out, _) = run(&coordinator, &["update", command, "-o", "json"]).await;
+        assert_eq!(
+            (exit, json_of(&out)["result"].as_str()),
+            (code, Some(result))
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_dry_run_begins_nothing() {
     let coordinator = Coordinator::start(Script::default().says("plan", plan())).await;
     let (code, out, _) = run(&coordinator, &["update", "execute", "--dry-run"]).await;

@@ -280,6 +280,8 @@ fn says_nothing(reason: &WaitReason) -> bool {
     match reason {
         WaitReason::NoRollout
         | WaitReason::NoTarget
+        | WaitReason::NoSuchGeneration { .. }
+        | WaitReason::NothingBefore
         | WaitReason::UpToDate
         | WaitReason::MovedOn { .. }
         | WaitReason::Final { .. } => true,

@@ -11,6 +11,7 @@ use crate::{
     config::FleetConfig,
     identity::{Actor, Holder},
     traffic::Answered,
+    wait::WaitReason,
 };
 use common::{
     Action, Epoch, GroupName, LeaseId, MachineName, MachineReport, Outcome, RolloutId,
@@ -195,6 +196,15 @@ impl Wish {
             Action::Update => true,
             Action::Rollback => self.generation().is_some(),
             Action::Reboot => false,
+        }
+    }
+
+    /// Why it leads a machine nowhere of which nothing else is known.
+    pub(crate) fn leads_nowhere(&self) -> WaitReason {
+        match (self.action, self.generation()) {
+            (Action::Rollback, Some(number)) => WaitReason::NoSuchGeneration { number },
+            (Action::Rollback, None) => WaitReason::NothingBefore,
+            (Action::Update | Action::Reboot, _) => WaitReason::NoTarget,
         }
     }
 

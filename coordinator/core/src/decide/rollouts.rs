@@ -171,7 +171,7 @@ impl Fleet {
         undone: Option<&Place>,
     ) -> Result<PlannedMachine, WaitReason> {
         let Some(machine) = self.facts().machines.get(name) else {
-            return Err(WaitReason::NoTarget);
+            return Err(wish.leads_nowhere());
         };
         self.released(name)?;
         let target = match wish.action {
@@ -209,7 +209,7 @@ impl Fleet {
                     .map(Target::Closure)
             }
         };
-        let target = target.ok_or(WaitReason::NoTarget)?;
+        let target = target.ok_or_else(|| wish.leads_nowhere())?;
         if machine.is_there(wish.action, &target) {
             return Err(WaitReason::UpToDate);
         }

@@ -160,6 +160,28 @@ fn no_number_of_a_generation_leads_to_what_is_put_aside() {
 }
 
 #[test]
+fn a_rollback_says_why_it_leads_nowhere() {
+    let mut world = been_there(json!({}));
+    let reasons = |world: &World, wish: Wish| {
+        let plan = world.fleet.plan(&wish).expect("a plan");
+        assert!(plan.is_empty(), "{plan:?}");
+        let reasons = plan.excluded.into_iter().map(|(_, why)| why);
+        reasons.collect::<Vec<WaitReason>>()
+    };
+    let none = reasons(&world, to_generation(150));
+    assert_eq!(none, vec![WaitReason::NoSuchGeneration { number: 150 }; 4]);
+    assert_eq!(none[0].to_string(), "has no generation 150");
+    let nothing = reasons(&world, back());
+    assert_eq!(nothing, vec![WaitReason::NothingBefore; 4]);
+    world.done(OperatorRequest::ForgetMachine {
+        machine: name("a"),
+        reason: String::new(),
+    });
+    let nothing = reasons(&world, back());
+    assert_eq!(nothing, vec![WaitReason::NothingBefore; 4]);
+}
+
+#[test]
 fn who_is_still_to_go_there_by_number_when_it_is_put_aside_is_left_out() {
     let mut world = been_there(json!({}));
     let rollout = executes(&mut world, to_generation(2));

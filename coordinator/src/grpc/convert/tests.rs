@@ -334,6 +334,11 @@ fn wait_reasons_say_their_numbers_in_json() {
             serde_json::json!("Europe/Oslo"),
         ),
         (
+            WaitReason::NoSuchGeneration { number: 150 },
+            "generation",
+            serde_json::json!(150),
+        ),
+        (
             WaitReason::Stopped {
                 by: "ada".into(),
                 reason: "smoke".into(),

@@ -176,8 +176,10 @@ pub(crate) fn reason(reason: &WaitReason) -> wire::WaitReason {
             shown.reason = since.map_or_else(String::new, |since| format!("since {}", time(since)));
         }
         WaitReason::MovedOn { rollout } => shown.rollout = rollout.to_string(),
+        WaitReason::NoSuchGeneration { number } => shown.generation = *number,
         WaitReason::UpToDate
         | WaitReason::NoTarget
+        | WaitReason::NothingBefore
         | WaitReason::NoRollout
         | WaitReason::UnknownMachine
         | WaitReason::Staging

@@ -187,7 +187,12 @@ impl Stage {
                 plan,
             } => {
                 let now = self.run.world.coordinator_time();
-                view::plan::plan(&shown_plan::plan(&plan, None, now), &self.look())
+                let kind = match plan.action {
+                    Action::Update => "update",
+                    Action::Rollback => "rollback",
+                    Action::Reboot => "reboot",
+                };
+                view::plan::nobody(&shown_plan::plan(&plan, None, now), kind, &self.look())
             }
             Reply::Stopped(epoch) => format!("the fleet is stopped, epoch {epoch}\n"),
             Reply::Refused(refusal) => format!("lab: {refusal}\n"),
