@@ -16,6 +16,13 @@ use crate::{
 pub struct Plan {
     /// Update, rollback or reboot.
     pub action: Action,
+    /// Past windows, soak and stagger.
+    pub immediate: bool,
+    /// Also to targets that failed on a machine before.
+    pub retry_failed: bool,
+    /// The revision of the configuration that it is made by. What another one says of calendars, or of machines that
+    /// are kept apart, is not in the rules of its groups, and changes when they go.
+    pub revision: u64,
     /// The groups, each after those it depends on.
     pub groups: Vec<PlannedGroup>,
     /// Machines that were asked for and are left out, and why.
@@ -85,7 +92,7 @@ impl PlannedGroup {
 }
 
 impl Plan {
-    /// A short name for exactly this plan: FNV-1a over its JSON, 64 bits. It guards against
+    /// A short name for exactly this plan, by exactly this configuration: FNV-1a over its JSON, 64 bits. It guards against
     /// mistakes, not against forgery.
     pub fn digest(&self) -> String {
         let json = serde_json::to_vec(self).unwrap_or_default();

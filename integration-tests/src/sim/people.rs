@@ -87,6 +87,7 @@ impl Chance {
             30..=33 if self.schedule(fleet, now) => {}
             19..=24 => self.execute(world, fleet, Action::Rollback, now),
             25..=29 => self.execute(world, fleet, Action::Reboot, now),
+            43..=48 if unfinished.is_empty() => self.read_first(world, fleet, now),
             34..=37 => self.aside(world, fleet, now),
             38..=42 if self.traffic(fleet, now) => {}
             _ if unfinished.is_empty() || self.rng.once_in(4) => self.release(world, fleet, now),
@@ -344,6 +345,28 @@ impl Chance {
     }
 
     fn execute(&mut self, world: &World, fleet: &Fleet, action: Action, now: u64) {
+        let command = self.wish(world, fleet, action);
+        if !self.rng.once_in(3) {
+            return self.order(now, command);
+        }
+        // Somebody reads the plan first; meanwhile the fleet may move.
+        let later = now + self.rng.around(10 * MINUTE);
+        self.order(later, as_shown(world, fleet, command));
+    }
+
+    /// An update to what everybody is to run already, by somebody who reads the plan first. Meanwhile the fleet may
+    /// move, and so may its configuration.
+    fn read_first(&mut self, world: &World, fleet: &Fleet, now: u64) {
+        let command = self.wish(world, fleet, Action::Update);
+        let later = now + self.rng.around(10 * MINUTE);
+        if self.rng.once_in(3) {
+            self.reconfigure(world, fleet, now + MINUTE);
+        }
+        self.order(later, as_shown(world, fleet, command));
+    }
+
+    /// What somebody wants of some machines, or of all.
+    fn wish(&mut self, world: &World, fleet: &Fleet, action: Action) -> Command {
         let groups = self.some_groups(fleet);
         let few = groups.is_empty() && self.rng.once_in(2);
         let machines: Vec<MachineIndex> = if few {
@@ -363,7 +386,7 @@ impl Chance {
         let before = ended
             .last()
             .filter(|_| action == Action::Rollback && self.rng.once_in(3));
-        let command = Command::Execute {
+        Command::Execute {
             groups,
             machines,
             action,
@@ -374,13 +397,7 @@ impl Chance {
             before,
             if_plan: None,
             shown: Vec::new(),
-        };
-        if action == Action::Update || !self.rng.once_in(3) {
-            return self.order(now, command);
         }
-        // Somebody reads the plan first; meanwhile the fleet may move.
-        let later = now + self.rng.around(10 * MINUTE);
-        self.order(later, as_shown(world, fleet, command));
     }
 
     /// A new system for everybody, which may be bad on some machines; then its rollout.
@@ -416,7 +433,8 @@ impl Chance {
         let targets = targets.collect();
         self.order(now, Command::Prepare { targets });
         let later = now + self.rng.below(20 * MINUTE) + 1;
-        self.execute(world, fleet, Action::Update, later);
+        let command = self.wish(world, fleet, Action::Update);
+        self.order(later, command);
     }
 
     /// After the faults: what runs badly is repaired, and whatever waits for people gets its

@@ -119,6 +119,9 @@ impl Fleet {
         let max_failures = config.max_failures.map(|share| share.at_most(machines));
         Ok(Plan {
             action: wish.action,
+            immediate: wish.immediate,
+            retry_failed: wish.retry_failed,
+            revision: self.facts().revision,
             groups,
             excluded,
             max_away,

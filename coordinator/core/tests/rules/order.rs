@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::{HealthState, OutcomeKind, Target};
 use coordinator_core::{
     Reply,
-    request::{OperatorRequest, Refusal},
+    request::{OperatorRequest, Refusal, Wish},
     rollout::{PauseReason, RolloutState},
 };
 use serde_json::json;
@@ -302,6 +302,34 @@ fn a_plan_that_no_longer_holds_is_refused() {
     let refusal = world.refused(OperatorRequest::Execute {
         wish: wish(&[]),
         if_plan,
+    });
+    assert!(matches!(refusal, Refusal::Changed(_)), "{refusal:?}");
+}
+
+#[test]
+fn a_plan_of_another_configuration_or_with_other_flags_is_another_plan() {
+    let mut world = chain();
+    let shown = world.fleet.plan(&wish(&[])).expect("a plan").digest();
+    let immediate = Wish {
+        immediate: true,
+        ..wish(&[])
+    };
+    let again = Wish {
+        retry_failed: true,
+        ..wish(&[])
+    };
+    for other in [immediate, again] {
+        let other = world.fleet.plan(&other).expect("a plan").digest();
+        assert_ne!(other, shown);
+    }
+    // The groups are the same, and yet nobody goes at the same time.
+    let config = world.fleet.facts().config.clone().expect("configured");
+    let mut document = config.document;
+    document["updateSettings"]["apart"] = json!([["d1", "p1"]]);
+    world.configure(&document);
+    let refusal = world.refused(OperatorRequest::Execute {
+        wish: wish(&[]),
+        if_plan: Some(shown),
     });
     assert!(matches!(refusal, Refusal::Changed(_)), "{refusal:?}");
 }
