@@ -76,6 +76,12 @@ pub struct Plan {
     /// How many at once.
     #[command(flatten)]
     pub parallel: Parallel,
+    /// Also try targets that failed on a machine before.
+    #[arg(long)]
+    pub retry_failed: bool,
+    /// An emergency: past windows, soak and stagger.
+    #[arg(long)]
+    pub emergency: bool,
 }
 
 /// Kinds of rollout.

@@ -26,6 +26,8 @@ pub async fn plan(context: &Context, args: &Plan) -> Result<Exit, LabError> {
         selection: Some(args.select.selection()),
         kind: args.kind.word().into(),
         parallel: args.parallel.parallel.unwrap_or(0),
+        retry_failed: args.retry_failed,
+        immediate: args.emergency,
         ..ExecuteRequest::default()
     };
     let mut client = context.open().await?;

@@ -146,6 +146,25 @@ async fn nothing_to_do_and_detaching_are_a_yes() {
 }
 
 #[tokio::test]
+async fn a_plan_is_asked_for_with_the_flags_of_the_update_that_it_is_of() {
+    let coordinator = Coordinator::start(Script::default().says("plan", plan())).await;
+    for (flags, emergency, again) in [
+        (&["update", "plan"][..], false, false),
+        (
+            &["update", "plan", "--emergency", "--retry-failed"],
+            true,
+            true,
+        ),
+    ] {
+        let (code, _, err) = run(&coordinator, flags).await;
+        assert_eq!(code, 0, "{err}");
+        let said = coordinator.said("plan");
+        let flags = (&said["immediate"], &said["retry_failed"]);
+        assert_eq!(flags, (&json!(emergency), &json!(again)));
+    }
+}
+
+#[tokio::test]
 async fn a_rollback_that_leads_nowhere_is_a_no() {
     let left_out = |reasons: &[&str]| {
         let excluded = reasons.iter().map(|kind| Excluded {

@@ -245,8 +245,8 @@ fn planned(plan: &args::update::Plan) -> Wish {
         },
         parallel: plan.parallel.parallel,
         back: Back::Previous,
-        immediate: false,
-        retry_failed: false,
+        immediate: plan.emergency,
+        retry_failed: plan.retry_failed,
         reason: String::new(),
     }
 }
