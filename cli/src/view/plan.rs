@@ -154,7 +154,11 @@ fn one_group(group: &PlannedGroup, look: &Look) -> String {
         ));
     }
     for (number, wave) in group.waves.iter().enumerate() {
-        let canary = if wave.canary { ", canary" } else { "" };
+        let canary = match (wave.canary, wave.in_place_of.join(", ").as_str()) {
+            (true, "") => ", canary".to_owned(),
+            (true, named) => format!(", canary in place of {named}"),
+            (false, _) => String::new(),
+        };
         let side = match wave.side.as_str() {
             "" => String::new(),
             side => format!(", side {side}"),
@@ -298,6 +302,7 @@ mod tests {
             waves: vec![
                 PlannedWave {
                     canary: true,
+                    in_place_of: vec!["ntp-01".into()],
                     begins_at: Some("2026-11-23T02:00:00Z".into()),
                     ends_at: Some("2026-11-23T02:10:00Z".into()),
                     soak_s: 600,

@@ -97,6 +97,8 @@ pub enum Bug {
     SidesForGood,
     /// Machines leave their traffic before the others have it.
     OutBeforeIn,
+    /// A canary by name that does not go is dropped, and everybody else goes at once.
+    CanaryDropped,
     /// The machine's name is taken from the lease in the message.
     IdentityFromMessage,
 }

@@ -5,6 +5,7 @@
 
 mod analysis;
 mod calendars;
+mod canary;
 mod check;
 mod machines;
 mod policies;

@@ -65,6 +65,12 @@ impl Fleet {
         policy: &Policy,
         machines: Vec<PlannedMachine>,
     ) -> Vec<PlannedWave> {
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): nobody stands in for a canary by name that does not go.
+        let policy = &match self.has(crate::bug::Bug::CanaryDropped) {
+            true => with_canary_among(policy, &machines),
+            false => policy.clone(),
+        };
         let mut rest = machines;
         let mut cut: Vec<PlannedWave> = Vec::new();
         for turn in Turn::ALL {
@@ -74,11 +80,12 @@ impl Fleet {
             rest = later;
             // Of a group of nothing but coordinators, one goes before the others as of any group.
             if cut.is_empty() {
-                cut = waves(policy, now);
+                cut = waves(policy, now, rest.len());
                 cut.iter_mut().for_each(|wave| wave.turn = turn);
             } else if !now.is_empty() {
                 cut.push(PlannedWave {
                     canary: false,
+                    in_place_of: Vec::new(),
                     turn,
                     side: None,
                     machines: now,
@@ -190,4 +197,16 @@ impl Fleet {
         let policies = policies.chain(config.map(|group| &group.policy));
         policies.flat_map(|policy| &policy.dependencies).collect()
     }
+}
+
+#[cfg(feature = "seeded-bugs")]
+/// These rules; without a canary if that has names and none of them is among these machines.
+fn with_canary_among(policy: &Policy, machines: &[PlannedMachine]) -> Policy {
+    let mut policy = policy.clone();
+    let named = |machine: &PlannedMachine| policy.canary_machines.contains(&machine.name);
+    if !policy.canary_machines.is_empty() && !machines.iter().any(named) {
+        policy.canary_machines.clear();
+        policy.canary = 0;
+    }
+    policy
 }

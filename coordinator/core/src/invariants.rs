@@ -9,6 +9,7 @@
 //! really runs.
 
 mod between;
+mod canary;
 mod order;
 mod steps;
 mod traffic;

@@ -59,6 +59,9 @@ pub struct PlannedGroup {
 pub struct PlannedWave {
     /// Whether it is the canary.
     pub canary: bool,
+    /// The machines that were named as the canary, where none of them goes and somebody stands in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub in_place_of: Vec<MachineName>,
     /// Whether it comes after other groups, too.
     pub turn: Turn,
     /// The side of its group that it is, where that has two.
@@ -108,50 +111,61 @@ impl Plan {
     }
 }
 
-/// Cuts a group's machines into waves: the canary first, then as much as the policy's waves say, then
-/// everybody else. Machines that are named as the canary are taken out of the order.
-pub fn waves(policy: &Policy, machines: Vec<PlannedMachine>) -> Vec<PlannedWave> {
+/// Cuts machines of a group into waves: the canary first, then as much as the policy's waves say, then
+/// everybody else. Machines that are named as the canary are taken out of the order. So many others of the
+/// group have their turn later.
+pub fn waves(policy: &Policy, machines: Vec<PlannedMachine>, later: usize) -> Vec<PlannedWave> {
     let all = machines.len();
-    let named = |machine: &PlannedMachine| policy.canary_machines.contains(&machine.name);
-    let (mut rest, canary) = if policy.canary_machines.is_empty() {
-        (
-            machines,
-            usize::try_from(policy.canary).unwrap_or(usize::MAX),
-        )
+    let (mut rest, canary, in_place_of) = canary_first(policy, machines);
+    // A canary of everybody would be no canary, and whoever goes alone needs none.
+    let most = if later > 0 {
+        all
     } else {
-        let (mut first, rest): (Vec<_>, Vec<_>) = machines.into_iter().partition(named);
-        let canary = first.len();
-        first.extend(rest);
-        (first, canary)
+        all.saturating_sub(1)
     };
     let mut waves = Vec::new();
     let mut done = 0;
-    // A canary of everybody would be no canary: a group of one has a single plain wave.
-    let canary = if canary < all { canary } else { 0 };
     let ends = policy.waves.iter().map(|share| share.at_least(all));
-    for (end, canary) in std::iter::once((canary, true)).chain(ends.map(|end| (end, false))) {
+    let ends = ends.chain([all]).map(|end| (end, false));
+    for (end, canary) in std::iter::once((canary.min(most), true)).chain(ends) {
         let after = rest.split_off(end.saturating_sub(done).min(rest.len()));
         let machines = std::mem::replace(&mut rest, after);
         done += machines.len();
         if !machines.is_empty() {
-            let turn = Turn::Any;
             waves.push(PlannedWave {
                 canary,
-                turn,
+                in_place_of: match canary {
+                    true => in_place_of.clone(),
+                    false => Vec::new(),
+                },
+                turn: Turn::Any,
                 side: None,
                 machines,
             });
         }
     }
-    if !rest.is_empty() {
-        waves.push(PlannedWave {
-            canary: false,
-            turn: Turn::Any,
-            side: None,
-            machines: rest,
-        });
-    }
     waves
+}
+
+/// The machines in the order in which they go, how many of them are to be the canary, and in whose place. Of
+/// machines by name of which none goes the first of the others takes the place, whatever the reason: also who
+/// runs its target already may do so because what changed does not concern it.
+fn canary_first(
+    policy: &Policy,
+    machines: Vec<PlannedMachine>,
+) -> (Vec<PlannedMachine>, usize, Vec<MachineName>) {
+    if policy.canary_machines.is_empty() {
+        let canary = policy.canary_of(machines.len());
+        return (machines, canary, Vec::new());
+    }
+    let named = |machine: &PlannedMachine| policy.canary_machines.contains(&machine.name);
+    let (mut first, rest): (Vec<_>, Vec<_>) = machines.into_iter().partition(named);
+    let (canary, in_place_of) = match first.len() {
+        0 => (1, policy.canary_machines.clone()),
+        named => (named, Vec::new()),
+    };
+    first.extend(rest);
+    (first, canary, in_place_of)
 }
 
 /// The groups in an order in which each comes after those it depends on; among equals, the given

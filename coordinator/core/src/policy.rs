@@ -178,6 +178,15 @@ impl Policy {
             && self.expected_duration == other.expected_duration
     }
 
+    /// How many of so many are the canary, if nobody names them and there are enough to come after it.
+    pub fn canary_of(&self, machines: usize) -> usize {
+        let share = match self.canary_percent {
+            Some(percent) => Share::Percent(percent),
+            None => Share::Machines(self.canary),
+        };
+        share.at_least(machines)
+    }
+
     /// Whether somebody is asked after a wave like this before the next one opens.
     pub fn pauses_after(&self, canary: bool) -> bool {
         match self.pause_after {
@@ -206,8 +215,11 @@ pub struct Policy {
     pub max_parallel: u32,
     /// Machines of the group that may fail before the rollout pauses itself.
     pub max_failures: u32,
-    /// Size of the first wave; 0: none.
+    /// Size of the first wave; 0: none. Where it is written as a percentage, what that is of the whole group.
     pub canary: u32,
+    /// That percentage, which counts of those who go in the rollout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary_percent: Option<u32>,
     /// The machines of the first wave, where they are named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub canary_machines: Vec<MachineName>,

@@ -119,11 +119,7 @@ fn span(
 ) -> Result<(Timestamp, Timestamp), DemoError> {
     let policy = &group.policy;
     let size = u32::try_from(group.machines.len()).unwrap_or(u32::MAX);
-    let canary = if policy.canary < size {
-        policy.canary
-    } else {
-        0
-    };
+    let canary = policy.canary.min(size.saturating_sub(1));
     let mut waves = Vec::new();
     if canary > 0 {
         waves.push((canary, policy.canary_soak));

@@ -73,6 +73,7 @@ impl SeededBug {
             Bug::GateLimitsIgnored,
             Bug::SkipIgnored,
             Bug::RetryAtOnce,
+            Bug::CanaryDropped,
             Bug::IdentityFromMessage,
         ];
         let driver = [DriverBug::ReplyBeforeDurable, DriverBug::StaleSnapshot];

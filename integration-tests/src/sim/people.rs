@@ -283,9 +283,9 @@ impl Chance {
         let names = world.machines.iter().map(|m| m.name.as_str());
         let without = names.filter(|name| !known(document, name)).map(Value::from);
         let mut leaves: Vec<Value> = without.collect();
-        // A canary takes as many machines, and is named or comes with the preset.
+        // Somebody comes after a canary that the group has itself; one by name is forgotten below.
         let canary = document["updateGroups"][group]["canary"].as_u64();
-        let least = usize::try_from(canary.unwrap_or(1)).unwrap_or(1).max(1);
+        let least = usize::try_from(canary.unwrap_or(0)).unwrap_or(0) + 1;
         let members = document["updateGroups"][group]["machines"].as_array_mut();
         if let Some(members) = members.filter(|members| members.len() > least) {
             leaves.push(members.swap_remove(self.rng.index(members.len())));

@@ -193,16 +193,19 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
         };
         members[group].push(machine);
     }
-    let mut groups = Map::new();
-    for (index, members) in members.iter().enumerate() {
-        groups.insert(format!("g{index}"), group(index, members, rng));
-    }
-    // Neighbours in the list, of one group or of two.
-    let apart: Vec<&[String]> = machines.chunks_exact(2).step_by(3).collect();
     // One of three may be away; those who run a coordinator, and the one that serves.
     // Groups of theirs have no two sides: of some fleets only the one that serves.
     let coordinators = if machines.len() % 4 == 2 { 1..2 } else { 1..4 };
     let coordinators = machines.get(coordinators).unwrap_or_default();
+    let mut groups = Map::new();
+    for (index, members) in members.iter().enumerate() {
+        groups.insert(
+            format!("g{index}"),
+            group(index, members, coordinators, rng),
+        );
+    }
+    // Neighbours in the list, of one group or of two.
+    let apart: Vec<&[String]> = machines.chunks_exact(2).step_by(3).collect();
     // Drawn by what was drawn before, so that this moves no other draw.
     let max_failures = [json!(null), json!("20%"), json!(2)];
     let max_failures = &max_failures[machines.len() % 3];
@@ -334,7 +337,7 @@ fn schedules(rng: &mut Rng) -> Value {
     Value::Object(schedules)
 }
 
-fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
+fn group(index: usize, members: &[&String], coordinators: &[String], rng: &mut Rng) -> Value {
     let mut group = Map::new();
     group.insert("machines".to_owned(), json!(members));
     let preset = ["aggressive", "conservative", "manual-approval"];
@@ -390,17 +393,22 @@ fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
             json!([1, "60%", "80%"]),
         ];
         let odd = members.len() + index;
-        if let Some(waves) = waves.get(odd % 4) {
-            group.insert("waves".to_owned(), waves.clone());
-        }
         let mut pause = if odd.is_multiple_of(3) {
             "each-wave"
         } else {
             "never"
         };
         if odd.is_multiple_of(5) {
-            group.insert("canary".to_owned(), json!([members[1]]));
+            // Whoever runs a coordinator goes last.
+            let goes_last = |machine: &&&String| coordinators.contains(machine);
+            let first = members[1..].iter().find(|machine| !goes_last(machine));
+            group.insert("canary".to_owned(), json!([first.unwrap_or(&members[0])]));
             pause = "canary";
+        }
+        if let Some(waves) = waves.get(odd % 4) {
+            let canary = group.get("canary").and_then(Value::as_u64).unwrap_or(1);
+            let waves = not_below(canary, waves, members.len());
+            group.insert("waves".to_owned(), waves);
         }
         group.insert("pauseAfter".to_owned(), json!(pause));
         if preset == "manual-approval" && odd.is_multiple_of(2) {
@@ -415,6 +423,18 @@ fn group(index: usize, members: &[&String], rng: &mut Rng) -> Value {
         }
     }
     Value::Object(group)
+}
+
+/// The ends of waves that are not below the canary, in a group of so many.
+fn not_below(canary: u64, waves: &Value, size: usize) -> Value {
+    let ends = waves.as_array().into_iter().flatten().filter(|end| {
+        let percent = end
+            .as_str()
+            .and_then(|end| end.trim_end_matches('%').parse().ok());
+        let percent = percent.map(|percent: u64| (size as u64 * percent).div_ceil(100));
+        percent.or(end.as_u64()).is_some_and(|end| canary <= end)
+    });
+    ends.cloned().collect()
 }
 
 /// Two sides for some groups, by what was drawn before, so that this moves no other draw.

@@ -1,18 +1,11 @@
 //! What no single key can show: contradictions between keys, groups and machines.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use common::{GroupName, MachineName, Timestamp};
 
 use super::{Fault, FleetConfig, GroupConfig, policies::Alone, section::nearest};
-use crate::{
-    opening::Openings,
-    plan::in_dependency_order,
-    policy::{PauseAfter, Policy},
-};
+use crate::{opening::Openings, plan::in_dependency_order, policy::Policy};
 
 /// Shortest lease that leaves room for a lost heartbeat and a busy machine.
 const LEASE_MIN: Duration = Duration::from_secs(30);
@@ -28,9 +21,9 @@ pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
         machines(name, group, config, &mut seen, faults);
         let path = format!("updateGroups.{name}");
         dependencies(&path, Some(name), &group.policy, config, faults);
-        limits(name, group, faults);
         approvals(&path, &group.policy, faults);
         soft_reboot(&path, &group.policy, faults);
+        super::canary::check(name, group, config, faults);
         waves(name, group, faults);
         times(&path, &group.policy, config, faults);
         super::traffic::check(&path, group, &config.coordinators, faults);
@@ -73,7 +66,7 @@ pub(super) fn policies(alone: &[Alone<'_>], config: &FleetConfig, faults: &mut V
             approvals(path, policy, faults);
         }
         if says_of_its_preset("canary") {
-            pauses(path, policy, faults);
+            super::canary::pauses(path, policy, faults);
         }
     }
 }
@@ -148,21 +141,6 @@ fn dependencies(
     }
 }
 
-fn limits(name: &GroupName, group: &GroupConfig, faults: &mut Vec<Fault>) {
-    let policy = &group.policy;
-    let size = u32::try_from(group.machines.len()).unwrap_or(u32::MAX);
-    let path = |key: &str| format!("updateGroups.{name}.{key}");
-    // The presets' canary of one is dropped in a group of one; only a written number can be wrong.
-    if policy.canary > size.max(policy.preset.canary()) {
-        let message = format!(
-            "a canary of {} is bigger than its group of {size}",
-            policy.canary
-        );
-        let hint = "make it smaller, or 0 for none";
-        push(faults, path("canary"), message, hint);
-    }
-}
-
 fn approvals(path: &str, policy: &Policy, faults: &mut Vec<Fault>) {
     let path = |key: &str| format!("{path}.{key}");
     if let Some(after) = policy.approved_after {
@@ -189,53 +167,31 @@ fn soft_reboot(path: &str, policy: &Policy, faults: &mut Vec<Fault>) {
     }
 }
 
-/// Who goes first is in the group, and not all of it; waves fit into it.
+/// Waves fit into the group, and each ends further on than what comes before it.
 fn waves(name: &GroupName, group: &GroupConfig, faults: &mut Vec<Fault>) {
     let policy = &group.policy;
     let size = group.machines.len();
-    let path = |key: &str| format!("updateGroups.{name}.{key}");
-    let mut seen = BTreeSet::new();
-    for machine in &policy.canary_machines {
-        if !group.machines.contains(machine) {
-            let message = format!("{machine} is not in the group");
-            let names = group.machines.iter().map(MachineName::as_str);
-            let hint = nearest(machine.as_str(), names, "machines");
-            push(faults, path("canary"), message, &hint);
-        } else if !seen.insert(machine) {
-            let message = format!("{machine} is named twice");
-            push(faults, path("canary"), message, "name it once");
-        }
-    }
-    if size > 0 && seen.len() == size {
-        let message = "the canary is the whole group, and nobody would come after it";
-        push(faults, path("canary"), message, "name fewer machines");
-    }
-    pauses(&format!("updateGroups.{name}"), policy, faults);
-    let mut before = 0;
-    for share in &policy.waves {
+    let path = format!("updateGroups.{name}.waves");
+    let canary = super::canary::size_in(group);
+    let mut before = canary;
+    for (index, share) in policy.waves.iter().enumerate() {
         let end = share.at_least(size);
         if end > size {
             let message = format!("a wave up to {share} is bigger than its group of {size}");
             let hint = "make it smaller, or write it as a percentage";
-            push(faults, path("waves"), message, hint);
+            push(faults, path.clone(), message, hint);
+        } else if end < canary && before == canary {
+            let message =
+                format!("of a group of {size}, {share} is less than the canary of {canary}");
+            let hint = "let the first wave end behind the canary, which it includes";
+            push(faults, format!("{path}[{index}]"), message, hint);
+            continue;
         } else if end < before {
             let message = format!("of a group of {size}, {share} is less than the wave before");
-            push(
-                faults,
-                path("waves"),
-                message,
-                "let each wave end further on",
-            );
+            let hint = "let each wave end further on";
+            push(faults, path.clone(), message, hint);
         }
         before = end;
-    }
-}
-
-fn pauses(path: &str, policy: &Policy, faults: &mut Vec<Fault>) {
-    if policy.pause_after == PauseAfter::Canary && policy.canary == 0 {
-        let message = "there is no canary to pause after";
-        let path = format!("{path}.pauseAfter");
-        push(faults, path, message, "set canary as well");
     }
 }
 

@@ -198,6 +198,7 @@ fn group(
     policy.blue_green = traffic::blue_green(&mut s, faults);
     if policy.blue_green.is_some() {
         policy.canary = 0;
+        policy.canary_percent = None;
     }
     s.finish(faults);
     // What is wrong with a key of its policy is said of the policy.
@@ -221,7 +222,7 @@ pub(super) fn policy(
     settings: &Settings,
     faults: &mut Faults,
 ) -> Policy {
-    let (canary, canary_machines) = waves::canary(s, size, faults);
+    let (canary, canary_percent, canary_machines) = waves::canary(s, size, faults);
     let canary = canary.unwrap_or(preset.canary());
     let (needs_approval, approval_of) =
         approval(s, faults).unwrap_or((preset.needs_approval(), ApprovalOf::Group));
@@ -235,6 +236,7 @@ pub(super) fn policy(
             .machines("maxFailures", 0, Share::AtMost(size), faults)
             .unwrap_or(preset.max_failures()),
         canary,
+        canary_percent,
         canary_machines,
         waves: waves::waves(s, faults),
         pause_after: waves::pause_after(s, faults).unwrap_or_default(),

@@ -6,20 +6,22 @@ use serde_json::Value;
 use super::section::{Faults, Section, Share as Rounded, fault, share};
 use crate::policy::{Order, PauseAfter, Share};
 
-/// The size of the canary, or its machines by name.
+/// The size of the canary, the percentage as which it is written, or its machines by name.
 pub(super) fn canary(
     s: &mut Section<'_>,
     size: usize,
     faults: &mut Faults,
-) -> (Option<u32>, Vec<MachineName>) {
+) -> (Option<u32>, Option<u32>, Vec<MachineName>) {
     if s.map.get("canary").is_some_and(Value::is_array) {
         let names: Vec<MachineName> = s.names("canary", faults).unwrap_or_default();
-        return (u32::try_from(names.len()).ok(), names);
+        return (u32::try_from(names.len()).ok(), None, names);
     }
-    (
-        s.machines("canary", 0, Rounded::AtLeast(size), faults),
-        Vec::new(),
-    )
+    let count = s.machines("canary", 0, Rounded::AtLeast(size), faults);
+    let percent = match s.map.get("canary").map(share) {
+        Some(Ok(Share::Percent(percent))) => Some(percent),
+        Some(Ok(Share::Machines(_)) | Err(_)) | None => None,
+    };
+    (count, percent, Vec::new())
 }
 
 /// `waves = [ 1 "10%" "50%" ]`: how much of the group is done when each wave closes.
@@ -146,6 +148,32 @@ mod tests {
                 "web.canary",
                 "whole group",
             ),
+            (
+                json!({ "canary": 5 }),
+                "web.canary",
+                "bigger than its group of 4",
+            ),
+            (json!({ "canary": 4 }), "web.canary", "4 is the whole group"),
+            (
+                json!({ "canary": "76%" }),
+                "web.canary",
+                "76% is the whole group",
+            ),
+            (
+                json!({ "canary": 3, "waves": [1, 2, "75%"] }),
+                "web.waves[0]",
+                "1 is less than the canary of 3",
+            ),
+            (
+                json!({ "canary": 3, "waves": [1, "50%", "75%"] }),
+                "web.waves[1]",
+                "50% is less than the canary of 3",
+            ),
+            (
+                json!({ "canary": ["m1", "m2"], "waves": [1, 3] }),
+                "web.waves[0]",
+                "canary of 2",
+            ),
             (json!({ "waves": "10%" }), "web.waves", "a list"),
             (json!({ "waves": [0] }), "web.waves[0]", "at least"),
             (json!({ "waves": ["0%"] }), "web.waves[0]", "at least"),
@@ -179,5 +207,72 @@ mod tests {
             };
             assert!(found.iter().any(fits), "{group}: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_percentage_is_kept_beside_what_it_is_of_the_group() {
+        let config = read(json!({ "canary": "30%" })).expect("valid");
+        let policy = &config.groups.values().next().expect("one").policy;
+        assert_eq!((policy.canary, policy.canary_percent), (2, Some(30)));
+        let config = read(json!({ "canary": 2, "waves": [2, "75%"] })).expect("valid");
+        let policy = &config.groups.values().next().expect("one").policy;
+        assert_eq!((policy.canary, policy.canary_percent), (2, None));
+    }
+
+    /// Of a group with these machines and keys, some of them from a policy, of a fleet with coordinators.
+    fn faults(group: &serde_json::Value, policy: &serde_json::Value) -> Vec<String> {
+        let read = FleetConfig::parse(&json!({
+            "updateGroups": { "web": group, "ctrl": { "machines": ["c1", "c2"] } },
+            "updatePolicies": { "shared": policy },
+            "updateSettings": { "coordinators": ["c1", "c2", "m2"] },
+        }));
+        let faults = read.err().map(|faults| faults.0).unwrap_or_default();
+        faults.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_machine_that_goes_last_is_no_canary_beside_others() {
+        let group = json!({ "machines": ["m1", "m2", "m3"], "canary": ["m2"] });
+        let found = faults(&group, &json!({}));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("updateGroups.web.canary: m2 runs a coordinator"));
+        let group = json!({ "machines": ["m1", "m2", "m3"], "canary": ["m3"] });
+        assert_eq!(faults(&group, &json!({})), Vec::<String>::new());
+        // Of a group of nothing but coordinators, one of them must go first.
+        let ctrl = json!({
+            "updateGroups": { "ctrl": { "machines": ["c1", "c2"], "canary": ["c1"] } },
+            "updateSettings": { "coordinators": ["c1", "c2"] },
+        });
+        assert!(FleetConfig::parse(&ctrl).is_ok());
+    }
+
+    #[test]
+    fn who_is_alone_has_no_canary_and_only_the_group_itself_may_not_ask_for_one() {
+        let one = |keys: serde_json::Value| {
+            let mut group = json!({ "machines": ["m2"] });
+            let keys = keys.as_object().expect("keys").clone();
+            group.as_object_mut().expect("an object").extend(keys);
+            group
+        };
+        for good in [
+            json!({}),
+            json!({ "canary": 1 }),
+            json!({ "canary": "100%" }),
+        ] {
+            assert_eq!(faults(&one(good), &json!({})), Vec::<String>::new());
+        }
+        let found = faults(&one(json!({ "pauseAfter": "canary" })), &json!({}));
+        assert!(
+            found[0].contains("web.pauseAfter: a group of one"),
+            "{found:?}"
+        );
+        // A policy is of groups of all sizes.
+        let shared = json!({ "updatePolicy": "shared" });
+        let policy = json!({ "canary": 1, "pauseAfter": "canary" });
+        assert_eq!(faults(&one(shared.clone()), &policy), Vec::<String>::new());
+        let mut two = one(shared);
+        two["machines"] = json!(["m2", "m3"]);
+        let policy = json!({ "canary": "100%" });
+        assert_eq!(faults(&two, &policy), Vec::<String>::new());
     }
 }

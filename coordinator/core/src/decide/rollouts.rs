@@ -82,6 +82,7 @@ impl Fleet {
                 // Taking machines back, or booting what was chosen before, needs no canary.
                 Action::Rollback | Action::Reboot => {
                     policy.canary = 0;
+                    policy.canary_percent = None;
                     policy.canary_machines.clear();
                     policy.waves.clear();
                     policy.pause_after = PauseAfter::Never;

@@ -200,6 +200,7 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
                 && nobody_is_known_to_refuse(before, rollout)
                 && super::traffic::begins_idle(before, rollout)
                 && super::order::holds(before, rollout)
+                && super::canary::holds(rollout)
         }
         Change::Quarantined { machine, .. } => before.quarantine_of(machine).is_none(),
         Change::Alarmed {

@@ -53,6 +53,7 @@ impl Fleet {
         waves
             .map(|(side, machines)| PlannedWave {
                 canary: false,
+                in_place_of: Vec::new(),
                 turn: Turn::Any,
                 side: Some(side.name.clone()),
                 machines,

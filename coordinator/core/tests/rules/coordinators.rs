@@ -33,6 +33,38 @@ fn the_coordinators_own_machine_goes_after_everybody_else_of_whatever_group() {
 }
 
 #[test]
+fn who_goes_before_the_coordinators_of_its_group_is_a_canary() {
+    let mut ctrl = group(json!(["c1", "c2", "a1"]));
+    ctrl["canary"] = json!(1);
+    ctrl["canarySoak"] = json!("10m");
+    let mut world = world(json!({ "ctrl": ctrl }), json!(["c1", "c2"]));
+    world.fleet.runs_on(name("c1"));
+    world.execute();
+    world.update("a1");
+    world.waits_for("c2", "soaking");
+    world.pass(minutes(11));
+    world.update("c2");
+    world.update("c1");
+}
+
+#[test]
+fn of_a_group_of_coordinators_another_stands_in_for_the_one_that_serves() {
+    let mut ctrl = group(json!(["c1", "c2", "c3"]));
+    ctrl["canary"] = json!(["c1"]);
+    let mut world = world(json!({ "ctrl": ctrl }), json!(["c1", "c2", "c3"]));
+    world.fleet.runs_on(name("c1"));
+    let plan = world.fleet.plan(&wish(&[])).expect("a plan");
+    let waves = &plan.groups[0].waves;
+    let sizes: Vec<_> = waves.iter().map(|w| (w.canary, w.machines.len())).collect();
+    assert_eq!(sizes, [(true, 1), (false, 1), (false, 1)]);
+    assert_eq!(waves[0].in_place_of, [name("c1")]);
+    world.execute();
+    for machine in ["c2", "c3", "c1"] {
+        world.update(machine);
+    }
+}
+
+#[test]
 fn of_several_the_one_that_serves_goes_last() {
     let groups = json!({ "ctrl": group(json!(["c1", "c2", "c3"])), "web": group(json!(["w1"])) });
     let mut world = world(groups, json!(["c1", "c2", "c3"]));

@@ -154,6 +154,91 @@ fn machine(number: usize) -> PlannedMachine {
     }
 }
 
+/// The first wave of a plan for these machines, if it is the canary, and for whom it stands in.
+fn canary(world: &World, machines: &[&str]) -> Option<(Vec<String>, Vec<String>)> {
+    let mut some = wish(&[]);
+    some.selection.machines = machines.iter().map(|machine| name(machine)).collect();
+    let plan = world.fleet.plan(&some).expect("a plan");
+    let first = &plan.groups[0].waves[0];
+    let machines = first.machines.iter().map(|m| m.name.to_string());
+    let in_place_of = first.in_place_of.iter().map(ToString::to_string);
+    first
+        .canary
+        .then(|| (machines.collect(), in_place_of.collect()))
+}
+
+fn of(machines: &[&str], in_place_of: &[&str]) -> Option<(Vec<String>, Vec<String>)> {
+    let texts = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+    Some((texts(machines), texts(in_place_of)))
+}
+
+#[test]
+fn somebody_stands_in_for_a_named_canary_that_is_left_out_and_is_asked_about() {
+    let mut world = six(json!({ "canary": ["c"], "canarySoak": "10m", "pauseAfter": "canary" }));
+    world.done(OperatorRequest::Quarantine {
+        machines: vec![name("c")],
+        reason: "its disk is failing".to_owned(),
+    });
+    assert_eq!(canary(&world, &[]), of(&["a"], &["c"]));
+    world.execute();
+    world.waits_for("b", "wave-not-open");
+    world.update("a");
+    world.waits_for("b", "soaking");
+    world.pass(minutes(11));
+    world.waits_for("b", "held");
+    world.done(promote(false));
+    world.update("b");
+}
+
+#[test]
+fn a_named_canary_that_has_gone_shows_nothing_of_what_goes_next() {
+    // Whether it was updated before the others or does not change at all is not to be seen.
+    let mut world = six(json!({ "canary": ["c"] }));
+    let mut first = wish(&[]);
+    first.selection.machines = vec![name("c")];
+    world.done(OperatorRequest::Execute {
+        wish: first,
+        if_plan: None,
+    });
+    world.update("c");
+    assert_eq!(canary(&world, &[]), of(&["a"], &["c"]));
+}
+
+#[test]
+fn whoever_is_named_goes_with_a_canary_of_theirs_unless_it_goes_alone() {
+    let world = six(json!({ "canary": ["e", "c"] }));
+    assert_eq!(canary(&world, &[]), of(&["c", "e"], &[]));
+    assert_eq!(canary(&world, &["a", "e", "f"]), of(&["e"], &[]));
+    assert_eq!(canary(&world, &["f", "b"]), of(&["b"], &["e", "c"]));
+    // Of nobody but the canary one goes before the other.
+    assert_eq!(canary(&world, &["e", "c"]), of(&["c"], &[]));
+    assert_eq!(canary(&world, &["b"]), None);
+    assert_eq!(canary(&world, &["e"]), None);
+}
+
+#[test]
+fn a_counted_canary_is_of_those_who_go_and_never_everybody() {
+    let percent = six(json!({ "canary": "50%" }));
+    assert_eq!(canary(&percent, &[]), of(&["a", "b", "c"], &[]));
+    assert_eq!(canary(&percent, &["c", "d", "e"]), of(&["c", "d"], &[]));
+    assert_eq!(canary(&percent, &["c", "d"]), of(&["c"], &[]));
+    assert_eq!(canary(&percent, &["c"]), None);
+    let count = six(json!({ "canary": 3 }));
+    assert_eq!(canary(&count, &["c", "d", "e"]), of(&["c", "d"], &[]));
+    assert_eq!(canary(&count, &["c", "d"]), of(&["c"], &[]));
+    assert_eq!(canary(&count, &["c"]), None);
+    assert_eq!(canary(&six(json!({ "canary": "0%" })), &[]), None);
+}
+
+#[test]
+fn a_canary_that_was_written_down_without_a_percentage_is_read() {
+    let frozen = policy(3, Vec::new(), Vec::new());
+    let written = serde_json::to_value(&frozen).expect("written");
+    assert!(written.get("canary_percent").is_none());
+    let read: Policy = serde_json::from_value(written).expect("read");
+    assert_eq!((read.canary, read.canary_of(6)), (3, 3));
+}
+
 fn policy(canary: u32, named: Vec<MachineName>, waves: Vec<Share>) -> Policy {
     let group = json!({ "web": { "machines": ["a"] } });
     let world = World::new(group, json!({}));
@@ -182,19 +267,29 @@ proptest! {
     fn machines_are_in_the_wave_that_the_shares_say(
         size in 0usize..40,
         canary in 0u32..6,
+        percent in prop::option::of(0u32..101),
+        later in 0usize..3,
         named in prop::collection::btree_set(0usize..40, 0..4),
         mut shares in prop::collection::vec(share(), 0..5),
     ) {
         // As a document must have them: growing.
         shares.sort_by_key(|share| share.at_least(size));
         let names: Vec<MachineName> = named.iter().map(|n| name(&format!("m{n}"))).collect();
-        let policy = policy(canary, names.clone(), shares.clone());
-        let found = waves(&policy, (0..size).map(machine).collect());
+        let mut policy = policy(canary, names.clone(), shares.clone());
+        policy.canary_percent = percent;
+        let found = waves(&policy, (0..size).map(machine).collect(), later);
 
         let (mut order, rest): (Vec<MachineName>, Vec<MachineName>) =
             (0..size).map(|n| machine(n).name).partition(|name| names.contains(name));
-        let first = if names.is_empty() { usize::try_from(canary).expect("few") } else { order.len() };
-        let first = if first < size { first } else { 0 };
+        let first = match percent {
+            _ if !names.is_empty() => order.len().max(1),
+            Some(percent) => (0..=size).find(|n| 100 * n >= size * percent as usize).expect("all"),
+            None => usize::try_from(canary).expect("few"),
+        };
+        // As many as that, but for the last one where nobody comes later.
+        let first = (0..=size).rev().find(|n| *n <= first && (later > 0 || *n < size));
+        let first = first.unwrap_or(0);
+        let stands_in = !names.is_empty() && order.is_empty();
         order.extend(rest);
         let wave_of = |place: usize| -> usize {
             if place < first {
@@ -216,6 +311,8 @@ proptest! {
             let number = wave_of(place);
             prop_assert!(before < Some(number), "waves in order");
             prop_assert_eq!(wave.canary, number == 0);
+            let absent = if wave.canary && stands_in { &names[..] } else { &[] };
+            prop_assert_eq!(&wave.in_place_of[..], absent);
             for machine in &wave.machines {
                 prop_assert_eq!(&machine.name, &order[place]);
                 prop_assert_eq!(wave_of(place), number, "{} of {}", place, size);

@@ -77,6 +77,7 @@ fn planned_group(
                     .max()
                     .map(time),
                 canary: wave.canary,
+                in_place_of: wave.in_place_of.iter().map(ToString::to_string).collect(),
                 side: wave
                     .side
                     .as_ref()
