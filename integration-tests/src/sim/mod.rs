@@ -25,6 +25,7 @@ mod setup;
 mod traffic;
 mod traffic_hooks;
 mod trouble;
+mod waves;
 mod world;
 
 pub use bugs::{DriverBug, SeededBug};
