@@ -35,7 +35,7 @@ pub(super) fn read(value: &Value, prometheus: Option<&str>, faults: &mut Faults)
     let Some(section) = Section::new(value, "analysis", faults) else {
         return analyses;
     };
-    for (name, value) in section.map {
+    for (name, value) in section.entries() {
         let path = section.path_of(name);
         if let Err(error) = name.parse::<GroupName>() {
             fault(faults, &path, error.to_string(), "give it another name");

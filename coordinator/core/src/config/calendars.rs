@@ -34,12 +34,12 @@ pub(super) fn read(settings: &mut Section<'_>, faults: &mut Faults) -> BTreeMap<
     let Some(section) = Section::new(value, &path, faults) else {
         return found;
     };
-    if section.map.len() > CALENDARS_MAX {
+    if section.entries().count() > CALENDARS_MAX {
         let message = format!("{CALENDARS_MAX} calendars are read at most");
         fault(faults, &path, message, "put what belongs together into one");
         return found;
     }
-    for (name, value) in section.map {
+    for (name, value) in section.entries() {
         let path = section.path_of(name);
         if let Err(error) = name.parse::<GroupName>() {
             fault(faults, &path, error.to_string(), "give it another name");
@@ -115,7 +115,7 @@ pub(super) fn avoid(
 ) -> Option<Vec<String>> {
     let names = keys.names::<String>("avoid", faults)?;
     // Others are lists of names only where every one of them is a text.
-    let listed = keys.map.get("avoid").and_then(Value::as_array);
+    let listed = keys.peek("avoid").and_then(Value::as_array);
     for (index, name) in listed.into_iter().flatten().enumerate() {
         let Some(name) = name.as_str().filter(|name| !calendars.contains_key(*name)) else {
             continue;

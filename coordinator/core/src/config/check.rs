@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use common::{GroupName, MachineName, Timestamp};
+use serde_json::Value;
 
 use super::{Fault, FleetConfig, GroupConfig, policies::Alone, section::nearest};
 use crate::{opening::Openings, plan::in_dependency_order, policy::Policy};
@@ -55,7 +56,7 @@ pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
 /// What they leave to groups is theirs to say.
 pub(super) fn policies(alone: &[Alone<'_>], config: &FleetConfig, faults: &mut Vec<Fault>) {
     for Alone { path, keys, policy } in alone {
-        let says = |key| keys.contains_key(key);
+        let says = |key| keys.get(key).is_some_and(|value: &Value| !value.is_null());
         let says_of_its_preset = |key| says(key) || says("updatePolicy");
         dependencies(path, None, policy, config, faults);
         times(path, policy, config, faults);

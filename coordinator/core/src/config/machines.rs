@@ -52,7 +52,7 @@ pub(super) fn read(
     let Some(section) = Section::new(value, "updateMachines", faults) else {
         return own;
     };
-    for (name, value) in section.map {
+    for (name, value) in section.entries() {
         let path = section.path_of(name);
         let home = groups.values().find_map(|group| {
             let machine = group.machines.iter().find(|m| m.as_str() == name)?;
@@ -68,11 +68,14 @@ pub(super) fn read(
             let given = keys.map;
             let named = named(given, &path, policies, faults);
             let keys = named.map(|named| with_policy(given, &named));
-            let keys = Section::of(keys.as_ref().unwrap_or(given), &path);
+            let keys = keys.as_ref().unwrap_or(given);
             let mut found = Vec::new();
-            let policy_of_its_own = keys_of(keys, policy, settings, &mut found);
+            let section = Section::of(keys, &path);
+            let policy_of_its_own = keys_of(section, policy, settings, &mut found);
             // What is wrong with a key of its policy is said of the policy.
-            found.retain(|fault| read::is_of(fault, &path, given));
+            found.retain(|fault| {
+                read::is_of(fault, &path, given) || !read::is_of(fault, &path, keys)
+            });
             faults.append(&mut found);
             if policy_of_its_own != *policy {
                 own.insert(machine.clone(), policy_of_its_own);
@@ -117,7 +120,7 @@ fn keys_of(mut s: Section<'_>, group: &Policy, settings: &Settings, faults: &mut
     let mut policy = group.clone();
     // Its keys are among these already.
     s.get("updatePolicy");
-    if s.map.contains_key("maintenanceWindow") {
+    if s.get("maintenanceWindow").is_some() {
         policy.windows = windows::windows(&mut s, "maintenanceWindow", faults);
     }
     let take = |taken: &mut bool, given: Option<bool>| {

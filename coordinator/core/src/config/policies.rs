@@ -44,7 +44,7 @@ impl<'a> Policies<'a> {
         let groups = groups.as_object().into_iter().flat_map(Map::values);
         let named = groups.filter_map(|group| group.get("updatePolicy")?.as_str());
         let named: BTreeSet<&str> = named.collect();
-        for (name, value) in section.map {
+        for (name, value) in section.entries() {
             let path = section.path_of(name);
             if Preset::named(name).is_some() {
                 let message = "is a policy that is there already";
@@ -69,13 +69,15 @@ impl<'a> Policies<'a> {
     }
 }
 
-/// The keys of a group, and those of its policy that it does not have itself.
+/// The keys of a group, and those of its policy that it does not have itself: null is none.
 pub(super) fn with_policy(
     group: &Map<String, Value>,
     policy: &Map<String, Value>,
 ) -> Map<String, Value> {
     let mut keys = policy.clone();
-    let own = group.iter().filter(|(key, _)| *key != "updatePolicy");
+    let own = group.iter().filter(|(key, value)| {
+        *key != "updatePolicy" && (!value.is_null() || !policy.contains_key(*key))
+    });
     keys.extend(own.map(|(key, value)| (key.clone(), value.clone())));
     keys
 }

@@ -72,7 +72,7 @@ pub(super) fn document<'a>(
     };
     let mut groups = BTreeMap::new();
     if let Some(section) = Section::new(groups_value, "updateGroups", faults) {
-        for (key, value) in section.map {
+        for (key, value) in section.entries() {
             let path = section.path_of(key);
             match key.parse::<GroupName>() {
                 Ok(name) => {
@@ -183,7 +183,7 @@ fn group(
     let machines = match s.names::<MachineName>("machines", faults) {
         Some(machines) => machines,
         None => {
-            if !s.map.contains_key("machines") {
+            if !s.has("machines") {
                 fault(
                     faults,
                     &s.path_of("machines"),
@@ -211,7 +211,8 @@ fn group(
 pub(super) fn is_of(fault: &Fault, path: &str, keys: &Map<String, Value>) -> bool {
     let key = fault.path.strip_prefix(path).unwrap_or_default();
     let key = key.trim_start_matches('.').split(['.', '[']).next();
-    keys.contains_key(key.unwrap_or_default())
+    let value = keys.get(key.unwrap_or_default());
+    value.is_some_and(|value| !value.is_null())
 }
 
 /// The keys of a group or of a policy; percentages are of so many machines.
@@ -307,7 +308,7 @@ pub(super) fn rollback(s: &mut Section<'_>, faults: &mut Faults) -> Option<(bool
 
 /// The preset that a group or a policy begins with: named as such, or one of these policies is.
 pub(super) fn preset(s: &mut Section<'_>, policies: &Policies<'_>, faults: &mut Faults) -> Preset {
-    let name = s.map.get("updatePolicy").and_then(Value::as_str);
+    let name = s.peek("updatePolicy").and_then(Value::as_str);
     let presets = Preset::ALL.map(Preset::word);
     let known = presets.into_iter().chain(policies.0.keys().copied());
     let hint = nearest(name.unwrap_or_default(), known, "write one of");

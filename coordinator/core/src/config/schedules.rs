@@ -28,7 +28,7 @@ pub(super) fn schedules(
     let Some(section) = Section::new(value, "schedules", faults) else {
         return found;
     };
-    for (key, value) in section.map {
+    for (key, value) in section.entries() {
         let path = section.path_of(key);
         match key.parse::<ScheduleName>() {
             Ok(name) => {
@@ -76,7 +76,7 @@ fn when(
 ) -> Option<When> {
     let path = s.path_of("cron");
     let Some(cron) = s.text("cron", faults) else {
-        if !s.map.contains_key("cron") {
+        if !s.has("cron") {
             fault(faults, &path, "is missing", CRON);
         }
         return None;
@@ -113,7 +113,7 @@ fn action(s: &mut Section<'_>, faults: &mut Faults) -> Option<ScheduledAction> {
         source(value, &s.path_of("source"), faults);
     }
     let Some(word) = s.text("action", faults) else {
-        if !s.map.contains_key("action") {
+        if !s.has("action") {
             fault(faults, &path, "is missing", hint);
         }
         return None;

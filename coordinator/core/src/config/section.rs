@@ -69,10 +69,26 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The value of a key, which from now on is a known one.
+    /// The value of a key, which from now on is a known one. One that is null is not set: Nix writes so
+    /// what a module leaves open.
     pub(super) fn get(&mut self, key: &'static str) -> Option<&'a Value> {
         self.asked.push(key);
+        self.peek(key)
+    }
+
+    /// The value of a key, without making it a known one.
+    pub(super) fn peek(&self, key: &str) -> Option<&'a Value> {
         self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether a key is set.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.peek(key).is_some()
+    }
+
+    /// What is set here under names of the operator's own.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
+        self.map.iter().filter(|(_, value)| !value.is_null())
     }
 
     /// The values of a key that has one or a list of them, each with its path.

@@ -185,7 +185,7 @@ fn webhooks(settings: &mut Section<'_>, faults: &mut Faults) -> BTreeMap<String,
     let Some(channels) = Section::new(value, &settings.path_of("channels"), faults) else {
         return webhooks;
     };
-    for (name, value) in channels.map {
+    for (name, value) in channels.entries() {
         let Some(mut channel) = Section::new(value, &channels.path_of(name), faults) else {
             continue;
         };

@@ -63,6 +63,108 @@ fn what_is_stored_is_read_back() {
 }
 
 #[track_caller]
+/// Whatever is null is not set, wherever it stands: the document means what it means without it.
+#[test]
+fn null_is_not_set() {
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut document = json!({
+            "updateGroups": {
+                "web": { "machines": ["a", "b"], "maintenanceWindow": "02:00-06:00", "retries": 3 },
+                "db": { "machines": ["c"], "updatePolicy": "nightly" },
+            },
+            "updateMachines": { "a": { "allowReboot": true } },
+            "updatePolicies": {
+                "nightly": { "maintenanceWindow": "01:00-03:00", "avoid": ["days"], "retries": 2 },
+            },
+            "updateSettings": {
+                "calendars": { "days": { "dates": ["12-24"] } },
+                "maxParallel": 4, "channels": { "ops": { "webhook": "https://ops.example" } },
+            },
+            "schedules": { "checks": { "cron": "@daily", "action": "health-check" } },
+            "analysis": { "page": { "http": "https://web.example" } },
+        });
+        change(&mut document);
+        let read = FleetConfig::parse(&document).expect("a good document");
+        (document, read)
+    };
+    let (plain, expected) = with(&|_| {});
+    assert_eq!(expected.document, plain);
+    for at in [
+        "/updateMachines/a/maintenanceWindow",
+        "/updateMachines/a/updatePolicy",
+        "/updateMachines/a/retries",
+        "/updateMachines/a/avoid",
+        "/updateMachines/a/softReboot",
+        "/updateMachines/a/canary",
+        "/updateMachines/b",
+        "/updateGroups/db/maintenanceWindow",
+        "/updateGroups/db/avoid",
+        "/updateGroups/db/retries",
+        "/updateGroups/web/updatePolicy",
+        "/updateGroups/web/canary",
+        "/updateGroups/web/waves",
+        "/updateGroups/web/order",
+        "/updateGroups/web/blueGreen",
+        "/updateGroups/gone",
+        "/updatePolicies/nightly/timezone",
+        "/updatePolicies/nightly/updatePolicy",
+        "/updatePolicies/gone",
+        "/updateSettings/timezone",
+        "/updateSettings/apart",
+        "/updateSettings/alarms",
+        "/updateSettings/source",
+        "/updateSettings/calendars/gone",
+        "/updateSettings/calendars/days/hours",
+        "/updateSettings/calendars/days/icsFile",
+        "/updateSettings/channels/gone",
+        "/updateSettings/channels/ops/webhook",
+        "/schedules/gone",
+        "/schedules/checks/source",
+        "/schedules/checks/keep",
+        "/analysis/gone",
+        "/analysis/page/tcp",
+    ] {
+        let (parent, key) = at.rsplit_once('/').expect("a path");
+        let without = with(&|document| {
+            let map = document.pointer_mut(parent).and_then(Value::as_object_mut);
+            map.expect("an object").remove(key);
+        });
+        let (document, mut read) = with(&|document| {
+            document.pointer_mut(parent).expect("an object")[key] = Value::Null;
+        });
+        assert_eq!(read.document, document, "{at}: kept as it was written");
+        read.document = without.1.document.clone();
+        assert_eq!(read, without.1, "{at}");
+    }
+    // A word that is no key is none whatever its value.
+    for at in ["updateGroups", "updateMachines", "updateSettings"] {
+        let key = match at {
+            "updateGroups" => "db",
+            "updateMachines" => "a",
+            _ => "alarms",
+        };
+        let mut document = plain.clone();
+        document[at][key]["retires"] = Value::Null;
+        let refused = FleetConfig::parse(&document).expect_err("refused").0;
+        assert_eq!(refused[0].path, format!("{at}.{key}.retires"));
+        assert_eq!(refused.len(), 1, "{refused:?}");
+    }
+    // What must be there is missing where it is null.
+    for (at, missing) in [
+        ("/updateGroups/web/machines", "updateGroups.web.machines"),
+        ("/schedules/checks/cron", "schedules.checks.cron"),
+        ("/schedules/checks/action", "schedules.checks.action"),
+        ("/updateGroups", "updateGroups"),
+    ] {
+        let mut document = plain.clone();
+        *document.pointer_mut(at).expect("is there") = Value::Null;
+        let refused = FleetConfig::parse(&document).expect_err("refused").0;
+        let of_it = refused.iter().find(|fault| fault.path == missing);
+        let says = of_it.map(|fault| fault.message.as_str());
+        assert_eq!(says, Some("is missing"), "{at}: {refused:?}");
+    }
+}
+
 fn faults(change: impl FnOnce(&mut Value)) -> BTreeSet<String> {
     let mut document = document();
     change(&mut document);

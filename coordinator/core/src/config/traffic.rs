@@ -38,7 +38,7 @@ pub(super) fn blue_green(s: &mut Section<'_>, faults: &mut Faults) -> Option<Box
     let value = s.get("blueGreen")?;
     for key in OTHER_ORDERS {
         // Said of this key: the other one may be its policy's.
-        if s.map.get(key).is_some_and(|value| *value != 0) {
+        if s.peek(key).is_some_and(|value| *value != 0) {
             let message = format!("the sides are the waves, and {key} means nothing beside them");
             fault(
                 faults,
@@ -74,7 +74,7 @@ fn sides(s: &mut Section<'_>, faults: &mut Faults) -> Option<[Side; 2]> {
     };
     let section = Section::new(value, &path, faults)?;
     let mut sides = Vec::new();
-    for (name, value) in section.map {
+    for (name, value) in section.entries() {
         let path = section.path_of(name);
         let name = name.parse::<SideName>().map_err(|error| {
             fault(
@@ -89,7 +89,7 @@ fn sides(s: &mut Section<'_>, faults: &mut Faults) -> Option<[Side; 2]> {
             sides.push(Side { name, machines });
         }
     }
-    let count = section.map.len();
+    let count = section.entries().count();
     sides.try_into().ok().or_else(|| {
         if count != 2 {
             fault(faults, &path, format!("{count} sides are not two"), SIDES);
@@ -156,14 +156,14 @@ fn haproxy_of(value: &Value, path: &str, faults: &mut Faults) -> Option<Haproxy>
         Some(_) | None => Err(format!("{value} is no path of a socket")),
     });
     let address = analysis::endpoint(&mut s, "address", faults).map(At::Address);
-    let given = ["socket", "address"].map(|key| s.map.contains_key(key));
+    let given = ["socket", "address"].map(|key| s.has(key));
     if given[0] == given[1] {
         let message = "exactly one of socket and address must be given";
         let hint = "write where HAProxy's runtime API listens";
         fault(faults, path, message, hint);
     }
     let path_of_backend = s.path_of("backend");
-    if !s.map.contains_key("backend") {
+    if !s.has("backend") {
         let hint = "write the name of the backend in HAProxy's configuration";
         fault(faults, &path_of_backend, "is missing", hint);
     }
@@ -174,7 +174,7 @@ fn haproxy_of(value: &Value, path: &str, faults: &mut Faults) -> Option<Haproxy>
     if let Some(value) = s.get("servers")
         && let Some(section) = Section::new(value, &path_of_servers, faults)
     {
-        for (machine, server) in section.map {
+        for (machine, server) in section.entries() {
             let path = section.path_of(machine);
             match (machine.parse::<MachineName>(), word(server)) {
                 (Ok(machine), Ok(server)) => drop(servers.insert(machine, server)),

@@ -12,12 +12,12 @@ pub(super) fn canary(
     size: usize,
     faults: &mut Faults,
 ) -> (Option<u32>, Option<u32>, Vec<MachineName>) {
-    if s.map.get("canary").is_some_and(Value::is_array) {
+    if s.peek("canary").is_some_and(Value::is_array) {
         let names: Vec<MachineName> = s.names("canary", faults).unwrap_or_default();
         return (u32::try_from(names.len()).ok(), None, names);
     }
     let count = s.machines("canary", 0, Rounded::AtLeast(size), faults);
-    let percent = match s.map.get("canary").map(share) {
+    let percent = match s.peek("canary").map(share) {
         Some(Ok(Share::Percent(percent))) => Some(percent),
         Some(Ok(Share::Machines(_)) | Err(_)) | None => None,
     };
@@ -85,7 +85,7 @@ pub(super) fn pause_after(s: &mut Section<'_>, faults: &mut Faults) -> Option<Pa
 /// `order = [ "failed-last" "longest-first" ]`: what counts before the order of the document; the first
 /// counts most.
 pub(super) fn order(s: &mut Section<'_>, faults: &mut Faults) -> Vec<Order> {
-    if s.map.get("order").is_some_and(|value| value == "given") {
+    if s.peek("order").is_some_and(|value| value == "given") {
         s.get("order");
         return Vec::new();
     }

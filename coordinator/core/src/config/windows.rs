@@ -25,7 +25,7 @@ fn window(value: &Value, path: &str, faults: &mut Faults) -> Option<Window> {
     let window = match section.text("times", faults) {
         Some(text) => times(&text, &path_of_times, faults),
         None => {
-            if !section.map.contains_key("times") {
+            if !section.has("times") {
                 fault(faults, &path_of_times, "is missing", TIMES);
             }
             None
