@@ -28,7 +28,7 @@ const LONG: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// What must be left of an opening beyond what is needed, or nobody would get a grant in time: who is told
 /// that it opens has yet to ask.
-const TO_BEGIN: Duration = Duration::from_secs(60);
+pub(crate) const TO_BEGIN: Duration = Duration::from_secs(60);
 
 /// Whether something may begin.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,12 @@ use common::{GroupName, MachineName, Timestamp};
 use serde_json::Value;
 
 use super::{Fault, FleetConfig, GroupConfig, policies::Alone, section::nearest};
-use crate::{opening::Openings, plan::in_dependency_order, policy::Policy};
+use crate::{
+    opening::{Openings, TO_BEGIN},
+    plan::in_dependency_order,
+    policy::Policy,
+    window::Window,
+};
 
 /// Shortest lease that leaves room for a lost heartbeat and a busy machine.
 const LEASE_MIN: Duration = Duration::from_secs(30);
@@ -201,19 +206,20 @@ const PROBE: Timestamp = Timestamp(3_155_760_000_000);
 
 /// Whoever obeys these rules must be able to begin sometimes, and each window must be good for something.
 fn times(path: &str, policy: &Policy, config: &FleetConfig, faults: &mut Vec<Fault>) {
-    for window in &policy.windows {
-        if window.nominal_length() < policy.expected_duration {
-            let message = format!(
-                "the window {window} is shorter than the {} s an update is expected to take",
-                policy.expected_duration.as_secs()
-            );
-            let hint = "make it longer, or lower expectedDuration";
-            push(faults, format!("{path}.maintenanceWindow"), message, hint);
-        }
-    }
     let needs = policy.expected_duration;
-    let windows = policy.windows.iter();
-    let long = windows.filter(|window| window.nominal_length() >= needs);
+    // An update that fills its window to the last second never begins.
+    let is_long = |window: &Window| window.nominal_length() >= needs + TO_BEGIN;
+    for window in policy.windows.iter().filter(|window| !is_long(window)) {
+        let message = format!(
+            "the window {window} is shorter than the {} s an update is expected to take and the {} s in \
+             which it may begin",
+            needs.as_secs(),
+            TO_BEGIN.as_secs()
+        );
+        let hint = "make it longer, or lower expectedDuration";
+        push(faults, format!("{path}.maintenanceWindow"), message, hint);
+    }
+    let long = policy.windows.iter().filter(|window| is_long(window));
     // Where none is long enough that is said already.
     if policy.avoid.is_empty() || (!policy.windows.is_empty() && long.count() == 0) {
         return;
@@ -239,7 +245,7 @@ fn times(path: &str, policy: &Policy, config: &FleetConfig, faults: &mut Vec<Fau
             ..policy.clone()
         };
         // Too short by itself is said already.
-        if window.nominal_length() >= needs && !opens(&alone) {
+        if is_long(window) && !opens(&alone) {
             let message = format!(
                 "of the window {window}, {calendars} never leave the {} s that an update is \
                  expected to take",

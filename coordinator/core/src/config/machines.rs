@@ -320,6 +320,11 @@ mod tests {
                 "shorter than the 600 s",
             ),
             (
+                json!({ "a": { "expectedDuration": "4h" } }),
+                "updateMachines.a.maintenanceWindow",
+                "shorter than the 14400 s",
+            ),
+            (
                 json!({ "a": { "expectedDuration": "5h" } }),
                 "updateMachines.a.maintenanceWindow",
                 "shorter than the 18000 s",

@@ -355,6 +355,30 @@ const IMPOSSIBLE: [(&str, u64); 5] = [
     ("healthCheckTimeout", 0),
 ];
 
+/// An update that fills a window to its last second never begins in it.
+#[test]
+fn a_window_leaves_a_minute_to_begin_in() {
+    for (window, expected, holds) in [
+        ("02:00-02:10", json!(null), false),
+        ("02:00-02:11", json!(null), true),
+        ("02:00-03:00", json!("1h"), false),
+        ("02:00-03:00", json!("59m1s"), false),
+        ("02:00-03:00", json!("59m"), true),
+        ("23:30-00:30", json!("1h"), false),
+        ("23:30-00:31", json!("1h"), true),
+        ("00:00-00:01", json!(0), true),
+    ] {
+        let found = faults(|d| {
+            d["updateGroups"]["dev"]["maintenanceWindow"] = json!([window, "04:00-09:00"]);
+            d["updateGroups"]["dev"]["expectedDuration"] = expected.clone();
+        });
+        let place = format!("updateGroups.dev.maintenanceWindow: the window {window} is shorter");
+        let said = found.iter().any(|fault| fault.starts_with(&place));
+        assert_eq!(!said, holds, "{window}, {expected}: {found:#?}");
+        assert!(found.len() < 2, "{found:#?}");
+    }
+}
+
 #[test]
 fn impossible_times_are_refused() {
     for (key, value) in IMPOSSIBLE {
