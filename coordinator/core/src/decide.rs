@@ -2,6 +2,7 @@
 //! request itself, and what follows from both.
 
 mod agent;
+mod configuration;
 mod course;
 mod identities;
 mod operator;

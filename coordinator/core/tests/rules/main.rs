@@ -23,6 +23,7 @@ mod outlooks;
 mod outlooks_played;
 mod quarantine;
 mod reach;
+mod reconfigured;
 mod retries;
 mod retry;
 mod returns;

@@ -1,0 +1,97 @@
+//! A new configuration, and the rollouts that go on while it comes into force.
+
+use common::Timestamp;
+
+use super::Draft;
+use crate::{
+    change::Change,
+    config::FleetConfig,
+    fleet::Fleet,
+    request::{Refusal, Reply},
+    rollout::{Place, Rollout, RolloutGroup},
+};
+
+impl Fleet {
+    pub(super) fn set_config(
+        &mut self,
+        now: Timestamp,
+        by: &str,
+        config: Box<FleetConfig>,
+        if_revision: Option<u64>,
+        draft: &mut Draft,
+    ) -> Result<Reply, Refusal> {
+        let present = self.facts().revision;
+        if let Some(expected) = if_revision
+            && expected != present
+        {
+            return Err(Refusal::Changed(format!(
+                "revision {present} is in force, not {expected}: somebody else changed it"
+            )));
+        }
+        if self
+            .facts()
+            .config
+            .as_ref()
+            .is_some_and(|old| old.document == config.document)
+        {
+            return Ok(Reply::Config { revision: present });
+        }
+        self.keeps_what_is_avoided(&config)?;
+        let revision = present + 1;
+        let by = by.to_owned();
+        let other_sides = self.sides_changed_by(&config);
+        self.commit(
+            draft,
+            Change::ConfigSet {
+                revision,
+                config,
+                by,
+                at: now,
+            },
+        );
+        self.move_with_other_sides(&other_sides, now, draft);
+        Ok(Reply::Config { revision })
+    }
+
+    fn unfinished(&self) -> impl Iterator<Item = &Rollout> {
+        let numbers = self.index().unfinished.iter();
+        numbers.filter_map(|number| self.facts().rollouts.get(number))
+    }
+
+    /// Refuses a configuration without a calendar that an unfinished rollout avoids: which ones those are
+    /// is frozen into it, and with the calendar its freeze would be gone, at once and unsaid.
+    fn keeps_what_is_avoided(&self, config: &FleetConfig) -> Result<(), Refusal> {
+        let Some(present) = &self.facts().config else {
+            return Ok(());
+        };
+        let names = present.calendars.keys();
+        let gone = names.filter(|name| !config.calendars.contains_key(*name));
+        let gone: Vec<&String> = gone.collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        for rollout in self.unfinished().filter(|rollout| !rollout.immediate) {
+            let unfinished = rollout.groups.iter().filter(|g| g.finished_at.is_none());
+            for (group, place) in unfinished.flat_map(places) {
+                let avoided = &group.rules(place.rules).avoid;
+                let calendar = gone.iter().find(|name| avoided.contains(**name));
+                // Who has left the fleet leaves the rollout as well.
+                let stays = config.group_of.contains_key(&place.machine);
+                if let Some(calendar) = calendar.filter(|_| stays) {
+                    return Err(Refusal::NotNow(format!(
+                        "rollout {0} is not finished, and its group {1} avoids the calendar \
+                         {calendar:?}, which is not in this configuration: keep the calendar, or end \
+                         the rollout first with `lab update abort {0}`",
+                        rollout.id, group.name
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The places of a group, each with the group.
+fn places(group: &RolloutGroup) -> impl Iterator<Item = (&RolloutGroup, &Place)> {
+    group.places().map(move |place| (group, place))
+}

@@ -1,0 +1,144 @@
+//! A configuration that comes into force while rollouts are not finished.
+
+use common::RolloutId;
+use coordinator_core::{
+    FleetConfig, Reply,
+    request::{OperatorRequest, Refusal},
+};
+use serde_json::{Value, json};
+
+use crate::fleet::{World, wish};
+
+/// One group that avoids a calendar, one machine that avoids another, and a group that avoids none.
+fn document() -> Value {
+    json!({
+        "updateGroups": {
+            "web": {
+                "machines": ["a", "b"], "updatePolicy": "aggressive", "avoid": ["freezes"],
+                "maintenanceWindow": "00:00-06:00",
+            },
+            "db": { "machines": ["c", "d"], "updatePolicy": "aggressive" },
+        },
+        "updateMachines": { "c": { "avoid": ["nights"], "maintenanceWindow": "20:00-04:00" } },
+        "updateSettings": {
+            "maxParallel": 4,
+            "calendars": {
+                "freezes": { "dates": ["12-24"] }, "nights": { "hours": "01:00-02:00" },
+                "spare": { "dates": ["05-01"] },
+            },
+        },
+    })
+}
+
+fn set(document: &Value) -> OperatorRequest {
+    let config = FleetConfig::parse(document).expect("a valid configuration");
+    OperatorRequest::SetConfig {
+        config: Box::new(config),
+        if_revision: None,
+        reason: String::new(),
+    }
+}
+
+/// The document without a calendar, and without anybody who avoids it.
+fn without(calendar: &str) -> Value {
+    let mut document = document();
+    let calendars = &mut document["updateSettings"]["calendars"];
+    calendars
+        .as_object_mut()
+        .expect("calendars")
+        .remove(calendar);
+    match calendar {
+        "freezes" => document["updateGroups"]["web"]["avoid"] = json!([]),
+        "nights" => document["updateMachines"]["c"]["avoid"] = json!([]),
+        _ => {}
+    }
+    document
+}
+
+fn execute(world: &mut World, groups: &[&str], immediate: bool) -> RolloutId {
+    let mut wish = wish(groups);
+    wish.immediate = immediate;
+    wish.reason = "because".to_owned();
+    let executed = world.ask(OperatorRequest::Execute {
+        wish,
+        if_plan: None,
+    });
+    let Reply::Executed {
+        rollout: Some(rollout),
+        ..
+    } = executed
+    else {
+        panic!("{executed:?}");
+    };
+    rollout
+}
+
+#[test]
+fn a_calendar_that_an_unfinished_rollout_avoids_is_not_taken_away() {
+    // Of which groups there is a rollout, whether it is an emergency, which calendar goes, and whether it may.
+    for (groups, emergency, calendar, may) in [
+        (["web"].as_slice(), false, "freezes", false),
+        (&["web"], false, "nights", true),
+        (&["web"], false, "spare", true),
+        (&["web"], true, "freezes", true),
+        (&["db"], false, "freezes", true),
+        // Only one of its machines avoids it.
+        (&["db"], false, "nights", false),
+        (&["web", "db"], false, "nights", false),
+        (&[], false, "spare", true),
+    ] {
+        let mut world = World::of(&document());
+        let rollout = execute(&mut world, groups, emergency);
+        let asked = world.ask(set(&without(calendar)));
+        let says = format!("{groups:?}, {calendar}: {asked:?}");
+        if may {
+            assert!(matches!(asked, Reply::Config { .. }), "{says}");
+            continue;
+        }
+        let Reply::Refused(Refusal::NotNow(text)) = asked else {
+            panic!("{says}");
+        };
+        for part in [
+            format!("rollout {rollout}"),
+            format!("calendar {calendar:?}"),
+            format!("`lab update abort {rollout}`"),
+        ] {
+            assert!(text.contains(&part), "{text}");
+        }
+        assert_eq!(world.fleet.facts().revision, 1, "nothing was changed");
+        // Another name is another calendar.
+        let mut renamed = without(calendar);
+        renamed["updateSettings"]["calendars"]["renamed"] = json!({ "dates": ["12-24"] });
+        assert!(world.ask(set(&renamed)).refusal().is_some());
+        // What is in it may change.
+        let mut changed = document();
+        changed["updateSettings"]["calendars"][calendar] = json!({ "dates": ["12-26"] });
+        world.done(set(&changed));
+        world.done(OperatorRequest::Abort {
+            rollout: Some(rollout),
+            reason: String::new(),
+        });
+        world.done(set(&without(calendar)));
+    }
+}
+
+#[test]
+fn a_calendar_may_go_with_the_machines_that_avoid_it() {
+    let mut world = World::of(&document());
+    execute(&mut world, &[], false);
+    let mut fewer = without("freezes");
+    fewer["updateGroups"]
+        .as_object_mut()
+        .expect("groups")
+        .remove("web");
+    world.done(set(&fewer));
+    // A rollout that is paused goes on one day.
+    world.done(OperatorRequest::Pause {
+        rollout: None,
+        reason: String::new(),
+    });
+    let mut none = without("nights");
+    none["updateGroups"] = fewer["updateGroups"].clone();
+    none["updateSettings"]["calendars"] = json!({ "spare": { "dates": ["05-01"] } });
+    assert!(world.ask(set(&none)).refusal().is_some());
+}
