@@ -11,7 +11,8 @@ pub mod operator;
 
 /// How the fleet's views are shown: as the messages that `lab` prints.
 pub use convert::{
-    plan as shown_plan, schedules as shown_schedules, status as shown, traffic as shown_traffic,
+    in_force::in_force as shown_in_force, plan as shown_plan, schedules as shown_schedules,
+    status as shown, traffic as shown_traffic,
 };
 
 use lab_proto::{

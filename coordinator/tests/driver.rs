@@ -123,7 +123,13 @@ impl Rig {
                 reason: String::new(),
             })
             .await;
-        assert_eq!(reply, Reply::Config { revision: 1 });
+        assert_eq!(
+            reply,
+            Reply::Config {
+                revision: 1,
+                as_before: Vec::new()
+            }
+        );
     }
 
     async fn pin_all(&self) {

@@ -6,7 +6,7 @@ use std::{ffi::OsStr, fs, path::Path};
 
 use lab_proto::operator::{
     CheckConfigReply, ConfigFault, ConfigLogRequest, ConfigReply, GetConfigRequest,
-    SetConfigRequest,
+    RolloutAsBefore, SetConfigRequest,
 };
 use platform::sources::nix;
 use serde::Serialize;
@@ -27,6 +27,7 @@ struct Written<'a> {
     revision: u64,
     changes: &'a [Change],
     faults: &'a [ConfigFault],
+    as_before: &'a [RolloutAsBefore],
 }
 
 /// Runs one verb.
@@ -157,9 +158,10 @@ async fn check(context: &Context, args: &File) -> Result<Exit, LabError> {
     };
     let reply = ask(client.check_config(request)).await?;
     // Nothing is put in force here, so that the document is the same with faults and without.
+    let checked = json!({ "revision": reply.revision, "faults": reply.faults });
     context
         .output
-        .result(&reply, |_| match reply.faults.as_slice() {
+        .result(&checked, |_| match reply.faults.as_slice() {
             [] => "✔ no faults\n".to_owned(),
             _ => String::new(),
         })?;
@@ -207,14 +209,11 @@ fn written(
         revision: reply.revision,
         changes,
         faults: &[],
+        as_before: &reply.as_before,
     };
-    context.output.result(&written, |_| {
-        let changes = match changes {
-            [] => "nothing to change\n".to_owned(),
-            changes => view::config::changes(changes),
-        };
-        format!("{changes}revision {} is in force\n", reply.revision)
-    })?;
+    context
+        .output
+        .result(&written, |_| view::config::written(changes, reply))?;
     Ok(Exit::Yes)
 }
 
@@ -228,6 +227,7 @@ fn refused(
         revision: reply.revision,
         changes: &[],
         faults: &reply.faults,
+        as_before: &[],
     };
     context.output.result(&written, |_| String::new())?;
     Ok(complained(context, &reply.faults, file))

@@ -1,6 +1,6 @@
 //! `lab update-config`: documents, faults, differences, revisions.
 
-use lab_proto::operator::{ConfigFault, ConfigLog};
+use lab_proto::operator::{CheckConfigReply, ConfigFault, ConfigLog, RolloutAsBefore};
 use serde_json::Value;
 
 use crate::config_edit::Change;
@@ -43,6 +43,25 @@ pub fn changes(changes: &[Change]) -> String {
             (None, None) => String::new(),
         })
         .collect()
+}
+
+/// What has come into force, and which rollouts it does not change.
+pub fn written(differences: &[Change], reply: &CheckConfigReply) -> String {
+    let differences = match differences {
+        [] => "nothing to change\n".to_owned(),
+        differences => changes(differences),
+    };
+    let as_before: String = reply.as_before.iter().map(as_before).collect();
+    let revision = reply.revision;
+    format!("{differences}revision {revision} is in force\n{as_before}")
+}
+
+fn as_before(one: &RolloutAsBefore) -> String {
+    let (rollout, groups) = (&one.rollout, one.groups.join(", "));
+    format!(
+        "rollout {rollout} goes on under the rules that {groups} had when it began; `lab update pause \
+         {rollout}` holds it, `lab update abort {rollout}` ends it\n"
+    )
 }
 
 /// Who changed the configuration, newest first.

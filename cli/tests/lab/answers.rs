@@ -185,9 +185,11 @@ async fn configuration() {
         set_at: "2026-11-22T11:00:00Z".into(),
     };
     let fault = json!({ "path": "updateGroups.dev", "message": "no machines", "hint": "" });
-    let checked = |revision: u64| json!({ "revision": revision, "faults": [] });
-    let faulty = json!({ "revision": 3, "faults": [fault] });
-    let refused = json!({ "revision": 3, "changes": [], "faults": [fault] });
+    let checked = |revision: u64| json!({ "revision": revision, "faults": [], "as_before": [] });
+    let faulty = json!({ "revision": 3, "faults": [fault], "as_before": [] });
+    let refused = json!({ "revision": 3, "changes": [], "faults": [fault], "as_before": [] });
+    let goes_on = json!([{ "rollout": "r7", "groups": ["dev"] }]);
+    let set = json!({ "revision": 4, "faults": [], "as_before": goes_on });
     let sent = |if_revision: u64, reason: &str| {
         json!({
             "document": after().to_string(), "if_revision": if_revision, "reason": reason,
@@ -230,11 +232,27 @@ async fn configuration() {
             checked(4),
             0,
             "- updateGroups.dev.allowReboot: true\nrevision 4 is in force\n",
-            json!({ "revision": 4, "changes": [change], "faults": [] }),
+            json!({ "revision": 4, "changes": [change], "faults": [], "as_before": [] }),
+        ),
+        unset(
+            set,
+            0,
+            "- updateGroups.dev.allowReboot: true\nrevision 4 is in force\nrollout r7 goes on under the rules that dev had when it began; *\n",
+            json!({ "revision": 4, "changes": [change], "faults": [], "as_before": goes_on }),
         ),
         unset(faulty.clone(), 2, "", refused),
-        check_file(checked(3), 0, "✔ no faults\n", checked(3)),
-        check_file(faulty.clone(), 2, "", faulty),
+        check_file(
+            checked(3),
+            0,
+            "✔ no faults\n",
+            json!({ "revision": 3, "faults": [] }),
+        ),
+        check_file(
+            faulty,
+            2,
+            "",
+            json!({ "revision": 3, "faults": [fault] }),
+        ),
         Row {
             line: "update-config diff new.json",
             answers: vec![get.clone()],

@@ -28,8 +28,8 @@ use coordinator::{Coordinator, Script};
 use lab_proto::operator::{
     CheckConfigReply, ConfigFault, ConfigReply, EmergencyStopReply, Excluded, ExecuteReply,
     HealthCheckStarted, HealthReply, Machine, MachineHealth, MachineList, PauseReason,
-    PinTargetsReply, PlanReply, PlannedGroup, PlannedMachine, PlannedWave, Status, StopProgress,
-    WaitReason, WhyReply,
+    PinTargetsReply, PlanReply, PlannedGroup, PlannedMachine, PlannedWave, RolloutAsBefore, Status,
+    StopProgress, WaitReason, WhyReply,
 };
 use made::rollout;
 use serde_json::{Value, json};

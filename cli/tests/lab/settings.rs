@@ -11,7 +11,11 @@ async fn configuration_is_changed_key_by_key_and_refused_as_a_whole() {
     };
     let done = CheckConfigReply {
         revision: 4,
-        faults: vec![],
+        as_before: vec![RolloutAsBefore {
+            rollout: "r7".into(),
+            groups: vec!["dev".into(), "web".into()],
+        }],
+        ..CheckConfigReply::default()
     };
     let script = || Script::default().says("get_config", &config);
     let coordinator = Coordinator::start(script().says("set_config", &done)).await;
@@ -26,7 +30,7 @@ async fn configuration_is_changed_key_by_key_and_refused_as_a_whole() {
     assert_eq!(code, 0, "{err}");
     assert_eq!(
         out,
-        "+ updateGroups.dev.allowReboot: true\nrevision 4 is in force\n"
+        "+ updateGroups.dev.allowReboot: true\nrevision 4 is in force\nrollout r7 goes on under the rules that dev, web had when it began; `lab update pause r7` holds it, `lab update abort r7` ends it\n"
     );
     let said = coordinator.said("set_config");
     assert_eq!(said["if_revision"], 3);
@@ -44,6 +48,7 @@ async fn configuration_is_changed_key_by_key_and_refused_as_a_whole() {
             fault("updateGroups.dev.maintenanceWindow"),
             fault("updateGroups.x"),
         ],
+        ..CheckConfigReply::default()
     };
     let coordinator = Coordinator::start(script().says("check_config", faulty)).await;
     let file = coordinator.home().join("update-config.json");

@@ -18,7 +18,9 @@ use common::{
     ScheduleName, SideName, StopMode, Target, Timestamp,
 };
 
-pub use reply::{AuditEntry, Decision, Directive, Grant, Refusal, Renewal, Reply, StandDown};
+pub use reply::{
+    AsBefore, AuditEntry, Decision, Directive, Grant, Refusal, Renewal, Reply, StandDown,
+};
 
 /// A question to the fleet.
 #[derive(Clone, Debug, PartialEq)]

@@ -365,10 +365,16 @@ impl wire::operator_server::Operator for OperatorService {
         };
         let question = from::set_config(config, &message);
         let reply = self.ask(actor, question).await?;
-        let Reply::Config { revision } = reply else {
+        let Reply::Config {
+            revision,
+            as_before,
+        } = reply
+        else {
             return Err(convert::other(&reply));
         };
-        Ok(Response::new(from::checked(revision, Vec::new())))
+        Ok(Response::new(convert::in_force::in_force(
+            revision, as_before,
+        )))
     }
 
     async fn get_config_log(

@@ -1,13 +1,14 @@
 //! A new configuration, and the rollouts that go on while it comes into force.
 
-use common::Timestamp;
+use common::{MachineName, Timestamp};
 
 use super::Draft;
 use crate::{
     change::Change,
     config::FleetConfig,
     fleet::Fleet,
-    request::{Refusal, Reply},
+    policy::Policy,
+    request::{AsBefore, Refusal, Reply},
     rollout::{Place, Rollout, RolloutGroup},
 };
 
@@ -34,9 +35,14 @@ impl Fleet {
             .as_ref()
             .is_some_and(|old| old.document == config.document)
         {
-            return Ok(Reply::Config { revision: present });
+            let as_before = Vec::new();
+            return Ok(Reply::Config {
+                revision: present,
+                as_before,
+            });
         }
         self.keeps_what_is_avoided(&config)?;
+        let as_before = self.as_before(&config);
         let revision = present + 1;
         let by = by.to_owned();
         let other_sides = self.sides_changed_by(&config);
@@ -50,7 +56,10 @@ impl Fleet {
             },
         );
         self.move_with_other_sides(&other_sides, now, draft);
-        Ok(Reply::Config { revision })
+        Ok(Reply::Config {
+            revision,
+            as_before,
+        })
     }
 
     fn unfinished(&self) -> impl Iterator<Item = &Rollout> {
@@ -88,6 +97,34 @@ impl Fleet {
             }
         }
         Ok(())
+    }
+
+    /// The unfinished rollouts that go on under rules which this configuration changes.
+    fn as_before(&self, config: &FleetConfig) -> Vec<AsBefore> {
+        let Some(present) = &self.facts().config else {
+            return Vec::new();
+        };
+        let changed = |machine: &MachineName, frozen: &Policy| {
+            let rules = config.policy_of(machine);
+            rules.is_some_and(|new| present.policy_of(machine) != Some(new) && frozen != new)
+        };
+        let concerns = |group: &&RolloutGroup| {
+            let mut open = group.places().filter(|place| !place.state.is_final());
+            open.any(|place| changed(&place.machine, group.rules(place.rules)))
+        };
+        let of = |rollout: &Rollout| AsBefore {
+            rollout: rollout.id.clone(),
+            groups: rollout
+                .groups
+                .iter()
+                .filter(concerns)
+                .map(|group| group.name.clone())
+                .collect(),
+        };
+        let rollouts = self.unfinished().map(of);
+        rollouts
+            .filter(|rollout| !rollout.groups.is_empty())
+            .collect()
     }
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use common::{
-    Action, CleanUp, Epoch, LeaseId, MachineName, RolloutId, SideName, StopMode, Target, Timestamp,
-    TrafficCall,
+    Action, CleanUp, Epoch, GroupName, LeaseId, MachineName, RolloutId, SideName, StopMode, Target,
+    Timestamp, TrafficCall,
 };
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +89,8 @@ pub enum Reply {
     Config {
         /// The revision now in force.
         revision: u64,
+        /// Rollouts whose groups have other rules in it, and that go on under those of before.
+        as_before: Vec<AsBefore>,
     },
     /// To `CreateToken`: its id.
     Token(String),
@@ -229,6 +231,15 @@ pub enum Renewal {
     StandDown(StandDown),
     /// This lease is not live: finish or undo, and report.
     NotHeld(String),
+}
+
+/// A rollout that goes on under the rules that groups of it had when it began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AsBefore {
+    /// The rollout.
+    pub rollout: RolloutId,
+    /// Its groups that have other rules now, in its order.
+    pub groups: Vec<GroupName>,
 }
 
 /// Why a request is refused. Each kind has an exit status in `lab`.

@@ -142,3 +142,92 @@ fn a_calendar_may_go_with_the_machines_that_avoid_it() {
     none["updateSettings"]["calendars"] = json!({ "spare": { "dates": ["05-01"] } });
     assert!(world.ask(set(&none)).refusal().is_some());
 }
+
+/// The rollouts that go on as before, and which groups of them.
+fn as_before(world: &mut World, document: &Value) -> Vec<(String, Vec<String>)> {
+    let Reply::Config { as_before, .. } = world.ask(set(document)) else {
+        panic!("refused");
+    };
+    let named = as_before.into_iter().map(|one| {
+        let groups = one.groups.iter().map(ToString::to_string).collect();
+        (one.rollout.to_string(), groups)
+    });
+    named.collect()
+}
+
+#[test]
+fn rollouts_that_go_on_under_rules_of_before_are_named() {
+    let web = json!(["web"]);
+    for (at, value, named) in [
+        (
+            "/updateGroups/web/maintenanceWindow",
+            json!("02:00-03:00"),
+            web.clone(),
+        ),
+        (
+            "/updateGroups/web/timezone",
+            json!("Asia/Tokyo"),
+            web.clone(),
+        ),
+        ("/updateGroups/web/maxParallel", json!(2), web),
+        ("/updateGroups/db/soak", json!("1h"), json!(["db"])),
+        (
+            "/updateMachines/c/maintenanceWindow",
+            json!("20:00-03:00"),
+            json!(["db"]),
+        ),
+        ("/updateMachines/c/retries", json!(3), json!(["db"])),
+        (
+            "/updateSettings/timezone",
+            json!("Asia/Tokyo"),
+            json!(["db", "web"]),
+        ),
+        // These hold at once.
+        ("/updateSettings/leaseTime", json!("20m"), json!([])),
+        (
+            "/updateSettings/calendars/freezes/dates",
+            json!(["12-26"]),
+            json!([]),
+        ),
+        // It comes to what there was.
+        ("/updateGroups/web/allowReboot", json!(false), json!([])),
+    ] {
+        let mut world = World::of(&document());
+        let rollout = execute(&mut world, &[], false).to_string();
+        let mut changed = document();
+        let (parent, key) = at.rsplit_once('/').expect("a path");
+        changed.pointer_mut(parent).expect("an object")[key] = value;
+        let mut found = as_before(&mut world, &changed);
+        for (_, groups) in &mut found {
+            groups.sort();
+        }
+        let expected = match named.as_array() {
+            Some(groups) if groups.is_empty() => json!([]),
+            _ => json!([[rollout, named]]),
+        };
+        assert_eq!(json!(found), expected, "{at}");
+        // The same once more is no change, and back is what the rollout has.
+        assert!(as_before(&mut world, &changed).is_empty(), "{at}");
+        assert!(as_before(&mut world, &document()).is_empty(), "{at}");
+    }
+}
+
+#[test]
+fn only_those_are_named_of_whom_somebody_is_still_to_go() {
+    let mut world = World::of(&document());
+    let rollout = execute(&mut world, &["web"], false);
+    let mut changed = document();
+    changed["updateGroups"]["web"]["soak"] = json!("1m");
+    for (machine, minutes) in [("a", 1), ("b", 2)] {
+        changed["updateGroups"]["web"]["soak"] = json!(format!("{minutes}m"));
+        let expected = [(rollout.to_string(), vec!["web".to_owned()])];
+        assert_eq!(
+            as_before(&mut world, &changed),
+            expected,
+            "{machine} is to go"
+        );
+        world.update(machine);
+    }
+    changed["updateGroups"]["web"]["soak"] = json!("3m");
+    assert!(as_before(&mut world, &changed).is_empty());
+}

@@ -312,6 +312,7 @@ pub(crate) fn checked(revision: u64, faults: Vec<Fault>) -> wire::CheckConfigRep
     wire::CheckConfigReply {
         revision,
         faults: faults.collect(),
+        as_before: Vec::new(),
     }
 }
 

@@ -4,14 +4,15 @@ use clap::Parser as _;
 use cli::{
     args::{
         self, Lab,
+        config::{Set, UpdateConfig},
         machines::{Machines, Verb},
         targets::Targets,
         update::Update,
     },
-    view,
+    config_edit, view,
 };
 use common::{Action, StopMode};
-use coordinator::grpc::shown_plan;
+use coordinator::grpc::{shown_in_force, shown_plan};
 use coordinator_core::{
     Reply,
     fleet::number_of,
@@ -49,6 +50,7 @@ impl Stage {
                 verb: Some(Verb::Show(which)),
                 ..
             }) => return self.show(which),
+            args::Command::UpdateConfig(UpdateConfig::Set(set)) => return self.set_key(set),
             args::Command::Schedule(args::schedule::Schedule::List) => return self.schedules(),
             args::Command::Schedule(args::schedule::Schedule::Run(which)) => {
                 self.run.world.reason = which.reason;
@@ -195,6 +197,26 @@ impl Stage {
                 view::plan::nobody(&shown_plan::plan(&plan, None, now), kind, &self.look())
             }
             Reply::Stopped(epoch) => format!("the fleet is stopped, epoch {epoch}\n"),
+            Reply::Refused(refusal) => format!("lab: {refusal}\n"),
+            other => format!("{other:?}\n"),
+        })
+    }
+
+    /// Another value for a key of the configuration, as an operator sets it.
+    fn set_key(&mut self, set: Set) -> Result<String, String> {
+        let before = self.document()?;
+        let mut document = before.clone();
+        let group = set.group.map(String::from);
+        let value = config_edit::value(&set.value);
+        config_edit::set(&mut document, group.as_deref(), &set.key, value)
+            .map_err(|error| error.to_string())?;
+        let changes = config_edit::changes(&before, &document);
+        self.gives(set.reason);
+        Ok(match self.ask(Command::Configure { document })? {
+            Reply::Config {
+                revision,
+                as_before,
+            } => view::config::written(&changes, &shown_in_force(revision, as_before)),
             Reply::Refused(refusal) => format!("lab: {refusal}\n"),
             other => format!("{other:?}\n"),
         })
