@@ -2,7 +2,8 @@
 //!
 //! A window belongs to the day it begins on. Its ends are instants, computed from the calendar of
 //! its zone: where a clock time does not exist (spring), it means the instant of the change; where
-//! it exists twice (autumn), it means the first time. A window that comes out empty is skipped.
+//! it exists twice (autumn), it means the first time. A window that comes out empty is skipped. A whole
+//! day, `00:00-24:00`, is as long as the day is.
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
@@ -18,11 +19,15 @@ use serde::{Deserialize, Serialize};
 /// change of the clocks swallows one.
 const LOOKAHEAD_DAYS: i64 = 15;
 
+/// How the end of a day is written, where it is not the beginning of the next one.
+const MIDNIGHT_AFTER: &str = "24:00";
+
 /// Clock times at which disruption may begin and must have ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "StoredWindow", into = "StoredWindow")]
 pub struct Window {
     start: Time,
+    /// On the next day, unless it is later than the start; the whole day begins and ends at midnight.
     end: Time,
     /// Days it begins on, Monday = 1; empty means every day.
     days: BTreeSet<i8>,
@@ -99,7 +104,8 @@ pub fn zone(name: &str) -> Result<TimeZone, WindowError> {
 impl FromStr for Window {
     type Err = WindowError;
 
-    /// Reads `HH:MM-HH:MM`; `24:00` is not a time, write `00:00`.
+    /// Reads `HH:MM-HH:MM`. An end at `24:00` is the midnight after the day, as `00:00` is; but only
+    /// `00:00-24:00` is a whole day, and `00:00-00:00` says nothing.
     fn from_str(text: &str) -> Result<Self, WindowError> {
         let shape = || WindowError::Shape(text.to_owned());
         let (start, end) = text.split_once('-').ok_or_else(shape)?;
@@ -110,9 +116,13 @@ impl FromStr for Window {
             }
             Time::new(hour.parse().ok()?, minute.parse().ok()?, 0, 0).ok()
         };
+        let at_24 = end.trim() == MIDNIGHT_AFTER;
         let start = clock(start).ok_or_else(shape)?;
-        let end = clock(end).ok_or_else(shape)?;
-        if start == end {
+        let end = match at_24 {
+            true => Time::midnight(),
+            false => clock(end).ok_or_else(shape)?,
+        };
+        if start == end && !at_24 {
             return Err(WindowError::Empty(text.to_owned()));
         }
         Ok(Self {
@@ -180,19 +190,22 @@ impl Window {
         self
     }
 
-    /// Length on a day without a change of the clocks.
+    /// Length on a day without a change of the clocks; a day at most.
     pub fn nominal_length(&self) -> std::time::Duration {
         let minutes = |time: Time| i64::from(time.hour()) * 60 + i64::from(time.minute());
-        let length = (minutes(self.end) - minutes(self.start)).rem_euclid(24 * 60);
+        let length = match (minutes(self.end) - minutes(self.start)).rem_euclid(24 * 60) {
+            0 => 24 * 60,
+            length => length,
+        };
         std::time::Duration::from_secs(u64::try_from(length * 60).unwrap_or(0))
     }
 
     fn times(&self) -> String {
-        format!(
-            "{}-{}",
-            self.start.strftime("%H:%M"),
-            self.end.strftime("%H:%M")
-        )
+        let start = self.start.strftime("%H:%M");
+        if self.start == self.end {
+            return format!("{start}-{MIDNIGHT_AFTER}");
+        }
+        format!("{start}-{}", self.end.strftime("%H:%M"))
     }
 
     /// The window that begins on this day, as instants, unless it is none or comes out empty.
@@ -312,224 +325,4 @@ pub(crate) fn instant(date: Date, time: Time, zone: &TimeZone) -> Option<Timesta
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(text: &str) -> Timestamp {
-        Timestamp(
-            text.parse::<jiff::Timestamp>()
-                .expect(text)
-                .as_millisecond(),
-        )
-    }
-
-    fn show(state: WindowState) -> String {
-        let time = |t: Timestamp| {
-            jiff::Timestamp::from_millisecond(t.as_millis())
-                .expect("in range")
-                .to_string()
-        };
-        match state {
-            WindowState::Open { until } => format!("open until {}", time(until)),
-            WindowState::Closed { opens_at } => {
-                format!("closed until {}", opens_at.map_or("never".into(), time))
-            }
-        }
-    }
-
-    #[track_caller]
-    fn check(window: &str, days: &[&str], zone_name: &str, now: &str, expected: &str) {
-        let window: Window = window.parse().expect(window);
-        let window = window.on_days(days.iter().map(|text| day(text).expect("a day")));
-        let zone = zone(zone_name).expect(zone_name);
-        assert_eq!(show(window.state(at(now), &zone)), expected);
-    }
-
-    #[test]
-    fn an_ordinary_night() {
-        let window = "02:00-06:00";
-        check(
-            window,
-            &[],
-            "UTC",
-            "2026-03-01T01:59:59Z",
-            "closed until 2026-03-01T02:00:00Z",
-        );
-        check(
-            window,
-            &[],
-            "UTC",
-            "2026-03-01T02:00:00Z",
-            "open until 2026-03-01T06:00:00Z",
-        );
-        check(
-            window,
-            &[],
-            "UTC",
-            "2026-03-01T06:00:00Z",
-            "closed until 2026-03-02T02:00:00Z",
-        );
-    }
-
-    #[test]
-    fn across_midnight_it_belongs_to_the_day_it_begins_on() {
-        // 2026-03-06 is a Friday.
-        let (window, days) = ("22:00-04:00", ["fri"].as_slice());
-        check(
-            window,
-            days,
-            "UTC",
-            "2026-03-06T01:00:00Z",
-            "closed until 2026-03-06T22:00:00Z",
-        );
-        check(
-            window,
-            days,
-            "UTC",
-            "2026-03-07T01:00:00Z",
-            "open until 2026-03-07T04:00:00Z",
-        );
-        check(
-            window,
-            days,
-            "UTC",
-            "2026-03-07T22:30:00Z",
-            "closed until 2026-03-13T22:00:00Z",
-        );
-    }
-
-    #[test]
-    fn spring_swallows_what_does_not_exist() {
-        // New York, 2026-03-08: 02:00 EST is 03:00 EDT.
-        let zone = "America/New_York";
-        check(
-            "02:00-03:00",
-            &[],
-            zone,
-            "2026-03-08T06:59:00Z",
-            "closed until 2026-03-09T06:00:00Z",
-        );
-        check(
-            "01:00-02:30",
-            &[],
-            zone,
-            "2026-03-08T06:30:00Z",
-            "open until 2026-03-08T07:00:00Z",
-        );
-        check(
-            "02:30-04:00",
-            &[],
-            zone,
-            "2026-03-08T07:00:00Z",
-            "open until 2026-03-08T08:00:00Z",
-        );
-        check(
-            "23:00-02:30",
-            &[],
-            zone,
-            "2026-03-08T06:59:00Z",
-            "open until 2026-03-08T07:00:00Z",
-        );
-    }
-
-    #[test]
-    fn autumn_means_the_first_time() {
-        // New York, 2026-11-01: 02:00 EDT is 01:00 EST.
-        let zone = "America/New_York";
-        check(
-            "00:30-01:30",
-            &[],
-            zone,
-            "2026-11-01T05:00:00Z",
-            "open until 2026-11-01T05:30:00Z",
-        );
-        check(
-            "00:30-01:30",
-            &[],
-            zone,
-            "2026-11-01T06:10:00Z",
-            "closed until 2026-11-02T05:30:00Z",
-        );
-        check(
-            "01:00-02:00",
-            &[],
-            zone,
-            "2026-11-01T05:00:00Z",
-            "open until 2026-11-01T07:00:00Z",
-        );
-    }
-
-    #[test]
-    fn what_is_no_window_is_refused() {
-        for bad in [
-            "",
-            "02:00",
-            "2-6",
-            "02:00-25:00",
-            "02:00-2:30",
-            "02:00-02:00",
-            "a-b",
-        ] {
-            assert!(bad.parse::<Window>().is_err(), "{bad:?}");
-        }
-        assert!(zone("Mars/Olympus").is_err());
-    }
-
-    #[test]
-    fn several_windows_are_open_when_one_is() {
-        let windows: Vec<Window> = ["02:00-04:00", "03:00-05:00"]
-            .iter()
-            .map(|w| w.parse().expect("window"))
-            .collect();
-        let zone = zone("UTC").expect("UTC");
-        let state = state_of(&windows, at("2026-03-01T03:30:00Z"), &zone);
-        assert_eq!(show(state), "open until 2026-03-01T05:00:00Z");
-        let state = state_of(&[], at("2026-03-01T03:30:00Z"), &zone);
-        assert_eq!(
-            state,
-            WindowState::Open {
-                until: Timestamp::MAX
-            }
-        );
-    }
-
-    /// Slow and independent: walks the clock minute by minute.
-    #[test]
-    fn minute_by_minute_agrees() {
-        let zone = zone("Europe/Berlin").expect("zone");
-        let window: Window = "22:30-02:15".parse().expect("window");
-        // Two weeks around both changes of the clocks in 2026.
-        for start in ["2026-03-25T12:00:00Z", "2026-10-20T12:00:00Z"] {
-            let mut now = at(start);
-            let mut open_until: Option<Timestamp> = None;
-            for _ in 0..14 * 24 * 60 {
-                let clock = local(now, &zone).expect("local");
-                if open_until.is_some_and(|until| now >= until) {
-                    open_until = None;
-                }
-                let minutes = clock.hour() as i64 * 60 + clock.minute() as i64;
-                if minutes == 22 * 60 + 30 {
-                    // Shuts at the first 02:15 (or the change that skips it) from here.
-                    let mut end = now;
-                    loop {
-                        end = end + std::time::Duration::from_secs(60);
-                        let clock = local(end, &zone).expect("local");
-                        let minutes = clock.hour() as i64 * 60 + clock.minute() as i64;
-                        if (2 * 60 + 15..12 * 60).contains(&minutes) {
-                            break;
-                        }
-                    }
-                    open_until = Some(end);
-                }
-                let fast = window.state(now, &zone);
-                let slow_open = open_until.is_some();
-                assert_eq!(
-                    matches!(fast, WindowState::Open { .. }),
-                    slow_open,
-                    "{clock}"
-                );
-                now = now + std::time::Duration::from_secs(60);
-            }
-        }
-    }
-}
+mod tests;

@@ -87,7 +87,7 @@ fn forbids(entry: &str, at: &Zoned) -> bool {
     }
 }
 
-/// Whether a clock on the wall shows a time within `[Mon ]02:00-06:00`.
+/// Whether a clock on the wall shows a time within `[Mon ]02:00-06:00`; no clock shows the 24:00 of `00:00-24:00`.
 fn shows_inside(window: &str, at: &Zoned) -> bool {
     let mut days: Vec<&str> = window.split(' ').collect();
     let Some((from, to)) = days.pop().and_then(|times| times.split_once('-')) else {
@@ -104,4 +104,28 @@ fn shows_inside(window: &str, at: &Zoned) -> bool {
     }
     let yesterday = at.yesterday().ok();
     (from <= clock && on(at)) || (clock < to && yesterday.is_some_and(|day| on(&day)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wall_shows_whole_days_as_well() {
+        // 2026-03-07 is a Saturday.
+        for (window, at, inside) in [
+            ("00:00-24:00", "2026-03-07T00:00[UTC]", true),
+            ("00:00-24:00", "2026-03-07T23:59[UTC]", true),
+            ("Sat 00:00-24:00", "2026-03-07T23:59[UTC]", true),
+            ("Sat 00:00-24:00", "2026-03-08T00:00[UTC]", false),
+            ("Sat 00:00-24:00", "2026-03-06T23:59[UTC]", false),
+            ("Sat 22:00-24:00", "2026-03-07T22:00[UTC]", true),
+            ("Sat 22:00-24:00", "2026-03-08T00:00[UTC]", false),
+            ("Sat 22:00-00:00", "2026-03-07T23:59[UTC]", true),
+            ("Sat 22:00-00:00", "2026-03-08T00:00[UTC]", false),
+        ] {
+            let clock: Zoned = at.parse().expect(at);
+            assert_eq!(shows_inside(window, &clock), inside, "{window} at {at}");
+        }
+    }
 }

@@ -266,7 +266,7 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
 fn of_their_own(machines: &[String]) -> Value {
     let keys = [
         json!({ "maintenanceWindow": "01:30-05:30", "timezone": "Europe/Berlin", "retries": 2, "retryAfter": "4m" }),
-        json!({ "maintenanceWindow": ["20:00-23:00", "02:00-04:00"], "healthCheckTimeout": 240 }),
+        json!({ "maintenanceWindow": ["20:00-23:00", "02:00-04:00", { "times": "00:00-24:00", "days": ["sat"] }], "healthCheckTimeout": 240 }),
         json!({ "allowReboot": false, "avoid": [], "expectedDuration": "20m", "rollbackOnFailure": "machine", "retries": 0 }),
     ];
     let own = machines.iter().enumerate().filter_map(|(index, machine)| {
@@ -454,6 +454,8 @@ pub(crate) fn window(rng: &mut Rng) -> Value {
     let minutes = rng.one([0, 30]);
     let length = rng.one([1, 2, 4, 10]);
     let to = (from + length) % 24;
+    // Midnight in its other form.
+    let to = if (to, minutes) == (0, 0) { 24 } else { to };
     let times = format!("{from:02}:{minutes:02}-{to:02}:{minutes:02}");
     if rng.once_in(4) {
         json!({ "times": times, "days": ["Mon", "Tue", "Thu", "Fri", "Sun"] })

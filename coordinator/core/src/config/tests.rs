@@ -285,7 +285,7 @@ fn every_fault_says_what_to_write() {
         ),
         (
             dev("maintenanceWindow"),
-            json!("22:00-24:00"),
+            json!("22:00-24:30"),
             "maintenanceWindow",
             "00:00",
         ),

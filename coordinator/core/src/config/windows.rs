@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::section::{Faults, Section, fault};
 use crate::window::{self, Window, WindowError};
 
-const TIMES: &str = "write times such as \"02:00-06:00\"; midnight is 00:00";
+const TIMES: &str = "write times such as \"02:00-06:00\"; the whole day is \"00:00-24:00\"";
 const DAY: &str = "write each day by itself, such as \"mon\" or \"monday\"";
 
 /// One window, or a list of them; each a text, or `{ times, days }`.

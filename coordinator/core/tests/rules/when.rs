@@ -424,7 +424,7 @@ fn calendars_that_cannot_be_meant_are_refused() {
         ),
         (
             none(),
-            avoided(json!({ "hours": ["00:00-12:00", "12:00-00:00"] })),
+            avoided(json!({ "hours": ["00:00-12:00", "12:00-24:00"] })),
             "updateGroups.web.avoid".into(),
             "never leave",
         ),

@@ -11,7 +11,7 @@ use jiff::tz::TimeZoneDatabase;
 use crate::oracle::{Spans, Wall, days_since_1970};
 
 /// Times about which clocks change, in minutes of the day, with their days.
-const WINDOWS: [(i64, i64, &[i64]); 8] = [
+const WINDOWS: [(i64, i64, &[i64]); 12] = [
     (60, 120, &[]),
     (150, 195, &[]),
     (22 * 60 + 30, 135, &[]),
@@ -20,7 +20,14 @@ const WINDOWS: [(i64, i64, &[i64]); 8] = [
     (120, 180, &[5, 6]),
     (6 * 60, 18 * 60, &[0, 2]),
     (180, 179, &[]),
+    (0, 24 * 60, &[]),
+    (0, 24 * 60, &[6]),
+    (0, 24 * 60, &[1, 4, 5]),
+    (21 * 60, 24 * 60, &[]),
 ];
+
+/// Hours of a calendar; the second of them are all of some days.
+const AVOIDED: [(i64, i64, &[i64]); 2] = [(390, 420, &[]), (0, 24 * 60, &[3])];
 
 /// 1 January 2020.
 const BEGIN: Timestamp = Timestamp(1_577_836_800_000);
@@ -37,7 +44,7 @@ fn window((from, to, days): (i64, i64, &[i64])) -> Window {
     window.on_days(days)
 }
 
-/// What is avoided: an hour of work, days of every year, of 2024, and about Easter.
+/// What is avoided: some hours, days of every year, of 2024, and about Easter.
 fn calendar() -> Calendar {
     let dates = [
         "03-29",
@@ -48,7 +55,7 @@ fn calendar() -> Calendar {
     ];
     let dates = dates.map(|text| text.parse().expect(text));
     Calendar::new(
-        vec![window((390, 420, &[]))],
+        AVOIDED.map(window).to_vec(),
         dates.to_vec(),
         Events::default(),
     )
@@ -100,7 +107,10 @@ fn judge(zone: &str, begin: Timestamp, days: i64) -> usize {
         for (spans, inside) in slow.iter_mut().zip(inside) {
             spans.saw(wall.now, inside);
         }
-        let blocked = avoided.binary_search(&wall.day()).is_ok() || wall.inside(390, 420, &[]);
+        let hours = AVOIDED
+            .iter()
+            .any(|(from, to, days)| wall.inside(*from, *to, days));
+        let blocked = avoided.binary_search(&wall.day()).is_ok() || hours;
         slow_opening.saw(wall.now, (inside[2] || inside[6]) && !blocked);
         wall.next();
     }

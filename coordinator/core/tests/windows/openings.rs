@@ -55,9 +55,10 @@ impl Drawn {
 }
 
 fn windows(most: usize) -> impl Strategy<Value = Vec<Drawn>> {
-    let quarter = 0i64..96;
+    // An end at the last of them is the midnight after the day.
+    let (quarter, end) = (0i64..96, 0i64..=96);
     let days = prop_oneof![Just(Vec::new()), proptest::collection::vec(0i64..7, 1..4)];
-    let one = (quarter.clone(), quarter, days).prop_filter_map("empty", |(from, to, days)| {
+    let one = (quarter, end, days).prop_filter_map("empty", |(from, to, days)| {
         let (from, to) = (from * 15, to * 15);
         (from != to).then_some(Drawn { from, to, days })
     });

@@ -52,9 +52,14 @@ impl Wall {
         self.latest.div_euclid(DAY)
     }
 
-    /// Whether a window of these minutes of the day, on these days (Monday is 0; none: all), is open.
+    /// Whether a window of these minutes of the day, on these days (Monday is 0; none: all), is open. From
+    /// the first to the last minute it is the whole day.
     pub(crate) fn inside(&self, from: i64, to: i64, days: &[i64]) -> bool {
-        let length = (to - from).rem_euclid(DAY);
+        let length = if (from, to) == (0, DAY) {
+            DAY
+        } else {
+            (to - from).rem_euclid(DAY)
+        };
         [0, 1].into_iter().any(|ago| {
             let day = self.day() - ago;
             // 1 January 1970 was a Thursday.
