@@ -15,8 +15,9 @@ use crate::{
     window::{self, Window, WindowState},
 };
 
-/// How far ahead an opening is looked for. A freeze that goes on for longer than half of it is refused
-/// when it is set.
+/// How far ahead an opening is looked for. One range of days or one event is a year at most, but several
+/// may follow each other: while more than this is left of them, nothing is found, and the end of each is
+/// an occasion to look again.
 const AHEAD: Duration = Duration::from_secs(2 * 366 * 24 * 3600);
 
 /// How often what is open or shut may change until the search is given up: windows every hour of some

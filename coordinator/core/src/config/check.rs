@@ -284,10 +284,15 @@ fn coordinators(config: &FleetConfig, faults: &mut Vec<Fault>) {
 }
 
 fn cycles(config: &FleetConfig, faults: &mut Vec<Fault>) {
-    let groups: Vec<(&GroupName, &[GroupName])> = config
-        .groups
+    // Of a group that depends on itself that is said already.
+    let others = config.groups.iter().map(|(name, group)| {
+        let others = group.policy.dependencies.iter().filter(|on| *on != name);
+        (name, others.cloned().collect::<Vec<_>>())
+    });
+    let others: Vec<(&GroupName, Vec<GroupName>)> = others.collect();
+    let groups: Vec<(&GroupName, &[GroupName])> = others
         .iter()
-        .map(|(name, group)| (name, group.policy.dependencies.as_slice()))
+        .map(|(name, others)| (*name, others.as_slice()))
         .collect();
     let ordered = in_dependency_order(&groups);
     let stuck: Vec<&str> = groups

@@ -438,6 +438,10 @@ fn contradictions_are_refused() {
     one("is in group critical already", |d| {
         d["updateGroups"]["critical"]["machines"] = json!(["dev-01"]);
     });
+    let itself = faults(|d| d["updateGroups"]["dev"]["dependencies"] = json!(["dev"]));
+    let said: Vec<&str> = itself.iter().map(String::as_str).collect();
+    let expected = "updateGroups.dev.dependencies[0]: a group cannot depend on itself (remove it)";
+    assert_eq!(said, [expected], "once is enough");
     one("depend on each other: critical, dev, infrastructure", |d| {
         d["updateGroups"]["dev"]["dependencies"] = json!(["infrastructure"]);
     });

@@ -225,10 +225,9 @@ fn when(line: &Line, value: &str) -> Result<When, IcsError> {
         (true, _) => Some(TimeZone::UTC),
         (false, Some(name)) if !whole_day => {
             let zone = window::zone(name.trim_start_matches('/')).map_err(|error| {
-                IcsError::new(
-                    line.number,
-                    format!("{error}; zones of other names are not known"),
-                )
+                let what = "export the calendar in UTC or with IANA names, of which Outlook and Exchange \
+                            write Windows' own instead";
+                IcsError::new(line.number, format!("{error}; {what}"))
             })?;
             Some(zone)
         }
