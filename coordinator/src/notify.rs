@@ -78,8 +78,10 @@ impl Telling {
             | "traffic-given-up" => Level::Error,
             "emergency-update" | "overdue" | "approval-asked" | "promotion-asked"
             | "return-asked" | "rollout-aborted" | "restored" | "window-missed"
-            | "schedule-skipped" | "schedule-missed" | "quarantined" | "target-quarantined"
-            | "not-updated" | "not-applied" | "traffic-failed" => Level::Warning,
+            | "schedule-skipped" | "schedule-missed" | "schedule-left-out" | "quarantined"
+            | "target-quarantined" | "not-updated" | "not-applied" | "traffic-failed" => {
+                Level::Warning
+            }
             "rollout-finished" | "resume" | "released" | "target-released" | "traffic-moved" => {
                 Level::Info
             }

@@ -60,10 +60,25 @@ fn under_way(run: &ScheduleRun, look: &Look) -> String {
         by => format!(", asked for by {by}"),
     };
     format!(
-        "run {}: {what}{by}, begun {}",
+        "run {}: {what}{by}, begun {}{}",
         run.number,
-        look.ago(&run.began_at)
+        look.ago(&run.began_at),
+        left_out(run)
     )
+}
+
+/// Whom the rollout of a run leaves out, the first few by name.
+fn left_out(run: &ScheduleRun) -> String {
+    const SHOWN: usize = 4;
+    let shown = run.left_out.iter().take(SHOWN);
+    let shown: Vec<String> = shown
+        .map(|out| format!("{} (in rollout {})", out.machine, out.rollout))
+        .collect();
+    match run.left_out.len() {
+        0 => String::new(),
+        1..=SHOWN => format!("; left out: {}", shown.join(", ")),
+        all => format!("; left out: {} and {} more", shown.join(", "), all - SHOWN),
+    }
 }
 
 fn ended(past: &SchedulePast, look: &Look) -> String {

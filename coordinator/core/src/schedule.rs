@@ -14,7 +14,7 @@ mod view;
 
 use std::time::Duration;
 
-use common::{CleanUp, GroupName, RolloutId, ScheduleName, Timestamp};
+use common::{CleanUp, GroupName, MachineName, RolloutId, ScheduleName, Timestamp};
 use croner::{
     Cron,
     errors::CronError,
@@ -28,7 +28,7 @@ use crate::window;
 
 pub(crate) use self::{
     cleanup::CleanUps,
-    facts::{author, shown},
+    facts::{author, of_another, shown, told},
 };
 pub use self::{
     cleanup::{KEEP, KEEP_FOR},
@@ -313,7 +313,13 @@ pub struct ScheduleRun {
     pub groups: Vec<GroupName>,
     /// Where it stands.
     pub stage: Stage,
+    /// Machines that its rollout leaves out, because they take part in another one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
 }
+
+/// A machine that a run leaves out, and the rollout that it takes part in.
+pub type LeftOut = (MachineName, RolloutId);
 
 /// Where a run stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

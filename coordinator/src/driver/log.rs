@@ -325,7 +325,7 @@ fn of_schedule<'a>(schedule: &ScheduleName, step: &'a ScheduleStep) -> Option<Li
     };
     match step {
         ScheduleStep::Began { run } => line(false, format!("run {} begins", run.number)),
-        ScheduleStep::Executed { rollout } => Some(Line {
+        ScheduleStep::Executed { rollout, .. } => Some(Line {
             rollout: Some(rollout),
             ..line(false, "its targets are known".to_owned())?
         }),

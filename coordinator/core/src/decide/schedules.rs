@@ -1,6 +1,6 @@
 //! Schedules: what operators ask of them, and what comes of the targets of a run.
 
-use common::{MachineName, OperatorName, ScheduleName, Target, Timestamp, time::span};
+use common::{MachineName, OperatorName, RolloutId, ScheduleName, Target, Timestamp, time::span};
 
 use super::Draft;
 use crate::{
@@ -9,9 +9,11 @@ use crate::{
     plan::Plan,
     request::{Back, Refusal, Reply, Selection, Wish},
     rollout::RolloutState,
-    schedule::{ScheduleStep, Stage, author, shown},
+    schedule::{How, LeftOut, ScheduleStep, Stage, author, of_another, shown, told},
     wait::WaitReason,
 };
+
+type Targets = Vec<(MachineName, Target)>;
 
 impl Fleet {
     /// Runs a schedule now. Its next planned run stays what it is.
@@ -76,7 +78,7 @@ impl Fleet {
         now: Timestamp,
         name: &ScheduleName,
         number: u64,
-        targets: Result<Vec<(MachineName, Target)>, String>,
+        targets: Result<Targets, String>,
         draft: &mut Draft,
     ) -> Reply {
         let run = self.course(name).and_then(|course| course.run.clone());
@@ -97,28 +99,33 @@ impl Fleet {
             Err(why) => Err(why),
         };
         match result {
-            Ok(None) => {}
-            Ok(Some(text)) => self.finish_run(name, true, text, now, draft),
-            Err(text) => self.finish_run(name, false, text, now, draft),
+            Ok(Came::Rollout) => {}
+            Ok(Came::Nothing(text)) => self.finish_run(name, How::Finished, text, now, draft),
+            Ok(Came::NobodyIsFree(text)) => self.finish_run(name, How::Skipped, text, now, draft),
+            Err(text) => self.finish_run(name, How::Failed, text, now, draft),
         }
         Reply::Done(String::new())
     }
 
-    /// A rollout to these targets; a sentence where there is nothing to do, or why there is none.
+    /// A rollout of those that are free to these targets; or why there is none.
     fn execute_targets(
         &mut self,
         now: Timestamp,
         name: &ScheduleName,
-        targets: Vec<(MachineName, Target)>,
+        targets: Targets,
         draft: &mut Draft,
-    ) -> Result<Option<String>, String> {
+    ) -> Result<Came, String> {
         if targets.is_empty() {
             return Err("its source names none of its machines".to_owned());
         }
-        let machines: Vec<MachineName> = targets.iter().map(|(name, _)| name.clone()).collect();
-        if let Some(taken) = machines.iter().find_map(|machine| self.taken(machine)) {
-            return Err(taken);
+        let mut left_out = Vec::new();
+        // Of those that are busy nothing changes, not even what they are to run.
+        let targets = self.free_of(targets, &mut left_out);
+        if targets.is_empty() {
+            let others = told(left_out.iter().map(of_another));
+            return Ok(Came::NobodyIsFree(format!("nobody is free; {others}")));
         }
+        let machines: Vec<MachineName> = targets.iter().map(|(name, _)| name.clone()).collect();
         let reason = self.schedule(name).map(|schedule| schedule.reason.clone());
         let by = author(name);
         self.commit(
@@ -147,53 +154,64 @@ impl Fleet {
                 rollout: Some(rollout),
                 ..
             }) => {
-                self.step(name, ScheduleStep::Executed { rollout }, draft);
-                Ok(None)
+                let step = ScheduleStep::Executed { rollout, left_out };
+                self.step(name, step, draft);
+                Ok(Came::Rollout)
             }
             Ok(Reply::Executed {
                 rollout: None,
                 plan,
-            }) => Ok(Some(nothing_to_do(&plan))),
-            Ok(_) => Ok(None),
+            }) => Ok(Came::Nothing(nothing_to_do(&plan, &left_out))),
+            Ok(_) => Ok(Came::Rollout),
             Err(refusal) => Err(refusal.to_string()),
         }
     }
 
-    /// Why this machine is not to be had: unlike a person's, a schedule's rollout does not take over
-    /// machines from one that is paused, because somebody has to decide about that first.
-    fn taken(&self, machine: &MachineName) -> Option<String> {
+    /// The targets of those that no other rollout has; the others are put with those left out.
+    fn free_of(&self, targets: Targets, left_out: &mut Vec<LeftOut>) -> Targets {
+        let free = targets.into_iter().filter(|(machine, _)| {
+            let taken = self.taken(machine);
+            let free = taken.is_none();
+            left_out.extend(taken.map(|rollout| (machine.clone(), rollout)));
+            free
+        });
+        free.collect()
+    }
+
+    /// The rollout for which this machine is not to be had: unlike a person's, a schedule's rollout
+    /// does not take over machines from one that is paused, because somebody has to decide about that
+    /// first.
+    fn taken(&self, machine: &MachineName) -> Option<RolloutId> {
         if let Some(lease) = self.lease_of(machine) {
-            return Some(format!(
-                "{machine} is at work for rollout {}",
-                lease.rollout
-            ));
+            return Some(lease.rollout.clone());
         }
         let (rollout, group, place) = self.at(*self.index().place_of.get(machine)?)?;
         let paused = matches!(rollout.state, RolloutState::Paused(_));
         let open = !place.state.is_final() && paused;
-        (open || group.finished_at.is_none()).then(|| {
-            format!(
-                "{machine} takes part in rollout {}, which is not finished",
-                rollout.id
-            )
-        })
+        (open || group.finished_at.is_none()).then(|| rollout.id.clone())
     }
 }
 
+/// What came of the targets of a run.
+enum Came {
+    /// A rollout, which the run goes on with.
+    Rollout,
+    /// Nobody has to move.
+    Nothing(String),
+    /// Every machine takes part in another rollout.
+    NobodyIsFree(String),
+}
+
 /// That a plan moves nobody, with whom it leaves out although they do not run their target.
-fn nothing_to_do(plan: &Plan) -> String {
-    const SHOWN: usize = 4;
+fn nothing_to_do(plan: &Plan, busy: &[LeftOut]) -> String {
     let excluded = plan.excluded.iter();
     let out = excluded.filter(|(_, why)| !matches!(why, WaitReason::UpToDate));
-    let out: Vec<String> = out
-        .map(|(machine, why)| format!("{machine} ({})", why.kind()))
-        .collect();
-    let shown = out[..out.len().min(SHOWN)].join(", ");
-    match out.len() {
-        0 => "nothing to do: every machine runs its target".to_owned(),
-        1..=SHOWN => format!("nothing to do; left out: {shown}"),
-        all => format!("nothing to do; left out: {shown} and {} more", all - SHOWN),
+    let out = out.map(|(machine, why)| format!("{machine} ({})", why.kind()));
+    let out: Vec<String> = out.chain(busy.iter().map(of_another)).collect();
+    if out.is_empty() {
+        return "nothing to do: every machine runs its target".to_owned();
     }
+    format!("nothing to do; {}", told(out.into_iter()))
 }
 
 fn unknown(name: &ScheduleName) -> Refusal {

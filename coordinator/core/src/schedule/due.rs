@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use common::{CleanedUp, GroupName, MachineName, ScheduleName, Timestamp, time::span};
+use common::{CleanedUp, GroupName, MachineName, RolloutId, ScheduleName, Timestamp, time::span};
 
 use super::{
     AHEAD_MAX, Course, How, Planned, RESOLVE_WITHIN, Schedule, ScheduleRun, ScheduleStep,
@@ -229,6 +229,7 @@ impl Fleet {
             began_at: now,
             groups: schedule.groups.clone(),
             stage,
+            left_out: Vec::new(),
         };
         self.step(name, ScheduleStep::Began { run }, draft);
         self.end_run(name, now, draft);
@@ -252,15 +253,10 @@ impl Fleet {
                 let text = format!("no targets within {}", span(RESOLVE_WITHIN));
                 (until <= now).then_some((false, text))
             }
-            Stage::Rollout(id) => match self.rollout(id).map(|rollout| &rollout.state) {
-                Some(RolloutState::Active | RolloutState::Paused(_)) => None,
-                Some(RolloutState::Finished) => Some((true, format!("rollout {id} finished"))),
-                Some(RolloutState::Failed) => Some((false, format!("rollout {id} failed"))),
-                Some(RolloutState::Aborted { by, .. }) => {
-                    Some((false, format!("rollout {id} was aborted by {by}")))
-                }
-                None => Some((false, format!("rollout {id} is not known any more"))),
-            },
+            Stage::Rollout(id) => self.rollout_ended(id).map(|(succeeded, text)| {
+                let text = format!("{text}{}", run.without());
+                (succeeded, text)
+            }),
             Stage::Checking | Stage::Cleaning(_) if self.stop_over_any(&run.groups) => {
                 Some((false, "an emergency stop holds".to_owned()))
             }
@@ -268,26 +264,43 @@ impl Fleet {
             Stage::Cleaning(_) => self.all_cleaned_up(name, &run, now, draft),
         };
         if let Some((succeeded, text)) = ended {
-            self.finish_run(name, succeeded, text, now, draft);
+            let how = match succeeded {
+                true => How::Finished,
+                false => How::Failed,
+            };
+            self.finish_run(name, how, text, now, draft);
         } else if matches!(run.stage, Stage::Rollout(_)) {
             self.hearsay.under_way.remove(name);
+        }
+    }
+
+    /// Whether the rollout of a run went well, and what came of it; `None` while it goes on.
+    fn rollout_ended(&self, id: &RolloutId) -> Option<(bool, String)> {
+        match self.rollout(id).map(|rollout| &rollout.state) {
+            Some(RolloutState::Active | RolloutState::Paused(_)) => None,
+            Some(RolloutState::Finished) => Some((true, format!("rollout {id} finished"))),
+            Some(RolloutState::Failed) => Some((false, format!("rollout {id} failed"))),
+            Some(RolloutState::Aborted { by, .. }) => {
+                Some((false, format!("rollout {id} was aborted by {by}")))
+            }
+            None => Some((false, format!("rollout {id} is not known any more"))),
         }
     }
 
     pub(crate) fn finish_run(
         &mut self,
         name: &ScheduleName,
-        succeeded: bool,
+        how: How,
         text: String,
         now: Timestamp,
         draft: &mut Draft,
     ) {
         self.forget_run(name);
-        let at = now;
         let step = ScheduleStep::Ended {
-            succeeded,
+            succeeded: how == How::Finished,
+            skipped: how == How::Skipped,
             text,
-            at,
+            at: now,
         };
         self.step(name, step, draft);
     }
@@ -350,7 +363,7 @@ impl std::fmt::Display for ScheduleRun {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.stage {
             Stage::Resolving => f.write_str("its targets are being found out"),
-            Stage::Rollout(id) => write!(f, "rollout {id}"),
+            Stage::Rollout(id) => write!(f, "rollout {id}{}", self.without()),
             Stage::Checking => f.write_str("machines are asked for their health"),
             Stage::Cleaning(_) => f.write_str("machines are being cleaned up"),
         }

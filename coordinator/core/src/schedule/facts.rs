@@ -4,7 +4,7 @@
 use common::{GroupName, RolloutId, ScheduleName, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Course, How, Past, ScheduleRun, Skip, Stage};
+use super::{Course, How, LeftOut, Past, ScheduleRun, Skip, Stage};
 use crate::{
     config::FleetConfig,
     fleet::{Facts, Fleet},
@@ -24,11 +24,18 @@ pub enum ScheduleStep {
     Executed {
         /// Which.
         rollout: RolloutId,
+        /// Machines that are not in it, because they take part in another one. Journals of before
+        /// that was so do not say it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left_out: Vec<LeftOut>,
     },
     /// The run is over.
     Ended {
         /// Whether all is as it should be.
         succeeded: bool,
+        /// Nothing was begun, because every machine takes part in another rollout.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        skipped: bool,
         /// A sentence.
         text: String,
         /// When.
@@ -77,6 +84,31 @@ impl ScheduleStep {
     }
 }
 
+/// In which way a run ended.
+fn ended(succeeded: bool, skipped: bool) -> How {
+    match (succeeded, skipped) {
+        (true, _) => How::Finished,
+        (false, true) => How::Skipped,
+        (false, false) => How::Failed,
+    }
+}
+
+/// Whom a run leaves out, the first few by name.
+pub(crate) fn told(machines: impl Iterator<Item = String>) -> String {
+    const SHOWN: usize = 4;
+    let out: Vec<String> = machines.collect();
+    let shown = out[..out.len().min(SHOWN)].join(", ");
+    match out.len().saturating_sub(SHOWN) {
+        0 => format!("left out: {shown}"),
+        more => format!("left out: {shown} and {more} more"),
+    }
+}
+
+/// A machine that takes part in another rollout.
+pub(crate) fn of_another((machine, rollout): &LeftOut) -> String {
+    format!("{machine} (in rollout {rollout})")
+}
+
 /// Who a rollout is from that a schedule made.
 pub(crate) fn author(schedule: &ScheduleName) -> String {
     format!("schedule:{schedule}")
@@ -90,22 +122,20 @@ impl Course {
                 self.dealt_with = run.planned.unwrap_or(self.dealt_with);
                 self.run = Some(run.clone());
             }
-            ScheduleStep::Executed { rollout } => {
+            ScheduleStep::Executed { rollout, left_out } => {
                 if let Some(run) = &mut self.run {
                     run.stage = Stage::Rollout(rollout.clone());
+                    run.left_out.clone_from(left_out);
                 }
             }
             ScheduleStep::Ended {
                 succeeded,
+                skipped,
                 text,
                 at,
             } => {
                 let run = self.run.take();
-                let how = if *succeeded {
-                    How::Finished
-                } else {
-                    How::Failed
-                };
+                let how = ended(*succeeded, *skipped);
                 self.last = Some(Past {
                     how,
                     planned: run.as_ref().and_then(|run| run.planned),
@@ -177,6 +207,14 @@ impl ScheduleRun {
             Stage::Resolving | Stage::Checking | Stage::Cleaning(_) => None,
         }
     }
+
+    /// What a sentence about its rollout goes on with: whom it leaves out.
+    pub(crate) fn without(&self) -> String {
+        match self.left_out[..] {
+            [] => String::new(),
+            _ => format!("; {}", told(self.left_out.iter().map(of_another))),
+        }
+    }
 }
 
 impl Facts {
@@ -224,11 +262,18 @@ impl Fleet {
                 entry("began", &run.by, &text)
             }
             // The rollout itself is told.
-            ScheduleStep::Executed { .. } => return None,
+            ScheduleStep::Executed { left_out, .. } if left_out.is_empty() => return None,
+            ScheduleStep::Executed { rollout, left_out } => Entry {
+                rollout: Some(rollout.clone()),
+                ..entry("left-out", "", &told(left_out.iter().map(of_another)))
+            },
             ScheduleStep::Ended {
-                succeeded, text, ..
+                succeeded,
+                skipped,
+                text,
+                ..
             } => {
-                let kind = if *succeeded { "finished" } else { "failed" };
+                let kind = ended(*succeeded, *skipped).word();
                 let run = self.course(schedule).and_then(|course| course.run.as_ref());
                 Entry {
                     rollout: run.and_then(ScheduleRun::rollout).cloned(),

@@ -29,6 +29,7 @@ mod retry;
 mod returns;
 mod schedule_times;
 mod schedules;
+mod schedules_meet;
 mod sequence;
 mod staging;
 mod stop;

@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 
 use crate::fleet::{World, minutes, name, path, stop};
 
-fn hours(n: u64) -> Duration {
+pub(crate) fn hours(n: u64) -> Duration {
     minutes(n * 60)
 }
 
 /// Two groups, and one schedule on every day at 02:00. It is Monday, 00:00.
-fn world(schedule: Value) -> World {
+pub(crate) fn world(schedule: Value) -> World {
     let mut world = World::new(
         json!({
             "dev": { "machines": ["a", "b"], "updatePolicy": "aggressive", "maxParallel": 2 },
@@ -32,7 +32,7 @@ fn world(schedule: Value) -> World {
     world
 }
 
-fn update() -> Value {
+pub(crate) fn update() -> Value {
     json!({ "cron": "0 2 * * *", "action": "update", "reason": "every night" })
 }
 
@@ -40,7 +40,7 @@ fn health() -> Value {
     json!({ "cron": "0 2 * * *", "action": "health-check" })
 }
 
-fn run(world: &mut World) -> Reply {
+pub(crate) fn run(world: &mut World) -> Reply {
     let (schedule, reason) = ("nightly".parse().expect("name"), String::new());
     world.ask(OperatorRequest::RunSchedule { schedule, reason })
 }
@@ -51,13 +51,13 @@ fn skip(world: &mut World) -> Reply {
 }
 
 /// What came of an answer.
-struct Answered {
-    changes: Vec<Change>,
-    history: Vec<Entry>,
+pub(crate) struct Answered {
+    pub(crate) changes: Vec<Change>,
+    pub(crate) history: Vec<Entry>,
 }
 
 /// The source answers with this version for these machines.
-fn resolve(world: &mut World, machines: &[&str], version: &str) -> Answered {
+pub(crate) fn resolve(world: &mut World, machines: &[&str], version: &str) -> Answered {
     let targets = machines
         .iter()
         .map(|m| (name(m), Target::Closure(path(version))));
@@ -84,13 +84,13 @@ fn answer(
     }
 }
 
-fn course(world: &World) -> coordinator_core::schedule::Course {
+pub(crate) fn course(world: &World) -> coordinator_core::schedule::Course {
     let name = "nightly".parse().expect("name");
     world.fleet.facts().courses[&name].clone()
 }
 
 #[track_caller]
-fn last(world: &World, how: How, says: &str) -> Past {
+pub(crate) fn last(world: &World, how: How, says: &str) -> Past {
     let past = course(world).last.expect("something has happened");
     assert_eq!(past.how, how, "{past:?}");
     assert!(past.text.contains(says), "{past:?}");
@@ -98,7 +98,7 @@ fn last(world: &World, how: How, says: &str) -> Past {
 }
 
 /// Everybody takes its turn.
-fn all_go(world: &mut World, machines: &[&str]) {
+pub(crate) fn all_go(world: &mut World, machines: &[&str]) {
     for machine in machines {
         world.update(machine);
     }
@@ -122,7 +122,7 @@ fn an_update_finds_its_targets_and_is_a_rollout_of_the_schedule() {
             format!("created by {}: {}", rollout.created_by, rollout.reason)
         }
         Change::Schedule {
-            step: ScheduleStep::Executed { rollout },
+            step: ScheduleStep::Executed { rollout, .. },
             ..
         } => format!("executed {rollout}"),
         _ => String::new(),
@@ -318,15 +318,17 @@ fn a_rollout_that_waits_for_a_person_is_not_taken_over() {
         reason: String::new(),
     });
     world.pass(hours(2));
-    resolve(&mut world, &["a", "b", "c"], "3");
-    last(&world, How::Failed, "takes part in rollout r1");
+    let told = resolve(&mut world, &["a", "b", "c"], "3").history;
+    let says = "nobody is free; left out: a (in rollout r1), b (in rollout r1), c (in rollout r1)";
+    last(&world, How::Skipped, says);
+    let kinds: Vec<&str> = told.iter().map(|entry| entry.kind.as_str()).collect();
+    assert_eq!(kinds, ["schedule-skipped"]);
     assert!(matches!(world.state(&mine), RolloutState::Paused(_)));
-    assert!(
-        world.fleet.facts().machines[&name("a")]
-            .pin
-            .as_ref()
-            .is_some_and(|pin| pin.by == "ada")
-    );
+    let pin = world.fleet.facts().machines[&name("a")].pin.as_ref();
+    assert!(pin.is_some_and(|pin| pin.by == "ada"));
+    // The schedule itself is free for its next run.
+    world.pass(hours(24));
+    assert!(course(&world).run.is_some());
 }
 
 #[test]

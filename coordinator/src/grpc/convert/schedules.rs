@@ -58,7 +58,12 @@ fn of_run(run: ScheduleRun) -> wire::ScheduleRun {
         Stage::Checking => "checking",
         Stage::Cleaning(_) => "cleaning",
     };
+    let left_out = run.left_out.iter().map(|(machine, rollout)| wire::LeftOut {
+        machine: machine.to_string(),
+        rollout: rollout.to_string(),
+    });
     wire::ScheduleRun {
+        left_out: left_out.collect(),
         number: run.number,
         planned: run.planned.map(time),
         rollout: run.rollout().map(ToString::to_string).unwrap_or_default(),
