@@ -58,9 +58,13 @@ impl Fleet {
         #[cfg(feature = "seeded-bugs")]
         // BUG (seeded): whoever asks also answers.
         let four_eyes = four_eyes && !self.has(crate::bug::Bug::OwnApproved);
-        if !reject && four_eyes && found.created_by == by.as_str() {
+        if !reject && four_eyes && found.is_of(by.as_str()) {
+            let own = match found.asked_by.as_str() {
+                "" => "is your own",
+                _ => "comes of a schedule that you ran",
+            };
             return Err(Refusal::Forbidden(format!(
-                "rollout {} is your own, and somebody else must approve it (updateSettings.fourEyes)",
+                "rollout {} {own}, and somebody else must approve it (updateSettings.fourEyes)",
                 found.id
             )));
         }

@@ -27,6 +27,10 @@ pub struct Rollout {
     pub created_at: Timestamp,
     /// By whom.
     pub created_by: String,
+    /// Who ran the schedule that created it; empty when time did, or no schedule. Journals of before
+    /// this was kept do not say it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub asked_by: String,
     /// Why, as the operator said; may be empty.
     pub reason: String,
     /// Past windows, soak and stagger; never past limits, budget or health. An update of this kind is an
@@ -208,6 +212,11 @@ pub enum WaveState {
 }
 
 impl Rollout {
+    /// Whether it is this person's own: they began it, or ran the schedule that did.
+    pub fn is_of(&self, person: &str) -> bool {
+        self.created_by == person || self.asked_by == person
+    }
+
     /// Whether machines are to try their target even if it failed there before: when an operator
     /// said so, and on the way back, which leads to what ran before.
     pub fn force(&self) -> bool {

@@ -71,7 +71,7 @@ impl Fleet {
             _ if !still_holds(rollout, &reason) => None,
             _ => self.plan(&wish).ok().filter(|plan| !plan.is_empty()),
         };
-        let begun = plan.and_then(|plan| self.begin(&plan, &wish, BY, now, draft).ok());
+        let begun = plan.and_then(|plan| self.begin(&plan, &wish, BY.into(), now, draft).ok());
         let change = match begun {
             None => Change::NothingToTakeBack { rollout: id },
             Some(rollback) => Change::RolloutAborted {

@@ -60,7 +60,7 @@ impl Fleet {
                 }))
             }
             OperatorRequest::Execute { wish, if_plan } => {
-                or_refused(self.execute(now, by.as_str(), &wish, if_plan.as_deref(), draft))
+                or_refused(self.execute(now, by.as_str().into(), &wish, if_plan.as_deref(), draft))
             }
             OperatorRequest::PinTargets { targets, .. } => self.pin(now, by, targets, draft),
             OperatorRequest::Approve {

@@ -22,6 +22,21 @@ use crate::{
     wait::WaitReason,
 };
 
+/// Who begins a rollout.
+#[derive(Clone, Copy)]
+pub(crate) struct Author<'a> {
+    /// The person, schedule or rule that it is by.
+    pub(crate) name: &'a str,
+    /// Who ran the schedule; empty where nobody did.
+    pub(crate) asked: &'a str,
+}
+
+impl<'a> From<&'a str> for Author<'a> {
+    fn from(name: &'a str) -> Self {
+        Self { name, asked: "" }
+    }
+}
+
 impl Fleet {
     /// What a wish comes to. Changes nothing.
     pub fn plan(&self, wish: &Wish) -> Result<Plan, Refusal> {
@@ -238,7 +253,7 @@ impl Fleet {
     pub(super) fn execute(
         &mut self,
         now: Timestamp,
-        by: &str,
+        by: Author<'_>,
         wish: &Wish,
         if_plan: Option<&str>,
         draft: &mut Draft,
@@ -282,7 +297,7 @@ impl Fleet {
         &mut self,
         plan: &Plan,
         wish: &Wish,
-        by: &str,
+        by: Author<'_>,
         now: Timestamp,
         draft: &mut Draft,
     ) -> Result<RolloutId, Refusal> {
@@ -393,7 +408,7 @@ fn order(config: &FleetConfig) -> Vec<&GroupName> {
 }
 
 /// The rollout of a plan: from here on, nothing is chosen any more.
-fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &str, now: Timestamp) -> Rollout {
+fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: Author<'_>, now: Timestamp) -> Rollout {
     let place = |machine: &PlannedMachine| Place {
         machine: machine.name.clone(),
         target: machine.target.clone(),
@@ -443,7 +458,8 @@ fn frozen(plan: &Plan, id: RolloutId, wish: &Wish, by: &str, now: Timestamp) -> 
         id,
         action: wish.action,
         created_at: now,
-        created_by: by.to_string(),
+        created_by: by.name.to_owned(),
+        asked_by: by.asked.to_owned(),
         reason: wish.reason.clone(),
         immediate: wish.immediate,
         retry_failed: wish.retry_failed,

@@ -2,7 +2,7 @@
 
 use common::{MachineName, OperatorName, RolloutId, ScheduleName, Target, Timestamp, time::span};
 
-use super::Draft;
+use super::{Draft, rollouts::Author};
 use crate::{
     change::Change,
     fleet::Fleet,
@@ -94,7 +94,7 @@ impl Fleet {
             Ok(mut targets) => {
                 let mine = self.machines_of(&run.groups);
                 targets.retain(|(machine, _)| mine.contains(machine));
-                self.execute_targets(now, name, targets, draft)
+                self.execute_targets(now, name, run.by, targets, draft)
             }
             Err(why) => Err(why),
         };
@@ -112,6 +112,7 @@ impl Fleet {
         &mut self,
         now: Timestamp,
         name: &ScheduleName,
+        asked: String,
         targets: Targets,
         draft: &mut Draft,
     ) -> Result<Came, String> {
@@ -149,7 +150,11 @@ impl Fleet {
             reason: reason.unwrap_or_default(),
         };
         draft.wake.extend(machines);
-        match self.execute(now, &by, &wish, None, draft) {
+        let by = Author {
+            name: &by,
+            asked: &asked,
+        };
+        match self.execute(now, by, &wish, None, draft) {
             Ok(Reply::Executed {
                 rollout: Some(rollout),
                 ..

@@ -53,7 +53,7 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
             at,
         } => {
             let (by, comment, at) = (by.clone(), comment.clone(), *at);
-            let own = before.rollout(rollout).is_some_and(|r| r.created_by == by);
+            let own = before.rollout(rollout).is_some_and(|r| r.is_of(&by));
             let config = before.facts().config.as_ref();
             let own = own && config.is_some_and(|config| config.four_eyes);
             let too_soon = by == THE_POLICY && !consents(before, rollout, group, at);

@@ -1,6 +1,6 @@
 //! Who may approve, and what becomes of a question that nobody answers.
 
-use common::GroupName;
+use common::{GroupName, ScheduleName, Target};
 use coordinator_core::{
     FleetConfig, Request,
     identity::{Actor, Role},
@@ -9,7 +9,7 @@ use coordinator_core::{
 };
 use serde_json::{Value, json};
 
-use crate::fleet::{World, minutes, path};
+use crate::fleet::{World, minutes, name, path};
 
 fn world(keys: Value, settings: Value) -> World {
     let mut group = json!({ "machines": ["a"], "updatePolicy": "manual-approval" });
@@ -62,6 +62,44 @@ fn nobody_approves_their_own_rollout_where_the_settings_say_so() {
     world.waits_for("a", "approval");
     assert_eq!(answer(&mut world, "bob", false), None);
     world.update("a");
+}
+
+/// The group, and a schedule of it; it has run, for somebody or at its time, and waits for approval.
+fn ran(four_eyes: bool, by_hand: bool) -> World {
+    let settings = json!({ "fourEyes": four_eyes, "source": { "targets": "/targets.json" } });
+    let mut world = world(json!({}), settings);
+    world.schedule(json!({ "nightly": { "cron": "0 2 * * *", "action": "update" } }));
+    let schedule: ScheduleName = "nightly".parse().expect("a name");
+    if by_hand {
+        let (schedule, reason) = (schedule.clone(), String::new());
+        world.done(OperatorRequest::RunSchedule { schedule, reason });
+    } else {
+        world.pass(minutes(121));
+    }
+    let targets = Ok(vec![(name("a"), Target::Closure(path("3")))]);
+    world.handle(Request::ScheduleResolved {
+        schedule,
+        run: 1,
+        targets,
+    });
+    world.waits_for("a", "approval");
+    world
+}
+
+#[test]
+fn who_runs_a_schedule_does_not_approve_what_comes_of_it() {
+    let mut world = ran(true, true);
+    // Also after a restart.
+    let facts = serde_json::to_value(world.fleet.facts()).expect("JSON");
+    world.goes_on_from(serde_json::from_value(facts).expect("facts"));
+    let refusal = answer(&mut world, "ada", false).expect("she ran it");
+    assert!(matches!(refusal, Refusal::Forbidden(_)), "{refusal}");
+    assert!(refusal.to_string().contains("a schedule that you ran"), "{refusal}");
+    assert_eq!(answer(&mut world, "bob", false), None);
+    // What began at its time is nobody's own.
+    assert_eq!(answer(&mut ran(true, false), "ada", false), None);
+    assert_eq!(answer(&mut ran(false, true), "ada", false), None);
+    assert_eq!(answer(&mut ran(true, true), "ada", true), None);
 }
 
 #[test]
