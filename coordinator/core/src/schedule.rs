@@ -41,6 +41,10 @@ pub use self::{
 /// their windows by themselves, so beginning late harms nobody.
 pub const CATCH_UP: Duration = Duration::from_secs(6 * 3600);
 
+/// So much later is still on time, whatever a schedule says: the clock is looked at now and then, never at
+/// the very instant, and what waits longest for that is a coordinator that begins.
+pub const ON_TIME: Duration = Duration::from_secs(60);
+
 /// How long a source may take to come to targets: a fleet's systems are built in that time.
 pub const RESOLVE_WITHIN: Duration = Duration::from_secs(4 * 3600);
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use common::{CleanedUp, GroupName, MachineName, RolloutId, ScheduleName, Timestamp, time::span};
 
 use super::{
-    AHEAD_MAX, Course, How, Planned, RESOLVE_WITHIN, Schedule, ScheduleRun, ScheduleStep,
+    AHEAD_MAX, Course, How, ON_TIME, Planned, RESOLVE_WITHIN, Schedule, ScheduleRun, ScheduleStep,
     ScheduledAction, Stage,
 };
 use crate::{
@@ -162,7 +162,7 @@ impl Fleet {
         }
         let newest = schedule.when.newest(name, first, now);
         let late = now.since(newest.due);
-        let too_late = schedule.catch_up < late;
+        let too_late = schedule.catch_up.max(ON_TIME) < late;
         // Of several that were missed the newest alone may run.
         let missed = if too_late {
             Some(newest.at)

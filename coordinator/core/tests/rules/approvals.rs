@@ -94,7 +94,10 @@ fn who_runs_a_schedule_does_not_approve_what_comes_of_it() {
     world.goes_on_from(serde_json::from_value(facts).expect("facts"));
     let refusal = answer(&mut world, "ada", false).expect("she ran it");
     assert!(matches!(refusal, Refusal::Forbidden(_)), "{refusal}");
-    assert!(refusal.to_string().contains("a schedule that you ran"), "{refusal}");
+    assert!(
+        refusal.to_string().contains("a schedule that you ran"),
+        "{refusal}"
+    );
     assert_eq!(answer(&mut world, "bob", false), None);
     // What began at its time is nobody's own.
     assert_eq!(answer(&mut ran(true, false), "ada", false), None);

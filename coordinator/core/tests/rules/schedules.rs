@@ -285,6 +285,21 @@ fn a_run_that_was_missed_begins_once_within_a_bounded_lateness() {
 }
 
 #[test]
+fn a_run_that_may_not_be_late_begins_all_the_same() {
+    let mut schedule = update();
+    schedule["catchUpWithin"] = json!(0);
+    // Nobody looks at the clock at the very instant.
+    for late in [Duration::ZERO, Duration::from_millis(3), minutes(1)] {
+        let mut world = world(schedule.clone());
+        away_until(&mut world, late);
+        assert!(course(&world).run.is_some(), "{late:?}");
+    }
+    let mut world = world(schedule);
+    away_until(&mut world, minutes(1) + Duration::from_millis(1));
+    last(&world, How::Missed, "1 min late is more than catchUpWithin");
+}
+
+#[test]
 fn a_run_that_is_not_finished_keeps_the_next_from_beginning() {
     let mut world = world(update());
     world.pass(hours(2));
