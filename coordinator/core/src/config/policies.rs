@@ -280,7 +280,7 @@ mod tests {
         // Machines, percentage, and what it comes to for maxParallel, maxFailures and canary.
         for (size, percent, parallel, failures, canary) in [
             (1, "25%", 1, 0, 1),
-            (7, "0%", 1, 0, 0),
+            (7, "1%", 1, 0, 1),
             (7, "25%", 1, 1, 2),
             (8, "25%", 2, 2, 2),
             (10, "33%", 3, 3, 4),

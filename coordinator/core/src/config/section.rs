@@ -151,7 +151,9 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A number of machines: as such, or as a percentage of so many, such as `"25%"`.
+    /// A number of machines: as such, or as a percentage of so many, such as `"25%"`. No machine, as a
+    /// percentage, is refused in new documents where one is needed, and is one in older ones: they were
+    /// in force with it.
     pub(super) fn machines(
         &mut self,
         key: &'static str,
@@ -162,6 +164,11 @@ impl<'a> Section<'a> {
         let hint = format!(
             "write a whole number from {min} to {PARALLEL_MAX}, without quotes, or a percentage such as \"25%\""
         );
+        let nobody = |value: &Value| value.as_str().is_some_and(|text| percent_of(text) == Ok(0));
+        if min > 0 && self.map.get(key).is_some_and(nobody) {
+            let message = "0% is nobody, and it takes a machine at least";
+            fault(faults, &self.path_of(key), message, hint.clone());
+        }
         self.parsed(key, &hint, faults, |value| {
             if let Some(percent) = value.as_str() {
                 return Ok(share.of(percent_of(percent)?).max(min));

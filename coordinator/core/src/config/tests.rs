@@ -217,6 +217,9 @@ fn every_fault_says_what_to_write() {
     let whole: Place = &["updateSettings"];
     let table = [
         (set("maxParallel"), json!(0), "maxParallel", "from 1 to"),
+        (set("maxParallel"), json!("0%"), "maxParallel", "from 1 to"),
+        (dev("maxParallel"), json!("00%"), "maxParallel", "from 1 to"),
+        (dev("waves"), json!(["0%"]), "waves[0]", ""),
         (set("staggerDelay"), json!("30"), "staggerDelay", "\"30m\""),
         (
             set("timezone"),
@@ -403,6 +406,8 @@ fn what_was_in_force_once_is_read_as_it_was_whatever_the_rules_are_now() {
         old["updateSettings"][key] = json!(value);
     }
     old["updateSettings"]["leaseTime"] = json!(7);
+    old["updateSettings"]["maxParallel"] = json!("0%");
+    old["updateGroups"]["dev"]["maxParallel"] = json!("0%");
     old["updateGroups"]["dev"]["maintenanceWindow"] =
         json!({ "times": "02:00-06:00", "days": ["mon-fri", "tuesday"] });
     old["updateGroups"]["dev"]["aKeyOfThen"] = json!(true);
@@ -412,7 +417,9 @@ fn what_was_in_force_once_is_read_as_it_was_whatever_the_rules_are_now() {
     assert_eq!(stored.times.stage, Duration::ZERO);
     assert_eq!(stored.times.no_progress, Duration::ZERO);
     assert_eq!(stored.times.lease, Duration::from_secs(7));
+    assert_eq!(stored.max_parallel, 1);
     let dev = &stored.groups[&"dev".parse::<GroupName>().expect("name")].policy;
+    assert_eq!(dev.max_parallel, 1);
     assert_eq!(dev.approval_expiry, Duration::ZERO);
     assert_eq!(dev.health_timeout, Duration::ZERO);
     assert_eq!(dev.windows[0].to_string(), "Mon Tue 02:00-06:00");
@@ -428,6 +435,28 @@ fn one(fault: &str, change: impl FnOnce(&mut Value)) {
         found.iter().any(|f| f.contains(fault)),
         "{fault:?} not in {found:#?}"
     );
+}
+
+#[test]
+fn no_machine_is_a_share_only_where_none_will_do() {
+    let found = faults(|d| {
+        d["updateSettings"]["maxFailures"] = json!("0%");
+        d["updateGroups"]["dev"]["maxFailures"] = json!("0%");
+        d["updateGroups"]["dev"]["canary"] = json!("0%");
+        // However little it is of few machines: it is not nobody.
+        d["updateGroups"]["dev"]["maxParallel"] = json!("1%");
+    });
+    assert!(found.is_empty(), "{found:#?}");
+    for section in ["updateSettings", "updateGroups.dev"] {
+        let key = format!("/{}", section.replace('.', "/"));
+        let found = faults(|d| d.pointer_mut(&key).expect("there")["maxParallel"] = json!("0%"));
+        let says = format!("{section}.maxParallel: 0% is nobody");
+        let found: Vec<String> = found.into_iter().collect();
+        assert!(
+            matches!(&found[..], [one] if one.starts_with(&says)),
+            "{found:#?}"
+        );
+    }
 }
 
 #[test]
