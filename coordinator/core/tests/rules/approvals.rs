@@ -3,6 +3,7 @@
 use common::{GroupName, ScheduleName, Target};
 use coordinator_core::{
     FleetConfig, Request,
+    history::Entry,
     identity::{Actor, Role},
     request::{OperatorRequest, Refusal},
     rollout::{Approval, PauseReason, RolloutGroup, RolloutState},
@@ -77,7 +78,7 @@ fn ran(four_eyes: bool, by_hand: bool) -> World {
         world.pass(minutes(121));
     }
     let targets = Ok(vec![(name("a"), Target::Closure(path("3")))]);
-    world.handle(Request::ScheduleResolved {
+    let _answered = world.handle(Request::ScheduleResolved {
         schedule,
         run: 1,
         targets,
@@ -256,4 +257,40 @@ fn what_is_no_scope_of_an_approval_is_refused() {
         let faults = FleetConfig::parse(&document).expect_err("refused");
         assert_eq!(faults.0[0].path, "updateGroups.db.requireApproval");
     }
+}
+
+/// What people are told when they are asked for an approval, by group.
+fn asked(world: &mut World) -> Vec<(String, String)> {
+    let asked = world.history.drain(..);
+    let asked = asked.filter(|entry| entry.kind == "approval-asked");
+    let of = |entry: Entry| (entry.group.expect("a group").to_string(), entry.text);
+    asked.map(of).collect()
+}
+
+fn said(group: &str, text: &str) -> Vec<(String, String)> {
+    vec![(group.to_owned(), text.to_owned())]
+}
+
+#[test]
+fn who_is_asked_for_an_approval_is_told_the_command_that_answers_it() {
+    let command = "`lab update approve r1 --group=db`";
+    let mut group = world(json!({}), json!({}));
+    group.execute();
+    assert_eq!(asked(&mut group), said("db", command));
+    // Once.
+    group.pass(minutes(10));
+    assert_eq!(asked(&mut group), []);
+
+    let mut waves = by_waves();
+    waves.execute();
+    assert_eq!(asked(&mut waves), said("db", &format!("wave 1: {command}")));
+    assert_eq!(answer(&mut waves, "ada", false), None);
+    waves.update("a");
+    waves.waits_for("b", "approval");
+    assert_eq!(asked(&mut waves), said("db", &format!("wave 2: {command}")));
+
+    let mut shared = world(json!({ "requireApproval": "rollout" }), json!({}));
+    shared.execute();
+    let says = format!("with every group that shares its approval: {command}");
+    assert_eq!(asked(&mut shared), said("db", &says));
 }

@@ -11,6 +11,7 @@ use coordinator_core::{
     Change, Decision, Fleet, FleetConfig, Reply, Request, WaitReason,
     analysis::Measurement,
     fleet::Facts,
+    history::Entry,
     identity::{Actor, Role},
     invariants,
     machine::Heard,
@@ -44,6 +45,8 @@ pub(crate) struct World {
     pub(crate) reports: BTreeMap<MachineName, MachineReport>,
     /// What is to be measured, all that was ever asked for and not taken out here.
     pub(crate) wanted: Vec<Measurement>,
+    /// What was put into the history, all of it.
+    pub(crate) history: Vec<Entry>,
     /// What the journal goes on from.
     began: Fleet,
     journal: Vec<Change>,
@@ -64,6 +67,7 @@ impl World {
             now: MONDAY,
             reports: BTreeMap::new(),
             wanted: Vec::new(),
+            history: Vec::new(),
             began: Fleet::new(MONDAY),
             journal: Vec::new(),
         };
@@ -97,6 +101,7 @@ impl World {
         let decision = self.fleet.handle(self.now, request);
         self.journal.extend(decision.changes.iter().cloned());
         self.wanted.extend(decision.measure.iter().cloned());
+        self.history.extend(decision.history.iter().cloned());
         let mut wrong = invariants::check(&self.fleet);
         wrong.extend(invariants::between(&before, &self.fleet));
         let mut state = before;
