@@ -197,6 +197,7 @@ impl ConfigRevision {
             config,
             by,
             at,
+            ..
         } = change
         else {
             return None;

@@ -72,7 +72,7 @@ impl Role {
 pub struct RevokeToken {
     /// The token's id, from `lab token list`.
     pub id: String,
-    /// Why; kept in the history.
+    /// Why; kept in the audit log.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub reason: String,
 }
@@ -103,7 +103,7 @@ pub enum Identity {
 pub struct ApproveIdentity {
     /// The machine.
     pub name: MachineName,
-    /// Why; kept in the history.
+    /// Why; kept in the audit log.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub reason: String,
 }
@@ -117,7 +117,7 @@ pub struct RevokeIdentity {
     /// The certificate with this serial.
     #[arg(long)]
     pub serial: Option<String>,
-    /// Why; kept in the history.
+    /// Why; kept in the audit log.
     #[arg(long)]
     pub reason: String,
 }

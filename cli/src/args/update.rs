@@ -144,7 +144,7 @@ pub struct Prepare {
     /// Stop waiting after this long: seconds, or 2h. The machines go on.
     #[arg(long, default_value = "2h", value_name = "SECONDS")]
     pub timeout: Span,
-    /// Why; kept in the history.
+    /// Why; kept in the audit log.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub reason: String,
 }

@@ -32,6 +32,9 @@ pub enum Change {
         config: Box<FleetConfig>,
         /// Who set it.
         by: String,
+        /// Why; may be empty. Journals of before this was kept do not say it.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
         /// When.
         at: Timestamp,
     },
@@ -138,6 +141,9 @@ pub enum Change {
         waves: usize,
         /// Who.
         by: String,
+        /// Why; may be empty. Journals of before this was kept do not say it.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
         /// When.
         at: Timestamp,
     },
@@ -234,6 +240,9 @@ pub enum Change {
         rollout: RolloutId,
         /// Who said so.
         by: String,
+        /// Why; may be empty. Journals of before this was kept do not say it.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
     },
     /// A rollout was ended by somebody.
     RolloutAborted {

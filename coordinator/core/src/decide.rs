@@ -9,6 +9,7 @@ mod operator;
 mod returns;
 mod rollouts;
 mod schedules;
+mod settings;
 
 use common::Timestamp;
 

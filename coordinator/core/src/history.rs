@@ -56,9 +56,17 @@ impl crate::Fleet {
             ..Entry::default()
         };
         Some(match change {
-            Change::ConfigSet { revision, by, .. } => Entry {
+            Change::ConfigSet {
+                revision,
+                by,
+                reason,
+                ..
+            } => Entry {
                 by: by.clone(),
-                text: format!("revision {revision}"),
+                text: match reason.as_str() {
+                    "" => format!("revision {revision}"),
+                    reason => format!("revision {revision}: {reason}"),
+                },
                 ..entry("config")
             },
             Change::RolloutCreated { rollout, .. } => Entry {
@@ -104,11 +112,16 @@ impl crate::Fleet {
                 ..entry("promotion-asked")
             },
             Change::Promoted {
-                rollout, group, by, ..
+                rollout,
+                group,
+                by,
+                reason,
+                ..
             } => Entry {
                 rollout: Some(rollout.clone()),
                 group: Some(group.clone()),
                 by: by.clone(),
+                text: reason.clone(),
                 ..entry("promoted")
             },
             Change::WindowMissed {
@@ -187,9 +200,14 @@ impl crate::Fleet {
                 text: reason.to_string(),
                 ..entry("rollout-paused")
             },
-            Change::RolloutResumed { rollout, by } => Entry {
+            Change::RolloutResumed {
+                rollout,
+                by,
+                reason,
+            } => Entry {
                 rollout: Some(rollout.clone()),
                 by: by.clone(),
+                text: reason.clone(),
                 ..entry("rollout-resumed")
             },
             Change::RolloutAborted {

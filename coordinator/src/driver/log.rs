@@ -98,9 +98,15 @@ impl Log {
             ..line
         };
         Some(match change {
-            Change::ConfigSet { revision, by, .. } => {
-                plain(format!("configuration {revision} is in force, set by {by}"))
-            }
+            Change::ConfigSet {
+                revision,
+                by,
+                reason,
+                ..
+            } => plain(format!(
+                "configuration {revision} is in force, set by {by}{}",
+                because(reason)
+            )),
             Change::Pinned { targets, by, .. } => plain(format!(
                 "targets of {} machines, named by {by}",
                 targets.len()
@@ -127,8 +133,8 @@ impl Log {
                 comment,
                 ..
             } => {
-                let comma = if comment.is_empty() { "" } else { ": " };
-                of_group(rollout, group, format!("approved by {by}{comma}{comment}"))
+                let why = because(comment);
+                of_group(rollout, group, format!("approved by {by}{why}"))
             }
             Change::WaveOpened {
                 rollout,
@@ -143,8 +149,15 @@ impl Log {
                 ..
             } => of_group(rollout, group, format!("waits after wave {}", wave + 1)),
             Change::Promoted {
-                rollout, group, by, ..
-            } => of_group(rollout, group, format!("promoted by {by}")),
+                rollout,
+                group,
+                by,
+                reason,
+                ..
+            } => {
+                let why = because(reason);
+                of_group(rollout, group, format!("promoted by {by}{why}"))
+            }
             Change::WaveSoaking {
                 rollout,
                 group,
@@ -222,9 +235,11 @@ impl Log {
                 rollout,
                 "nothing of what it brought is to be taken back".to_owned(),
             ),
-            Change::RolloutResumed { rollout, by } => {
-                of_rollout(rollout, format!("resumed by {by}"))
-            }
+            Change::RolloutResumed {
+                rollout,
+                by,
+                reason,
+            } => of_rollout(rollout, format!("resumed by {by}{}", because(reason))),
             Change::RolloutAborted {
                 rollout,
                 by,
@@ -335,6 +350,14 @@ fn of_schedule<'a>(schedule: &ScheduleName, step: &'a ScheduleStep) -> Option<Li
         ScheduleStep::Passed { how, text, .. } => line(true, format!("{}: {text}", how.word())),
         ScheduleStep::Skip { by, .. } => line(false, format!("{by} wants the next run left out")),
         ScheduleStep::SetBack { .. } => line(true, "the clock was far ahead".to_owned()),
+    }
+}
+
+/// How a sentence goes on where somebody said why.
+fn because(reason: &str) -> String {
+    match reason {
+        "" => String::new(),
+        reason => format!(": {reason}"),
     }
 }
 

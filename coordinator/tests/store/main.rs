@@ -52,6 +52,7 @@ fn config(revision: u64, machines: usize) -> Change {
         revision,
         config: Box::new(FleetConfig::parse(&document).expect("valid")),
         by: "ada".into(),
+        reason: String::new(),
         at: now(),
     }
 }

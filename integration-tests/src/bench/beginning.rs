@@ -84,6 +84,7 @@ impl Beginning {
             revision: 1,
             config: Box::new(FleetConfig::parse(&document)?),
             by: "bench".to_owned(),
+            reason: String::new(),
             at: now,
         });
         batch

@@ -35,6 +35,7 @@ impl Fleet {
         now: Timestamp,
         by: &OperatorName,
         promotion: Promotion,
+        reason: &str,
         draft: &mut Draft,
     ) -> Result<Reply, Refusal> {
         let Promotion {
@@ -70,6 +71,7 @@ impl Fleet {
                     group,
                     waves,
                     by,
+                    reason: reason.to_owned(),
                     at: now,
                 },
             );
@@ -101,6 +103,7 @@ impl Fleet {
         now: Timestamp,
         by: &OperatorName,
         rollout: Option<RolloutId>,
+        reason: String,
         draft: &mut Draft,
     ) -> Result<Reply, Refusal> {
         let paused = |rollout: &Rollout| matches!(rollout.state, RolloutState::Paused(_));
@@ -112,6 +115,7 @@ impl Fleet {
             Change::RolloutResumed {
                 rollout,
                 by: by.to_string(),
+                reason,
             },
         );
         self.all_moved(number, now);

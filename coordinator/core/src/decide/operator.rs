@@ -77,14 +77,14 @@ impl Fleet {
                 };
                 or_refused(self.approve(now, by, answer, draft))
             }
-            OperatorRequest::Promote { promotion, .. } => {
-                or_refused(self.promote(now, by, promotion, draft))
+            OperatorRequest::Promote { promotion, reason } => {
+                or_refused(self.promote(now, by, promotion, &reason, draft))
             }
             OperatorRequest::Pause { rollout, reason } => {
                 or_refused(self.pause(by, rollout, reason, draft))
             }
-            OperatorRequest::ResumeRollout { rollout, .. } => {
-                or_refused(self.resume_rollout(now, by, rollout, draft))
+            OperatorRequest::ResumeRollout { rollout, reason } => {
+                or_refused(self.resume_rollout(now, by, rollout, reason, draft))
             }
             OperatorRequest::Abort { rollout, reason } => {
                 or_refused(self.abort(now, by, rollout, reason, draft))
@@ -116,8 +116,11 @@ impl Fleet {
             OperatorRequest::SetConfig {
                 config,
                 if_revision,
-                ..
-            } => or_refused(self.set_config(now, by.as_str(), config, if_revision, draft)),
+                reason,
+            } => {
+                let by = (by.as_str(), reason);
+                or_refused(self.set_config(now, by, config, if_revision, draft))
+            }
             OperatorRequest::CreateToken {
                 secret_hash,
                 holder,

@@ -24,6 +24,7 @@ mod outlooks_played;
 mod quarantine;
 mod reach;
 mod reconfigured;
+mod reasons;
 mod retries;
 mod retry;
 mod returns;

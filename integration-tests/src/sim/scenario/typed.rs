@@ -142,10 +142,13 @@ impl Stage {
             },
             args::Command::Update(Update::Approve(approve)) => self.answer(approve, false),
             args::Command::Update(Update::Reject(reject)) => self.answer(reject, true),
-            args::Command::Update(Update::Promote(promote)) => Command::Promote {
-                rollout: promote.rollout.as_ref().and_then(number_of),
-                full: promote.full,
-            },
+            args::Command::Update(Update::Promote(promote)) => {
+                self.gives(promote.reason);
+                Command::Promote {
+                    rollout: promote.rollout.as_ref().and_then(number_of),
+                    full: promote.full,
+                }
+            }
             args::Command::Update(Update::Pause(which)) => {
                 let rollout = number(&which);
                 self.gives(which.reason);
