@@ -1,6 +1,6 @@
 //! `lab why`: the reason, who holds it, the next instant, and the command that would change it.
 
-use lab_proto::operator::WhyReply;
+use lab_proto::operator::{WaitReason, WhyReply};
 
 use super::{Look, span};
 
@@ -32,7 +32,7 @@ pub fn why(why: &WhyReply, look: &Look) -> String {
         because => format!("{}: {because}", reason.by),
     };
     line("by", said_by);
-    line("held by", reason.machines.join(", "));
+    line("held by", held_by(reason));
     // Of other kinds the numbers are no limit: of waves, for one, and the sentence has them.
     if matches!(reason.kind.as_str(), "group-limit" | "fleet-limit") {
         line("limit", format!("{} of {}", reason.count, reason.allowed));
@@ -47,13 +47,32 @@ pub fn why(why: &WhyReply, look: &Look) -> String {
         &why.next
     };
     let next = match next.as_str() {
-        "" if goes_on_by_itself(&reason.kind) => "when machines report; no time is set".to_owned(),
-        "" => "when somebody acts; time alone changes nothing".to_owned(),
-        next => look.when_there(next, &reason.timezone),
+        "" => match reason.by_itself {
+            Some(true) => "when machines report; no time is set".to_owned(),
+            Some(false) => "when somebody acts; time alone changes nothing".to_owned(),
+            // An older coordinator does not say.
+            None => String::new(),
+        },
+        next => {
+            let then = match why.then.as_str() {
+                "" => String::new(),
+                then => format!(": {then}"),
+            };
+            format!("{}{then}", look.when_there(next, &reason.timezone))
+        }
     };
     line("next", next);
     line("try", reason.hint.clone());
     text
+}
+
+/// Those who are waited for, and how many more than are named.
+fn held_by(reason: &WaitReason) -> String {
+    let named = reason.machines.join(", ");
+    match reason.more {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
 
 /// A machine that nothing holds back: it may go, or has its turn.
@@ -75,32 +94,10 @@ fn without_reason(why: &WhyReply, inside: &str, look: &Look) -> String {
     look.columns(0, [vec![sentence]])
 }
 
-/// Whether what is waited for can come without anybody doing something about it.
-fn goes_on_by_itself(kind: &str) -> bool {
-    [
-        "dependency",
-        "wave-not-open",
-        "offline",
-        "staging",
-        "staging-failed",
-        "group-unhealthy",
-        "machine-unhealthy",
-        "group-limit",
-        "apart",
-        "coordinator-last",
-        "quorum",
-        "fleet-limit",
-        "traffic-moving",
-        "side-not-ready",
-    ]
-    .contains(&kind)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::view::tests::look;
-    use lab_proto::operator::WaitReason;
 
     #[test]
     fn one_answer_of_each_shape() {
@@ -115,7 +112,8 @@ mod tests {
                 machines: vec!["web-01".into()],
                 count: 1,
                 allowed: 1,
-                hint: "lab why web-01".into(),
+                hint: "lab machines show web-01".into(),
+                by_itself: Some(true),
                 ..WaitReason::default()
             }),
             ..WhyReply::default()
@@ -140,6 +138,7 @@ mod tests {
                 by: "geir".into(),
                 reason: "bad release".into(),
                 hint: "lab resume --reason=…".into(),
+                by_itself: Some(false),
                 ..WaitReason::default()
             }),
             ..WhyReply::default()
@@ -158,6 +157,10 @@ mod tests {
                 text: "in wave 2; wave 1 has not closed yet".into(),
                 count: 2,
                 allowed: 1,
+                machines: vec!["web-01".into(), "web-02".into()],
+                more: 3,
+                hint: "lab why web-01".into(),
+                by_itself: Some(true),
                 ..WaitReason::default()
             }),
             ..WhyReply::default()

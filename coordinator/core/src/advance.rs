@@ -397,12 +397,9 @@ impl Fleet {
             .map(|place| &places[*place])
             .filter(|place| {
                 let machine = self.facts().machines.get(&place.machine);
-                let there_since = machine.and_then(|machine| machine.heard.since);
-                let there_since = there_since.unwrap_or(self.hearsay().since);
-                let there_since = there_since.max(place.retry_at.unwrap_or(there_since));
                 machine.is_none_or(|machine| machine.staged(&place.target).is_none())
                     && !self.is_offline(&place.machine, now)
-                    && there_since + self.times().stage <= now
+                    && self.stage_ends(place, since) <= now
             })
             .map(|place| place.machine.clone())
             .collect();

@@ -83,11 +83,12 @@ impl Fleet {
         if let Some(asked) = group.approval.waits_since()
             && !begun
         {
-            let after = group.policy.approved_after;
+            let (after, expiry) = (group.policy.approved_after, group.policy.approval_expiry);
             return Err(WaitReason::Approval {
                 group: group.name.clone(),
                 rollout: rollout.id.clone(),
                 counts_at: asked.and_then(|since| Some(since + after?)),
+                expires_at: asked.map(|since| since + expiry),
                 zone: group.policy.timezone.clone(),
             });
         }
@@ -102,22 +103,27 @@ impl Fleet {
 
     /// Finished in this rollout, or not touched by any other.
     fn dependency(&self, rollout: &Rollout, name: &GroupName) -> Result<(), WaitReason> {
-        let unfinished = match rollout.group(name) {
-            Some(group) => group.finished_at.is_none(),
-            None => self.index().unfinished.iter().any(|number| {
-                let other = &self.facts().rollouts[number];
-                other
-                    .group(name)
-                    .is_some_and(|group| group.finished_at.is_none())
-            }),
+        let is_unfinished = |rollout: &Rollout| {
+            let group = rollout.group(name);
+            group.is_some_and(|group| group.finished_at.is_none())
         };
-        if unfinished {
-            Err(WaitReason::Dependency {
-                group: name.clone(),
-            })
-        } else {
-            Ok(())
-        }
+        let unfinished = match rollout.group(name) {
+            Some(_) => is_unfinished(rollout).then_some(rollout),
+            None => {
+                let all = self.index().unfinished.iter();
+                let mut all = all.map(|number| &self.facts().rollouts[number]);
+                all.find(|other| is_unfinished(other))
+            }
+        };
+        let Some(rollout) = unfinished else {
+            return Ok(());
+        };
+        let (machines, more) = self.not_back(rollout, name);
+        Err(WaitReason::Dependency {
+            group: name.clone(),
+            machines,
+            more,
+        })
     }
 
     /// Time enough has passed since the group of that name was last finished.

@@ -305,8 +305,8 @@ fn says_nothing(reason: &WaitReason) -> bool {
         | WaitReason::Analysing { .. }
         | WaitReason::GroupUnhealthy { .. }
         | WaitReason::Offline { .. }
-        | WaitReason::Staging
-        | WaitReason::CleaningUp
+        | WaitReason::Staging { .. }
+        | WaitReason::CleaningUp { .. }
         | WaitReason::StagingFailed { .. }
         | WaitReason::BadTarget { .. }
         | WaitReason::TargetNotAllowed { .. }

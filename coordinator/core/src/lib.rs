@@ -46,6 +46,7 @@ mod transition;
 mod undo;
 pub mod view;
 pub mod wait;
+mod waited_for;
 pub mod wake;
 pub mod window;
 

@@ -187,7 +187,11 @@ impl Machine {
         }
         let reason = declined.reason.clone();
         Some(match declined.kind {
-            DeclinedKind::StagingFailed => WaitReason::StagingFailed { reason },
+            DeclinedKind::StagingFailed => WaitReason::StagingFailed {
+                reason,
+                ends_at: None,
+                zone: String::new(),
+            },
             DeclinedKind::BadTarget => WaitReason::BadTarget { reason },
             DeclinedKind::NotAllowed => WaitReason::TargetNotAllowed { reason },
         })

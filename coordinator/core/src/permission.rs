@@ -7,6 +7,7 @@ use crate::{
     lease::Lease,
     rollout::{Place, PlaceState, Rollout, RolloutGroup, RolloutState, WaveState},
     wait::WaitReason,
+    waited_for::wave_number,
 };
 
 impl Fleet {
@@ -17,12 +18,9 @@ impl Fleet {
         now: Timestamp,
     ) -> Result<Location, WaitReason> {
         let at = self.turn(machine)?;
-        if self.cleanup_wanted(machine, now).is_some() {
-            return Err(WaitReason::CleaningUp);
-        }
         let (rollout, group, place) = self.at(at).ok_or(WaitReason::NoRollout)?;
         self.gate_at(at, now)?;
-        if let Err(reason) = self.wave_gate(rollout, group, at.wave, now) {
+        if let Err(reason) = self.wave_gate(rollout, group, at, now) {
             return Err(self.held_by_gates(at, reason, now));
         }
         self.side_is_idle(rollout, group, machine)?;
@@ -35,7 +33,8 @@ impl Fleet {
         self.time_for(machine, at, now)?;
         self.good(machine, rollout.is_to_a_choice(), &place.target)?;
         self.its_try(rollout, group, place, now)?;
-        self.fit(machine, rollout, place)?;
+        self.cleaned_up(machine, now)?;
+        self.fit(rollout, group, at, place)?;
         self.apart(machine, now)?;
         self.quorum(machine, now)?;
         #[cfg(feature = "seeded-bugs")]
@@ -86,7 +85,8 @@ impl Fleet {
                 let state = place.state.word().to_owned();
                 let ended = place.state.is_final();
                 let not_staged = ended.then(|| self.not_staged(machine)).flatten();
-                Err(not_staged.unwrap_or(WaitReason::Final { state }))
+                let reason = place.reason.clone();
+                Err(not_staged.unwrap_or(WaitReason::Final { state, reason }))
             }
         }
     }
@@ -141,9 +141,10 @@ impl Fleet {
         &self,
         rollout: &Rollout,
         group: &RolloutGroup,
-        wave: usize,
+        at: Location,
         now: Timestamp,
     ) -> Result<(), WaitReason> {
+        let wave = at.wave;
         match group.waves[wave].state {
             WaveState::Open(_) | WaveState::Soaking(_) | WaveState::Closed => return Ok(()),
             WaveState::Waiting => {}
@@ -157,10 +158,7 @@ impl Fleet {
         if wave == group.current {
             self.turn_has_come(rollout, group, wave)?;
         }
-        Err(WaitReason::WaveNotOpen {
-            wave: wave_number(wave),
-            open: wave_number(group.current.min(group.waves.len() - 1)),
-        })
+        Err(self.wave_not_open(at, now))
     }
 
     /// Nobody has to be asked before the group goes on after the last wave that closed.
@@ -220,17 +218,18 @@ impl Fleet {
     /// The machine itself is ready: staged, and healthy by its own word.
     fn fit(
         &self,
-        machine: &MachineName,
         rollout: &Rollout,
+        group: &RolloutGroup,
+        at: Location,
         place: &Place,
     ) -> Result<(), WaitReason> {
+        let machine = &place.machine;
         let Some(known) = self.facts().machines.get(machine) else {
             let zone = self.zone_of(machine);
             return Err(WaitReason::Offline { since: None, zone });
         };
         if rollout.action != Action::Reboot && known.staged(&place.target).is_none() {
-            let declined = known.declined(&place.target, place.tries.into());
-            return Err(declined.unwrap_or(WaitReason::Staging));
+            return Err(self.still_staging(group, at, place));
         }
         if let Some(failed) = &known.failed {
             return Err(WaitReason::MachineUnhealthy {
@@ -364,11 +363,6 @@ impl Fleet {
             })
             .err()
     }
-}
-
-/// A wave as people count them.
-fn wave_number(wave: usize) -> u32 {
-    u32::try_from(wave + 1).unwrap_or(u32::MAX)
 }
 
 fn to_usize(number: u32) -> usize {

@@ -107,9 +107,15 @@ impl Fleet {
         if place.tries > 0 || !self.has_no_room(rollout, group) {
             return Ok(());
         }
-        let retrying = rollout.places().filter(|place| place.is_retrying());
+        let retrying: Vec<&Place> = rollout
+            .places()
+            .filter(|place| place.is_retrying())
+            .collect();
+        let tries = retrying.iter().filter_map(|place| place.retry_at);
         Err(WaitReason::Retrying {
-            machines: retrying.map(|place| place.machine.clone()).collect(),
+            next: tries.filter(|at| now < *at).min(),
+            machines: retrying.iter().map(|place| place.machine.clone()).collect(),
+            zone: group.policy.timezone.clone(),
         })
     }
 

@@ -2,12 +2,15 @@
 //!
 //! The same value goes to the agent's status line, `lab why` and `lab update status`.
 
+mod change;
 mod words;
 
 use std::time::Duration;
 
 use common::{GroupName, MachineName, RolloutId, SideName, Timestamp};
 use serde::{Deserialize, Serialize};
+
+pub use self::change::Whom;
 
 /// Why a machine, or a group of a rollout, does not go now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +80,12 @@ pub enum WaitReason {
     Retrying {
         /// Which.
         machines: Vec<MachineName>,
+        /// When the next of them tries again, unless it is at it.
+        #[serde(default)]
+        next: Option<Timestamp>,
+        /// IANA name of the zone of the group that waits.
+        #[serde(default)]
+        zone: String,
     },
     /// Nobody is updated to this target until it is released.
     TargetQuarantined {
@@ -106,6 +115,9 @@ pub enum WaitReason {
     Final {
         /// How, as in the status.
         state: String,
+        /// The machine's last word about it; may be empty.
+        #[serde(default)]
+        reason: String,
     },
     /// The machine has not been heard of for a while.
     Offline {
@@ -116,18 +128,44 @@ pub enum WaitReason {
         zone: String,
     },
     /// The machine is still obtaining its target.
-    Staging,
+    Staging {
+        /// When it counts as failed if it has not, once its wave is open.
+        #[serde(default)]
+        ends_at: Option<Timestamp>,
+        /// IANA name of the group's zone.
+        #[serde(default)]
+        zone: String,
+    },
     /// The machine is asked to clean up first, by a schedule.
-    CleaningUp,
+    CleaningUp {
+        /// When nobody waits for that any more.
+        #[serde(default)]
+        until: Option<Timestamp>,
+        /// IANA name of the machine's zone.
+        #[serde(default)]
+        zone: String,
+    },
     /// The machine could not obtain its target and tries again later.
     StagingFailed {
         /// What went wrong.
         reason: String,
+        /// When it counts as failed if it has not by then, once its wave is open.
+        #[serde(default)]
+        ends_at: Option<Timestamp>,
+        /// IANA name of the group's zone.
+        #[serde(default)]
+        zone: String,
     },
     /// A group that must be finished first is not.
     Dependency {
         /// Which.
         group: GroupName,
+        /// The first machines of its present wave that are not back.
+        #[serde(default)]
+        machines: Vec<MachineName>,
+        /// How many more of that wave are not.
+        #[serde(default)]
+        more: u32,
     },
     /// Time must pass after a group that had to be finished first.
     Stagger {
@@ -147,6 +185,9 @@ pub enum WaitReason {
         rollout: RolloutId,
         /// When it counts as given if nobody has answered, where it ever does.
         counts_at: Option<Timestamp>,
+        /// When the rollout pauses if nobody has answered, once somebody has been asked.
+        #[serde(default)]
+        expires_at: Option<Timestamp>,
         /// IANA name of the group's zone.
         #[serde(default)]
         zone: String,
@@ -202,6 +243,18 @@ pub enum WaitReason {
         wave: u32,
         /// The wave that is open, from 1.
         open: u32,
+        /// The first machines of that wave that are not back.
+        #[serde(default)]
+        machines: Vec<MachineName>,
+        /// How many more of it are not.
+        #[serde(default)]
+        more: u32,
+        /// When that can change by the clock alone: somebody of it tries again, or it opens itself.
+        #[serde(default)]
+        next: Option<Timestamp>,
+        /// IANA name of the group's zone.
+        #[serde(default)]
+        zone: String,
     },
     /// Healthy time must pass after an earlier wave.
     Soaking {
@@ -334,8 +387,8 @@ impl WaitReason {
             Self::TargetNotAllowed { .. } => "target-not-allowed",
             Self::Final { .. } => "final",
             Self::Offline { .. } => "offline",
-            Self::Staging => "staging",
-            Self::CleaningUp => "cleaning-up",
+            Self::Staging { .. } => "staging",
+            Self::CleaningUp { .. } => "cleaning-up",
             Self::StagingFailed { .. } => "staging-failed",
             Self::Dependency { .. } => "dependency",
             Self::Stagger { .. } => "stagger",
@@ -368,7 +421,7 @@ impl WaitReason {
             | Self::Retry { until, .. }
             | Self::TrafficMoving { until, .. } => Some(*until),
             Self::Approval { counts_at, .. } => *counts_at,
-            Self::Analysing { until, .. } => *until,
+            Self::Analysing { until, .. } | Self::CleaningUp { until, .. } => *until,
             Self::WindowClosed { opens_at, .. }
             | Self::WindowTooShort { opens_at, .. }
             | Self::Frozen { opens_at, .. } => *opens_at,
@@ -388,8 +441,7 @@ impl WaitReason {
             | Self::TargetNotAllowed { .. }
             | Self::Final { .. }
             | Self::Offline { .. }
-            | Self::Staging
-            | Self::CleaningUp
+            | Self::Staging { .. }
             | Self::StagingFailed { .. }
             | Self::Dependency { .. }
             | Self::Held { .. }
@@ -418,7 +470,7 @@ impl WaitReason {
             | Self::Held { .. }
             | Self::CoordinatorLast { .. }
             | Self::Soaking { .. }
-            | Self::CleaningUp
+            | Self::CleaningUp { .. }
             | Self::Retry { .. }
             | Self::TrafficMoving { .. }
             | Self::Analysing { .. } => true,
@@ -440,7 +492,7 @@ impl WaitReason {
             | Self::TargetNotAllowed { .. }
             | Self::Final { .. }
             | Self::Offline { .. }
-            | Self::Staging
+            | Self::Staging { .. }
             | Self::StagingFailed { .. }
             | Self::WaveNotOpen { .. }
             | Self::GroupUnhealthy { .. }

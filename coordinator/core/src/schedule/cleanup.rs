@@ -8,7 +8,7 @@ use super::{
     ScheduleRun,
     due::{TO_HEAR, UnderWay},
 };
-use crate::{decide::Draft, fleet::Fleet};
+use crate::{decide::Draft, fleet::Fleet, wait::WaitReason};
 
 /// How many of the newest generations stay where the configuration does not say.
 pub const KEEP: u32 = 5;
@@ -60,14 +60,35 @@ impl Fleet {
         begun
     }
 
-    /// The cleanup that a machine is to be asked for now, and its number. One that is away on account
-    /// of a failure is left as it is: somebody is to look at it first. What must not wait does not wait
-    /// for a cleanup.
+    /// The cleanup that a machine is to be asked for now, and its number.
     pub(crate) fn cleanup_wanted(
         &self,
         machine: &MachineName,
         now: Timestamp,
     ) -> Option<(u64, CleanUp)> {
+        let (request, wanted) = self.open_cleanup(machine, now)?;
+        Some((request, wanted.cleanup))
+    }
+
+    /// The machine is not to clean up first.
+    pub(crate) fn cleaned_up(
+        &self,
+        machine: &MachineName,
+        now: Timestamp,
+    ) -> Result<(), WaitReason> {
+        match self.open_cleanup(machine, now) {
+            Some((_, wanted)) => Err(WaitReason::CleaningUp {
+                until: Some(wanted.until),
+                zone: self.zone_of(machine),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// What a machine is to be asked for next that it has not answered. One that is away on account
+    /// of a failure is left as it is: somebody is to look at it first. What must not wait does not wait
+    /// for a cleanup.
+    fn open_cleanup(&self, machine: &MachineName, now: Timestamp) -> Option<(u64, CleanUpWanted)> {
         let wanted = self.hearsay.cleanups.get(machine)?;
         let failed = self.facts().machines.get(machine)?.failed.as_ref();
         let engaged = self.engagement(machine);
@@ -76,7 +97,7 @@ impl Fleet {
         }
         let mut open = wanted.iter().filter(|(_, wanted)| now < wanted.until);
         let (request, wanted) = open.next().filter(|_| failed.is_none())?;
-        Some((*request, wanted.cleanup))
+        Some((*request, *wanted))
     }
 
     /// A machine says what came of its last cleanup.

@@ -1,8 +1,13 @@
 //! Why one machine does not go now, or what it is at.
 
-use common::{MachineName, RolloutId, Timestamp};
+use common::{Action, GroupName, MachineName, RolloutId, Timestamp};
 
-use crate::{fleet::Fleet, identity::Holder, request::Refusal, wait::WaitReason};
+use crate::{
+    fleet::Fleet,
+    identity::Holder,
+    request::Refusal,
+    wait::{WaitReason, Whom},
+};
 
 /// Why a machine does not go.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,10 +18,26 @@ pub struct WhyView {
     pub wait: Option<WaitReason>,
     /// Its part in a rollout, if it has one: id and state.
     pub place: Option<(RolloutId, &'static str)>,
+    /// Its group, if it is in one.
+    pub group: Option<GroupName>,
+    /// What that rollout does.
+    pub action: Option<Action>,
     /// Whether it has its turn: it holds a lease, live or overdue.
     pub has_turn: bool,
     /// Step of its running attempt, by its last word.
     pub step: String,
+}
+
+impl WhyView {
+    /// Of whom the reason is told.
+    pub fn whom(&self) -> Whom<'_> {
+        let rollout = self.place.as_ref().map(|(rollout, _)| rollout);
+        Whom {
+            machine: Some(&self.machine),
+            group: self.group.as_ref(),
+            rollout: rollout.zip(self.action),
+        }
+    }
 }
 
 impl Fleet {
@@ -29,6 +50,9 @@ impl Fleet {
         }
         let place = self.index().place_of.get(machine);
         let place = place.and_then(|at| self.at(*at));
+        let action = place.map(|(rollout, _, _)| rollout.action);
+        let group = place.map(|(_, group, _)| &group.name);
+        let group = group.or_else(|| self.group_of(machine)).cloned();
         let place = place.map(|(rollout, _, place)| (rollout.id.clone(), place.state.word()));
         let lease = self.lease_of(machine);
         // A lease outlives its rollout when that is aborted.
@@ -45,6 +69,8 @@ impl Fleet {
                 None => self.permission(machine, now).err(),
             },
             place: held.or(place),
+            group,
+            action,
             has_turn: lease.is_some(),
             step: attempt.map_or_else(String::new, |attempt| attempt.step.clone()),
         })

@@ -115,7 +115,7 @@ impl fmt::Display for WaitReason {
                 "failed {tries} × ({reason}), and tries again from {}",
                 clock(*until, zone)
             ),
-            Self::Retrying { machines } => write!(
+            Self::Retrying { machines, .. } => write!(
                 f,
                 "the budget has no room beside {}, which failed and {} to try again",
                 list(machines),
@@ -136,16 +136,26 @@ impl fmt::Display for WaitReason {
             }
             Self::BadTarget { reason } => write!(f, "this target failed here before: {reason}"),
             Self::TargetNotAllowed { reason } => write!(f, "its target is not allowed: {reason}"),
-            Self::Final { state } => write!(f, "has ended its part of the rollout: {state}"),
+            Self::Final { state, reason } => {
+                write!(f, "has ended its part of the rollout: {state}")?;
+                match reason.as_str() {
+                    "" => Ok(()),
+                    reason => write!(f, " ({reason})"),
+                }
+            }
             Self::Offline {
                 since: Some(since),
                 zone,
             } => write!(f, "not heard of since {}", clock(*since, zone)),
             Self::Offline { since: None, .. } => f.write_str("never heard of"),
-            Self::Staging => f.write_str("still obtaining and checking its target"),
-            Self::CleaningUp => f.write_str("removes old generations first, as a schedule wants"),
-            Self::StagingFailed { reason } => write!(f, "could not obtain its target: {reason}"),
-            Self::Dependency { group } => write!(f, "group {group} must be finished first"),
+            Self::Staging { .. } => f.write_str("still obtaining and checking its target"),
+            Self::CleaningUp { .. } => {
+                f.write_str("removes old generations first, as a schedule wants")
+            }
+            Self::StagingFailed { reason, .. } => {
+                write!(f, "could not obtain its target: {reason}")
+            }
+            Self::Dependency { group, .. } => write!(f, "group {group} must be finished first"),
             Self::Stagger { group, until, zone } => {
                 let until = clock(*until, zone);
                 write!(f, "time must pass after group {group}, until {until}")
@@ -196,7 +206,10 @@ impl fmt::Display for WaitReason {
                     None => f.write_str("no window is long enough"),
                 }
             }
-            Self::WaveNotOpen { wave, open } => {
+            Self::WaveNotOpen { wave, open, .. } if wave == open => {
+                write!(f, "in wave {wave}, which has not opened yet")
+            }
+            Self::WaveNotOpen { wave, open, .. } => {
                 write!(f, "in wave {wave}; wave {open} has not closed yet")
             }
             Self::Soaking { until, zone } => {

@@ -5,6 +5,7 @@ use coordinator_core::{
     Change, FleetConfig, WaitReason,
     plan::Plan,
     request::{OperatorRequest, Refusal},
+    wait::Whom,
 };
 use serde_json::{Value, json};
 
@@ -71,7 +72,7 @@ fn whoever_is_put_aside_does_not_begin_and_holds_nobody_up() {
         (by.as_str(), reason.as_str()),
         ("ada", "its disk is failing")
     );
-    let hint = world.wait("a").hint();
+    let hint = world.wait("a").hint(Whom::default());
     assert_eq!(hint.as_deref(), Some("lab machines release a"));
     world.update("b");
 }

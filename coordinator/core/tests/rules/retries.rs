@@ -102,7 +102,7 @@ fn nobody_begins_beside_it_for_whom_the_budget_has_no_room() {
     let mut tight = world(json!({}));
     tight.execute();
     tight.fails("a");
-    let WaitReason::Retrying { machines } = tight.wait("b") else {
+    let WaitReason::Retrying { machines, .. } = tight.wait("b") else {
         panic!("b does not wait for a");
     };
     assert_eq!(machines.len(), 1);

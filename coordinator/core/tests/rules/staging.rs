@@ -65,6 +65,8 @@ fn why(world: &World) -> Option<WaitReason> {
 fn no_space() -> Option<WaitReason> {
     Some(WaitReason::StagingFailed {
         reason: "no space left".to_owned(),
+        ends_at: None,
+        zone: String::new(),
     })
 }
 
@@ -131,10 +133,24 @@ fn a_machine_of_a_rollout_waits_for_the_same_reason() {
     pin(&mut world);
     world.execute();
     assert_eq!(told_to_stage(&mut world), 0, "within a rollout");
-    assert_eq!(why(&world), Some(WaitReason::Staging));
+    let until = |world: &World| why(world).and_then(|reason| reason.next());
+    let staging = why(&world).expect("it waits");
+    assert_eq!((staging.kind(), staging.by_itself()), ("staging", true));
+    let ends_at = until(&world).expect("a time is set");
+    assert_eq!(ends_at.since(world.now), minutes(60), "stageTimeout");
     decline(&mut world, 0, DeclinedKind::StagingFailed);
     told_to_stage(&mut world);
-    assert_eq!(why(&world), no_space());
+    let failed = why(&world).expect("it waits");
+    assert_eq!(
+        failed.to_string(),
+        "could not obtain its target: no space left"
+    );
+    assert_eq!(until(&world), Some(ends_at), "the same time holds");
+    // The wave goes by the same time.
+    world.pass_without(minutes(30), &[]);
+    assert_eq!(why(&world).map(|why| why.kind()), Some("staging-failed"));
+    world.pass_without(minutes(31), &[]);
+    assert_eq!(why(&world).map(|why| why.kind()), Some("no-rollout"));
 }
 
 fn engaged(world: &World) -> bool {

@@ -1,11 +1,12 @@
 //! Plans as messages.
 
-use common::Timestamp;
+use common::{MachineName, Timestamp};
 use coordinator_core::{
     outlook::{Outlook, RebootHow},
     plan::{Plan, PlannedGroup, PlannedMachine, PlannedWave},
     policy::Policy,
     rollout::Turn,
+    wait::Whom,
 };
 use lab_proto::operator as wire;
 use platform::changes;
@@ -28,7 +29,7 @@ pub fn plan(plan: &Plan, outlook: Option<&Outlook>, now: Timestamp) -> wire::Pla
             .iter()
             .map(|(machine, reason)| wire::Excluded {
                 machine: machine.to_string(),
-                reason: Some(wait::reason(reason)),
+                reason: Some(wait::reason(reason, whom(machine))),
             })
             .collect(),
         max_away: plan.max_away,
@@ -44,6 +45,14 @@ pub fn plan(plan: &Plan, outlook: Option<&Outlook>, now: Timestamp) -> wire::Pla
             })
             .collect(),
         other_changes: count(seen.other_changes).into(),
+    }
+}
+
+/// Of whom it is told that it is left out.
+fn whom(machine: &MachineName) -> Whom<'_> {
+    Whom {
+        machine: Some(machine),
+        ..Whom::default()
     }
 }
 

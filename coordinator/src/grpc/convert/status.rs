@@ -2,12 +2,12 @@
 
 use common::{Action, CheckResult, LeaseId, StopMode, Target, Timestamp};
 use coordinator_core::{
-    WaitReason,
     analysis::Gate,
     fleet::Stop,
     quarantine::Quarantine,
     rollout::{Approval, PauseReason, Place, Rollout, RolloutState, Wave, WaveState},
     view::{HealthView, MachineView, PlaceView, RolloutView, StatusView, StopView, WhyView},
+    wait::{WaitReason, Whom},
 };
 use lab_proto::operator as wire;
 use platform::changes;
@@ -77,19 +77,24 @@ fn of_rollout(view: RolloutView, now: Timestamp) -> wire::Rollout {
         .zip(waits)
         .map(|(group, wait)| {
             let waves = group.waves.iter();
+            let whom = Whom {
+                machine: None,
+                group: Some(&group.name),
+                rollout: Some((&rollout.id, rollout.action)),
+            };
             wire::RolloutGroup {
                 name: group.name.to_string(),
                 state: group_state(&rollout, group).to_owned(),
                 waves: waves
                     .map(|wave| wire::Wave {
                         gates: gates(wave, &group.policy.gates),
-                        ..of_wave(wave, group.finished_at.is_some(), &mut seen, now)
+                        ..of_wave(wave, group.finished_at.is_some(), &mut seen, whom, now)
                     })
                     .collect(),
                 max_parallel: group.policy.max_parallel,
                 max_failures: group.policy.max_failures,
                 failed: group.failed,
-                wait_reason: wait.as_ref().map(wait::reason),
+                wait_reason: wait.as_ref().map(|wait| wait::reason(wait, whom)),
                 windows_missed: group.windows_missed,
             }
         })
@@ -156,6 +161,7 @@ fn of_wave(
     wave: &Wave,
     group_is_finished: bool,
     seen: &mut impl Iterator<Item = PlaceView>,
+    whom: Whom<'_>,
     now: Timestamp,
 ) -> wire::Wave {
     let (state, soaks_until) = match wave.state {
@@ -171,7 +177,7 @@ fn of_wave(
     wire::Wave {
         state: state.to_owned(),
         machines: machines
-            .map(|(place, view)| of_place(place, view, now))
+            .map(|(place, view)| of_place(place, view, whom, now))
             .collect(),
         soaks_until,
         canary: wave.canary,
@@ -216,7 +222,16 @@ fn gates(wave: &Wave, gates: &[Gate]) -> Vec<wire::Gate> {
     .collect()
 }
 
-fn of_place(place: &Place, view: PlaceView, now: Timestamp) -> wire::RolloutMachine {
+fn of_place(
+    place: &Place,
+    view: PlaceView,
+    of_group: Whom<'_>,
+    now: Timestamp,
+) -> wire::RolloutMachine {
+    let whom = Whom {
+        machine: Some(&place.machine),
+        ..of_group
+    };
     wire::RolloutMachine {
         name: view.machine.to_string(),
         state: view.state.to_owned(),
@@ -226,7 +241,7 @@ fn of_place(place: &Place, view: PlaceView, now: Timestamp) -> wire::RolloutMach
             .closure
             .as_ref()
             .map_or_else(|| place.target.to_string(), ToString::to_string),
-        wait_reason: view.wait.as_ref().map(wait::reason),
+        wait_reason: view.wait.as_ref().map(|wait| wait::reason(wait, whom)),
         lease: view.lease.map(|lease| of_lease(lease, now)),
         reason: place.reason.clone(),
         verdict: place
@@ -335,6 +350,10 @@ fn check(check: CheckResult) -> wire::Check {
 
 /// Why a machine does not go.
 pub fn why(view: WhyView) -> wire::WhyReply {
+    let wait_reason = view
+        .wait
+        .as_ref()
+        .map(|wait| wait::reason(wait, view.whom()));
     let (rollout, state) = match view.place {
         Some((rollout, state)) => (rollout.to_string(), state.to_owned()),
         None => (String::new(), String::new()),
@@ -345,9 +364,14 @@ pub fn why(view: WhyView) -> wire::WhyReply {
         next: view
             .wait
             .as_ref()
-            .and_then(WaitReason::until)
+            .and_then(WaitReason::next)
             .map_or_else(String::new, time),
-        wait_reason: view.wait.as_ref().map(wait::reason),
+        then: view
+            .wait
+            .as_ref()
+            .and_then(WaitReason::then)
+            .unwrap_or_default(),
+        wait_reason,
         state,
         rollout,
         step: view.step,

@@ -6,6 +6,7 @@ use common::{Epoch, LeaseId, StopMode, Timestamp};
 use coordinator_core::{
     WaitReason,
     request::{AgentRequest, Refusal, Renewal, StandDown},
+    wait::Whom,
 };
 use lab_proto::{agent as wire, operator};
 use tonic::Code;
@@ -258,6 +259,7 @@ fn wait_reasons_say_their_numbers_in_json() {
                 group: group(),
                 rollout: "r1".parse().expect("a name"),
                 counts_at: Some(until),
+                expires_at: None,
                 zone: "Europe/Oslo".into(),
             },
             "timezone",
@@ -283,7 +285,11 @@ fn wait_reasons_say_their_numbers_in_json() {
             serde_json::json!("Europe/Oslo"),
         ),
         (
-            WaitReason::Dependency { group: group() },
+            WaitReason::Dependency {
+                group: group(),
+                machines: machines(),
+                more: 2,
+            },
             "group",
             serde_json::json!("dev"),
         ),
@@ -347,28 +353,34 @@ fn wait_reasons_say_their_numbers_in_json() {
             serde_json::json!("ada"),
         ),
     ];
+    let machine = "dev-01".parse().expect("a name");
+    let whom = Whom {
+        machine: Some(&machine),
+        ..Whom::default()
+    };
     for (reason, key, value) in table {
-        let json = serde_json::to_value(wait::reason(&reason)).expect("JSON");
+        let json = serde_json::to_value(wait::reason(&reason, whom)).expect("JSON");
         assert_eq!(json["kind"], reason.kind());
         assert_eq!(json[key], value, "{json}");
         assert!(json["text"].as_str().is_some_and(|text| !text.is_empty()));
     }
     for (reason, hint) in [
-        (WaitReason::NoTarget, "lab update prepare"),
+        (WaitReason::NoTarget, "lab update prepare --machine=dev-01"),
         (
             WaitReason::BadTarget {
                 reason: "web failed".into(),
             },
-            "lab update execute --retry-failed",
+            "lab update execute --retry-failed --machine=dev-01",
         ),
     ] {
-        assert_eq!(wait::reason(&reason).hint, hint);
+        assert_eq!(wait::reason(&reason, whom).hint, hint);
     }
     // What a kind does not have is left out.
-    let json = serde_json::to_value(wait::reason(&WaitReason::Staging)).expect("JSON");
+    let json =
+        serde_json::to_value(wait::reason(&WaitReason::NoTarget, Whom::default())).expect("JSON");
     assert_eq!(
         json.as_object().map(serde_json::Map::len),
-        Some(2),
+        Some(3),
         "{json}"
     );
 }

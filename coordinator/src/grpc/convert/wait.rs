@@ -1,19 +1,20 @@
 //! Wait reasons.
 
 use common::{GroupName, MachineName};
-use coordinator_core::WaitReason;
+use coordinator_core::{WaitReason, wait::Whom};
 use lab_proto::operator as wire;
 
 use super::time;
 
-/// A wait reason with its numbers in the fields that its kind has.
-pub(crate) fn reason(reason: &WaitReason) -> wire::WaitReason {
+/// A wait reason with its numbers in the fields that its kind has, as it is told of somebody.
+pub(crate) fn reason(reason: &WaitReason, whom: Whom<'_>) -> wire::WaitReason {
     let names = |list: &[MachineName]| list.iter().map(ToString::to_string).collect();
     let mut shown = wire::WaitReason {
         kind: reason.kind().to_owned(),
         text: reason.to_string(),
         until: reason.until().map_or_else(String::new, time),
-        hint: reason.hint().unwrap_or_default(),
+        hint: reason.hint(whom).unwrap_or_default(),
+        by_itself: Some(reason.by_itself()),
         ..wire::WaitReason::default()
     };
     match reason {
@@ -59,6 +60,7 @@ pub(crate) fn reason(reason: &WaitReason) -> wire::WaitReason {
             rollout,
             zone,
             counts_at: _,
+            expires_at: _,
         } => {
             shown.group = group.to_string();
             shown.rollout = rollout.to_string();
@@ -73,13 +75,26 @@ pub(crate) fn reason(reason: &WaitReason) -> wire::WaitReason {
             shown.rollout = rollout.to_string();
             shown.count = u64::from(*wave);
         }
-        WaitReason::StagingFailed { reason }
-        | WaitReason::BadTarget { reason }
-        | WaitReason::TargetNotAllowed { reason } => {
+        WaitReason::StagingFailed { reason, zone, .. } => {
+            shown.reason.clone_from(reason);
+            shown.timezone.clone_from(zone);
+        }
+        WaitReason::BadTarget { reason } | WaitReason::TargetNotAllowed { reason } => {
             shown.reason.clone_from(reason);
         }
-        WaitReason::Final { state } => shown.reason.clone_from(state),
-        WaitReason::Dependency { group } => shown.group = group.to_string(),
+        WaitReason::Final { state, reason } => {
+            shown.reason.clone_from(state);
+            shown.detail.clone_from(reason);
+        }
+        WaitReason::Dependency {
+            group,
+            machines,
+            more,
+        } => {
+            shown.group = group.to_string();
+            shown.machines = names(machines);
+            shown.more = u64::from(*more);
+        }
         WaitReason::Stagger { group, zone, .. } => {
             shown.group = group.to_string();
             shown.timezone.clone_from(zone);
@@ -91,8 +106,11 @@ pub(crate) fn reason(reason: &WaitReason) -> wire::WaitReason {
             shown.left_s = left.as_secs();
             shown.timezone.clone_from(zone);
         }
-        WaitReason::WindowClosed { zone, .. } | WaitReason::Soaking { zone, .. } => {
-            shown.timezone.clone_from(zone)
+        WaitReason::WindowClosed { zone, .. }
+        | WaitReason::Soaking { zone, .. }
+        | WaitReason::Staging { zone, .. }
+        | WaitReason::CleaningUp { zone, .. } => {
+            shown.timezone.clone_from(zone);
         }
         WaitReason::Frozen {
             calendar,
@@ -118,7 +136,17 @@ pub(crate) fn reason(reason: &WaitReason) -> wire::WaitReason {
             shown.count = u64::from(*passed);
             shown.allowed = u64::from(*needed);
         }
-        WaitReason::WaveNotOpen { wave, open } => {
+        WaitReason::WaveNotOpen {
+            wave,
+            open,
+            machines,
+            more,
+            zone,
+            next: _,
+        } => {
+            shown.machines = names(machines);
+            shown.more = u64::from(*more);
+            shown.timezone.clone_from(zone);
             shown.count = u64::from(*wave);
             shown.allowed = u64::from(*open);
         }
@@ -152,9 +180,11 @@ pub(crate) fn reason(reason: &WaitReason) -> wire::WaitReason {
             shown.reason = error.as_deref().unwrap_or_default().to_owned();
             shown.timezone = zone.to_string();
         }
-        WaitReason::Retrying { machines }
-        | WaitReason::GroupUnhealthy { machines }
-        | WaitReason::Apart { machines } => {
+        WaitReason::Retrying { machines, zone, .. } => {
+            shown.machines = names(machines);
+            shown.timezone.clone_from(zone);
+        }
+        WaitReason::GroupUnhealthy { machines } | WaitReason::Apart { machines } => {
             shown.machines = names(machines);
         }
         WaitReason::Quorum { machines, allowed } => {
@@ -181,9 +211,7 @@ pub(crate) fn reason(reason: &WaitReason) -> wire::WaitReason {
         | WaitReason::NoTarget
         | WaitReason::NothingBefore
         | WaitReason::NoRollout
-        | WaitReason::UnknownMachine
-        | WaitReason::Staging
-        | WaitReason::CleaningUp => {}
+        | WaitReason::UnknownMachine => {}
     }
     shown
 }

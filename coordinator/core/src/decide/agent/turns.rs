@@ -46,6 +46,7 @@ impl Fleet {
                 Some(stand_down) => Directive::StandDown(stand_down),
                 None => Directive::Wait(WaitReason::Final {
                     state: state.to_owned(),
+                    reason: String::new(),
                 }),
             });
         }
@@ -63,7 +64,8 @@ impl Fleet {
         let machine = self.facts().machines.get(name);
         if machine.is_some_and(|machine| report.sequence <= machine.heard.granted) {
             let state = "its turn has been given out".to_owned();
-            return Some(Directive::Wait(WaitReason::Final { state }));
+            let reason = String::new();
+            return Some(Directive::Wait(WaitReason::Final { state, reason }));
         }
         let reason = "not begun, and given back".to_owned();
         let outcome = OutcomeKind::Abandoned;
