@@ -333,6 +333,10 @@ pub enum WaitReason {
         side: SideName,
         /// Machines of the other side that would be left behind by moving it there.
         behind: Vec<MachineName>,
+        /// The side on which the machine was when its rollout began, where it is on another one since: the
+        /// rollout leaves it as it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        was: Option<SideName>,
     },
     /// The traffic of a group is to be moved first.
     TrafficMoving {

@@ -62,29 +62,35 @@ impl Fleet {
             return Ok(());
         };
         let other = sides.other(&side.name);
-        if !self.is_on_another_side(&group.name, machine, side)
-            && self.stands_on(rollout, &group.name, &other.name)
-        {
+        let present = self.another_side(&group.name, machine, side);
+        if present.is_none() && self.stands_on(rollout, &group.name, &other.name) {
             return Ok(());
         }
         Err(self.moving_or(group, || WaitReason::LiveSide {
             group: group.name.clone(),
-            side: side.name.clone(),
+            side: present.unwrap_or(&side.name).clone(),
             behind: Vec::new(),
+            was: present.map(|_| side.name.clone()),
         }))
     }
 
-    /// Whether the machine is on another side by now than on this one. The traffic follows the sides of
-    /// the configuration in force.
-    fn is_on_another_side(&self, group: &GroupName, machine: &MachineName, side: &Side) -> bool {
+    /// The side on which the machine is by now, where it is another one than this. The traffic follows the
+    /// sides of the configuration in force.
+    fn another_side(
+        &self,
+        group: &GroupName,
+        machine: &MachineName,
+        side: &Side,
+    ) -> Option<&SideName> {
         #[cfg(feature = "seeded-bugs")]
         // BUG (seeded): a machine is on the side on which it was when the rollout began.
         if self.has(crate::bug::Bug::SidesForGood) {
-            return false;
+            return None;
         }
         let present = self.sides_of(group);
         let present = present.and_then(|sides| sides.side_of(machine));
-        present.is_some_and(|present| present.name != side.name)
+        let present = present.map(|present| &present.name);
+        present.filter(|present| **present != side.name)
     }
 
     /// That the traffic is being moved, if it is.

@@ -93,6 +93,7 @@ impl Fleet {
                 group: group.clone(),
                 side: live.name.clone(),
                 behind: behind.clone(),
+                was: None,
             };
             (machine.name, reason)
         }));

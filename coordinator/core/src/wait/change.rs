@@ -44,6 +44,17 @@ impl Whom<'_> {
         })
     }
 
+    /// A rollout of its own, which takes it over.
+    fn taken_over(self) -> Option<String> {
+        let (machine, (rollout, action)) = (self.machine?, self.rollout?);
+        (action == Action::Update).then(|| {
+            format!(
+                "lab update pause {rollout}; lab update execute --machine={machine}; lab update resume \
+                 {rollout}"
+            )
+        })
+    }
+
     fn promote(self) -> Option<String> {
         // A group's line in the status has no room for it.
         self.machine?;
@@ -110,7 +121,7 @@ impl WaitReason {
             Self::Staging { .. } | Self::StagingFailed { .. } => {
                 "it counts as failed if it has not obtained its target".to_owned()
             }
-            Self::CleaningUp { .. } => "it is waited for no longer".to_owned(),
+            Self::CleaningUp { .. } => "it goes without that".to_owned(),
             Self::Approval { .. } if self.next() == self.until() => {
                 "the approval counts as given".to_owned()
             }
@@ -143,12 +154,12 @@ impl WaitReason {
             | Self::FleetLimit { .. }
             | Self::TrafficMoving { .. }
             | Self::SideNotReady { .. } => true,
-            Self::Approval { counts_at, .. } => counts_at.is_some(),
+            Self::Approval { counts_at, .. } => counts_at.is_some() && self.next() == *counts_at,
             Self::WindowClosed { opens_at, .. }
             | Self::WindowTooShort { opens_at, .. }
             | Self::Frozen { opens_at, .. } => opens_at.is_some(),
             // Within a rollout the traffic moves to the other side once that is updated.
-            Self::LiveSide { behind, .. } => behind.is_empty(),
+            Self::LiveSide { behind, was, .. } => behind.is_empty() && was.is_none(),
             Self::Stopped { .. }
             | Self::Paused { .. }
             | Self::NoRollout
@@ -215,6 +226,7 @@ impl WaitReason {
                     "lab update-config set --key=calendars.{calendar} --value=…"
                 ))
             }),
+            Self::LiveSide { was: Some(_), .. } => whom.taken_over(),
             Self::LiveSide { group, behind, .. } if !behind.is_empty() => {
                 Some(format!("lab update execute --group={group}"))
             }

@@ -273,7 +273,18 @@ impl fmt::Display for WaitReason {
             Self::LiveSide {
                 group,
                 side,
+                was: Some(was),
+                ..
+            } => write!(
+                f,
+                "on side {side} of group {group} by now, and on side {was} when its rollout began, which \
+                 leaves it as it is"
+            ),
+            Self::LiveSide {
+                group,
+                side,
                 behind,
+                was: None,
             } => {
                 write!(f, "side {side} of group {group} holds the traffic")?;
                 match behind[..] {

@@ -127,6 +127,22 @@ fn an_agent_that_cannot_is_not_asked() {
 }
 
 #[test]
+fn a_machine_that_could_not_go_anyhow_is_told_what_it_waits_for() {
+    let mut world = world();
+    world.execute();
+    assert!(matches!(run(&mut world, "tidy"), Reply::Done(_)));
+    let waits = |world: &World| {
+        let may_go = world.fleet.permission(&name("a"), world.now);
+        may_go.expect_err("it waits")
+    };
+    let cleans = waits(&world);
+    assert_eq!((cleans.kind(), cleans.by_itself()), ("cleaning-up", true));
+    assert!(cleans.next().is_some_and(|until| until > world.now));
+    world.pass_without(minutes(20), &["a"]);
+    assert_eq!(waits(&world).kind(), "offline");
+}
+
+#[test]
 fn it_waits_for_a_lease_and_a_lease_waits_for_it() {
     let mut world = world();
     world.execute();

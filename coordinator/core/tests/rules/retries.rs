@@ -102,10 +102,11 @@ fn nobody_begins_beside_it_for_whom_the_budget_has_no_room() {
     let mut tight = world(json!({}));
     tight.execute();
     tight.fails("a");
-    let WaitReason::Retrying { machines, .. } = tight.wait("b") else {
-        panic!("b does not wait for a");
-    };
-    assert_eq!(machines.len(), 1);
+    let waits = tight.wait("b");
+    assert_eq!((waits.kind(), waits.by_itself()), ("retrying", true));
+    let next = waits.next().map(|at| at.since(tight.now));
+    assert_eq!(next, Some(minutes(10)), "retryAfter");
+    assert_eq!(waits.then().as_deref(), Some("a tries again"));
     tight.pass(minutes(11));
     let grant = tight.go("a");
     tight.waits_for("b", "retrying");

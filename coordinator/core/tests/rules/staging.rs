@@ -146,11 +146,6 @@ fn a_machine_of_a_rollout_waits_for_the_same_reason() {
         "could not obtain its target: no space left"
     );
     assert_eq!(until(&world), Some(ends_at), "the same time holds");
-    // The wave goes by the same time.
-    world.pass_without(minutes(30), &[]);
-    assert_eq!(why(&world).map(|why| why.kind()), Some("staging-failed"));
-    world.pass_without(minutes(31), &[]);
-    assert_eq!(why(&world).map(|why| why.kind()), Some("no-rollout"));
 }
 
 fn engaged(world: &World) -> bool {

@@ -293,6 +293,13 @@ fn nobody_goes_on_the_strength_of_sides_that_are_others_by_now() {
     world.waits_for("blue-2", "live-side");
     world.update("blue-1");
     world.waits_for("blue-2", "live-side");
+    let waits = world.wait("blue-2");
+    let told = "on side green of group web by now, and on side blue when its rollout began, which leaves it \
+                as it is";
+    assert_eq!(
+        (waits.to_string(), waits.by_itself()),
+        (told.to_owned(), false)
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What is said of one machine: that it has its turn, that it waits, that nobody knows it.
 
+use common::Action;
 use coordinator_core::{
     Request, WaitReason,
     request::{OperatorRequest, Refusal},
@@ -178,6 +179,65 @@ fn who_has_its_turn_is_told_with_its_step() {
     let seen = why(&world, "a");
     assert!(seen.has_turn && seen.step == "activating");
     assert_eq!(seen.place, Some((rollout, "overdue")));
+}
+
+#[test]
+fn those_who_are_waited_for_are_named_first_those_at_work_and_of_many_only_some() {
+    let mut machines: Vec<String> = (0..12).map(|number| format!("c{number:02}")).collect();
+    machines.push("last".to_owned());
+    let mut world = World::new(
+        json!({
+            "web": {
+                "machines": machines, "canary": 12, "maxParallel": 1,
+                "updatePolicy": "aggressive",
+            },
+            "db": { "machines": ["db"], "dependencies": ["web"], "updatePolicy": "aggressive" },
+        }),
+        json!({ "maxParallel": 3 }),
+    );
+    world.execute();
+    world.go("c00");
+    let WaitReason::WaveNotOpen { machines, more, .. } = world.wait("last") else {
+        panic!("{}", world.wait("last"));
+    };
+    assert_eq!((machines.len(), more), (8, 4));
+    assert_eq!(machines[0], name("c00"));
+    assert_eq!(
+        world.wait("last").to_string(),
+        "in wave 2; wave 1 has not closed yet"
+    );
+    let WaitReason::Dependency { machines, more, .. } = world.wait("db") else {
+        panic!("{}", world.wait("db"));
+    };
+    assert_eq!((machines.len(), more, &machines[0]), (8, 4, &name("c00")));
+    assert_eq!(
+        why(&world, "last").whom().rollout.map(|(_, action)| action),
+        Some(Action::Update)
+    );
+}
+
+#[test]
+fn whoever_waits_for_a_yes_is_told_what_becomes_of_silence() {
+    let world = |consent: Option<&str>| {
+        let mut group = json!({
+            "machines": ["a"], "updatePolicy": "manual-approval", "approvalExpiry": "8h",
+        });
+        if let Some(after) = consent {
+            group["autoApproveAfter"] = json!(after);
+        }
+        let mut world = World::of(&json!({ "updateGroups": { "web": group } }));
+        world.execute();
+        world
+    };
+    let told = |mut world: World| {
+        let waits = world.wait("a");
+        let after = waits.next().expect("a time").since(world.now);
+        (after, waits.then().unwrap_or_default(), waits.by_itself())
+    };
+    let pauses = "the rollout pauses if nobody has answered".to_owned();
+    assert_eq!(told(world(None)), (minutes(480), pauses, false));
+    let counts = "the approval counts as given".to_owned();
+    assert_eq!(told(world(Some("2h"))), (minutes(120), counts, true));
 }
 
 #[test]

@@ -154,6 +154,7 @@ pub(crate) fn reason(reason: &WaitReason, whom: Whom<'_>) -> wire::WaitReason {
             group,
             side,
             behind: machines,
+            was: _,
         }
         | WaitReason::SideNotReady {
             group,
