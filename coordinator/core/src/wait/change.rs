@@ -101,34 +101,71 @@ impl WaitReason {
     /// The next instant at which it can change by the clock alone, where one is known: it ends by itself
     /// then, or what [`WaitReason::then`] says happens.
     pub fn next(&self) -> Option<Timestamp> {
-        let before_it_ends = match self {
-            Self::Retrying { next, .. } | Self::WaveNotOpen { next, .. } => *next,
-            Self::Staging { ends_at, .. } | Self::StagingFailed { ends_at, .. } => *ends_at,
-            Self::Approval { expires_at, .. } => *expires_at,
-            _ => None,
-        };
-        [self.until(), before_it_ends].into_iter().flatten().min()
+        self.next_and_then().map(|(at, _)| at)
     }
 
     /// What happens at the next instant, where it is something else than that it ends.
     pub fn then(&self) -> Option<String> {
-        self.next()?;
-        let then = match self {
-            Self::Retrying { machines, .. } => match &machines[..] {
-                [machine] => format!("{machine} tries again"),
-                _ => "one of them tries again".to_owned(),
+        let (_, then) = self.next_and_then()?;
+        (!then.is_empty()).then_some(then)
+    }
+
+    /// Both; what happens is empty where it ends.
+    fn next_and_then(&self) -> Option<(Timestamp, String)> {
+        let says = |at: &Option<Timestamp>, then: &str| at.map(|at| (at, then.to_owned()));
+        match self {
+            Self::Retrying { next, machines, .. } => match &machines[..] {
+                [machine] => says(next, &format!("{machine} tries again")),
+                _ => says(next, "one of them tries again"),
             },
-            Self::Staging { .. } | Self::StagingFailed { .. } => {
-                "it counts as failed if it has not obtained its target".to_owned()
+            Self::WaveNotOpen { next, .. } => says(next, ""),
+            Self::Staging { ends_at, .. } | Self::StagingFailed { ends_at, .. } => says(
+                ends_at,
+                "it counts as failed if it has not obtained its target",
+            ),
+            Self::CleaningUp { until, .. } => says(until, "it goes without that"),
+            Self::Approval {
+                counts_at,
+                expires_at,
+                ..
+            } => {
+                let in_time = |at: &Timestamp| expires_at.is_none_or(|end| *at <= end);
+                says(&counts_at.filter(in_time), "the approval counts as given")
+                    .or_else(|| says(expires_at, "the rollout pauses if nobody has answered"))
             }
-            Self::CleaningUp { .. } => "it goes without that".to_owned(),
-            Self::Approval { .. } if self.next() == self.until() => {
-                "the approval counts as given".to_owned()
-            }
-            Self::Approval { .. } => "the rollout pauses if nobody has answered".to_owned(),
-            _ => return None,
-        };
-        Some(then)
+            Self::Stopped { .. }
+            | Self::Paused { .. }
+            | Self::NoRollout
+            | Self::UpToDate
+            | Self::MovedOn { .. }
+            | Self::NoTarget
+            | Self::UnknownMachine
+            | Self::Quarantined { .. }
+            | Self::Retry { .. }
+            | Self::TargetQuarantined { .. }
+            | Self::BadTarget { .. }
+            | Self::TargetNotAllowed { .. }
+            | Self::Final { .. }
+            | Self::Offline { .. }
+            | Self::Dependency { .. }
+            | Self::Stagger { .. }
+            | Self::Held { .. }
+            | Self::WindowClosed { .. }
+            | Self::Frozen { .. }
+            | Self::WindowTooShort { .. }
+            | Self::Soaking { .. }
+            | Self::Analysing { .. }
+            | Self::GroupUnhealthy { .. }
+            | Self::MachineUnhealthy { .. }
+            | Self::GroupLimit { .. }
+            | Self::Apart { .. }
+            | Self::CoordinatorLast { .. }
+            | Self::Quorum { .. }
+            | Self::FleetLimit { .. }
+            | Self::LiveSide { .. }
+            | Self::TrafficMoving { .. }
+            | Self::SideNotReady { .. } => says(&self.until(), ""),
+        }
     }
 
     /// Whether it can end without anybody doing something about it: by the clock, or by what machines report.
