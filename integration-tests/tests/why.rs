@@ -59,7 +59,9 @@ fn after(reason: Option<&WaitReason>) -> Option<WaitReason> {
         Why::Paused { .. } => Why::NoRollout,
         Why::NoRollout => Why::UpToDate,
         Why::UpToDate => Why::MovedOn { rollout: rollout() },
-        Why::MovedOn { .. } => Why::NoTarget,
+        Why::MovedOn { .. } => Why::NoSuchGeneration { number: 150 },
+        Why::NoSuchGeneration { .. } => Why::NothingBefore,
+        Why::NothingBefore => Why::NoTarget,
         Why::NoTarget => Why::UnknownMachine,
         Why::UnknownMachine => Why::Quarantined {
             machine: name("web-01"),

@@ -9,7 +9,6 @@ mod operator;
 mod returns;
 mod rollouts;
 mod schedules;
-mod settings;
 
 use common::Timestamp;
 

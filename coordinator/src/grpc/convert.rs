@@ -5,7 +5,7 @@
 pub(super) mod agent;
 mod changes;
 pub(super) mod identities;
-pub mod in_force;
+pub(super) mod in_force;
 pub(super) mod operator;
 pub mod plan;
 pub mod schedules;

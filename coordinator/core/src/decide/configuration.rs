@@ -13,10 +13,11 @@ use crate::{
 };
 
 impl Fleet {
+    /// Brings another configuration into force, by somebody for a reason that may be empty.
     pub(super) fn set_config(
         &mut self,
         now: Timestamp,
-        by: &str,
+        (by, reason): (&str, String),
         config: Box<FleetConfig>,
         if_revision: Option<u64>,
         draft: &mut Draft,
@@ -52,6 +53,7 @@ impl Fleet {
                 revision,
                 config,
                 by,
+                reason,
                 at: now,
             },
         );

@@ -138,6 +138,8 @@ impl WaitReason {
             | Self::NoRollout
             | Self::UpToDate
             | Self::MovedOn { .. }
+            | Self::NoSuchGeneration { .. }
+            | Self::NothingBefore
             | Self::NoTarget
             | Self::UnknownMachine
             | Self::Quarantined { .. }
@@ -202,6 +204,8 @@ impl WaitReason {
             | Self::NoRollout
             | Self::UpToDate
             | Self::MovedOn { .. }
+            | Self::NoSuchGeneration { .. }
+            | Self::NothingBefore
             | Self::NoTarget
             | Self::UnknownMachine
             | Self::Quarantined { .. }
@@ -270,8 +274,10 @@ impl WaitReason {
             Self::LiveSide { .. } | Self::TrafficMoving { .. } => Some("lab traffic".to_owned()),
             Self::CleaningUp { .. } => Some("lab schedule list".to_owned()),
             Self::Final { state, .. } => whom.ended(state),
+            Self::NoSuchGeneration { .. } => whom.show(),
             Self::UpToDate
             | Self::MovedOn { .. }
+            | Self::NothingBefore
             | Self::Retry { .. }
             | Self::Staging { .. }
             | Self::Analysing { .. } => None,

@@ -22,65 +22,6 @@ fn list<T: fmt::Display>(items: &[T]) -> String {
     text
 }
 
-impl WaitReason {
-    /// The command that would change it, where there is one.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Stopped { .. } => Some("lab resume --reason …".to_owned()),
-            Self::Paused { rollout, .. } => Some(format!("lab update resume {rollout}")),
-            Self::NoTarget => Some("lab update prepare".to_owned()),
-            Self::StagingFailed { .. } => {
-                Some("lab update prepare, once that is mended: it tries again at once".to_owned())
-            }
-            Self::BadTarget { .. } => Some("lab update execute --retry-failed".to_owned()),
-            Self::TargetNotAllowed { .. } => Some(
-                "`targets` in the machine's own configuration, then lab update prepare".to_owned(),
-            ),
-            Self::UnknownMachine => Some("lab update-config show".to_owned()),
-            Self::Quarantined { machine, .. } => Some(format!("lab machines release {machine}")),
-            Self::TargetQuarantined { target, .. } => Some(format!("lab targets release {target}")),
-            Self::Approval { group, rollout, .. } => {
-                Some(format!("lab update approve {rollout} --group={group}"))
-            }
-            Self::Held { group, rollout, .. } => {
-                Some(format!("lab update promote {rollout} --group={group}"))
-            }
-            Self::GroupUnhealthy { machines }
-            | Self::Retrying { machines }
-            | Self::SideNotReady { machines, .. }
-            | Self::Apart { machines }
-            | Self::Quorum { machines, .. } => machines
-                .first()
-                .map(|machine| format!("lab machines show {machine}")),
-            Self::GroupLimit { away, .. } | Self::FleetLimit { away, .. } => away
-                .first()
-                .map(|machine| format!("lab machines show {machine}")),
-            Self::NoRollout => Some("lab update execute".to_owned()),
-            Self::LiveSide { group, .. } => Some(format!("lab update execute --group={group}")),
-            Self::TrafficMoving { .. } => Some("lab traffic".to_owned()),
-            Self::UpToDate
-            | Self::MovedOn { .. }
-            | Self::NoSuchGeneration { .. }
-            | Self::NothingBefore
-            | Self::Retry { .. }
-            | Self::Final { .. }
-            | Self::Offline { .. }
-            | Self::Staging
-            | Self::CleaningUp
-            | Self::Dependency { .. }
-            | Self::Stagger { .. }
-            | Self::WindowClosed { .. }
-            | Self::WindowTooShort { .. }
-            | Self::WaveNotOpen { .. }
-            | Self::Soaking { .. }
-            | Self::CoordinatorLast { .. }
-            | Self::Analysing { .. }
-            | Self::MachineUnhealthy { .. } => None,
-            Self::Frozen { .. } => Some("lab update-config show".to_owned()),
-        }
-    }
-}
-
 impl fmt::Display for WaitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
