@@ -1,5 +1,6 @@
 //! Gates: what is measured before a wave may close, what a measurement can find, and what was found.
 
+mod checks;
 mod wave;
 
 use std::{fmt, net::IpAddr, time::Duration};

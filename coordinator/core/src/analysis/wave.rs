@@ -11,22 +11,19 @@ use common::{
     text::{DETAIL_MAX, tame_line},
 };
 
-use super::{Analysis, Finding, Gate, Measurement, Probe};
+use super::{Analysis, Finding, Gate, Measurement};
 use crate::{
     change::Change,
     decide::Draft,
     fleet::{Fleet, rollout_id},
     policy::Policy,
     request::Reply,
-    rollout::{PauseReason, Place, PlaceState, RolloutGroup, Wave, WaveState},
+    rollout::{PauseReason, Place, RolloutGroup, Wave, WaveState},
     wait::WaitReason,
 };
 
 /// How long an answer may be under way beyond what the measurement itself may take.
-const SLACK: Duration = Duration::from_secs(20);
-
-/// Machines named in a detail.
-const SHOWN: usize = 3;
+pub(super) const SLACK: Duration = Duration::from_secs(20);
 
 /// Of which wave, by number of the rollout and indices of group and wave, and which gate.
 pub(crate) type Key = (u64, usize, usize, usize);
@@ -34,9 +31,14 @@ pub(crate) type Key = (u64, usize, usize, usize);
 /// A measurement that was asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
-    id: u64,
+    /// Number of the measurement; none of one that machines answer.
+    pub(super) id: Option<u64>,
+    /// Number of the question for their health that machines were asked; 0 of others.
+    pub(super) request: u64,
+    /// Since when everybody was back: what is measured anew is not answered by what was asked before.
+    pub(super) since: Timestamp,
     /// From here on it counts as lost.
-    until: Timestamp,
+    pub(super) until: Timestamp,
 }
 
 /// The gates that hold waves under this policy. On the way back nothing is held up by a gate: it may
@@ -79,7 +81,7 @@ impl Fleet {
 
     /// The gates that hold the group's present wave, what they have come to, and since when everybody
     /// of it is back, while everybody is.
-    fn measured(
+    pub(super) fn measured(
         &self,
         number: u64,
         group: usize,
@@ -190,8 +192,7 @@ impl Fleet {
         true
     }
 
-    /// Asks for every measurement that is due, counts those that got lost, and looks itself at what
-    /// the machines say.
+    /// Asks for every measurement that is due, and counts those that got lost.
     fn measure(&mut self, number: u64, group: usize, now: Timestamp, draft: &mut Draft) {
         let Some((g, analysis, since)) = self.measured(number, group, now) else {
             return;
@@ -206,12 +207,17 @@ impl Fleet {
             .collect();
         for (index, gate) in wanted {
             let key = (number, group, wave, index);
-            if let Probe::HealthCheck { check } = &gate.probe {
-                let (finding, detail) = self.health_check(number, group, check, now);
-                self.found(key, finding, detail, now, draft);
+            if self.is_put_off(number, group, &gate) {
+                self.hearsay.measuring.remove(&key);
                 continue;
             }
-            match self.hearsay.measuring.get(&key) {
+            match self.asked(key, since) {
+                Some(asked) if gate.check().is_some() => {
+                    self.hear_checks(key, &gate, asked, now, draft);
+                }
+                None if gate.check().is_some() => {
+                    self.ask_machines(key, &gate, since, now, draft);
+                }
                 Some(asked) if now < asked.until => {}
                 Some(_) => {
                     self.hearsay.measuring.remove(&key);
@@ -219,10 +225,7 @@ impl Fleet {
                     self.found(key, self.of_silence(), detail, now, draft);
                 }
                 None => {
-                    self.hearsay.last_measurement += 1;
-                    let id = self.hearsay.last_measurement;
-                    let until = now + gate.timeout + SLACK;
-                    self.hearsay.measuring.insert(key, Asked { id, until });
+                    let id = self.begins_measurement(key, &gate, since, now);
                     draft.measure.push(Measurement {
                         id,
                         rollout: rollout_id(number),
@@ -237,12 +240,38 @@ impl Fleet {
         }
     }
 
+    /// What was asked for and still counts: of now, and not of before everything was begun anew.
+    pub(super) fn asked(&self, key: Key, since: Timestamp) -> Option<Asked> {
+        let asked = self.hearsay.measuring.get(&key);
+        asked.filter(|asked| asked.since == since).copied()
+    }
+
+    /// Remembers that a measurement is asked for; its number.
+    fn begins_measurement(
+        &mut self,
+        key: Key,
+        gate: &Gate,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> u64 {
+        self.hearsay.last_measurement += 1;
+        let id = self.hearsay.last_measurement;
+        let asked = Asked {
+            id: Some(id),
+            request: 0,
+            since,
+            until: now + gate.timeout + SLACK,
+        };
+        self.hearsay.measuring.insert(key, asked);
+        id
+    }
+
     /// What a measurement that got lost counts as.
     #[cfg_attr(
         not(feature = "seeded-bugs"),
         allow(clippy::unused_self, reason = "a known bug needs it")
     )]
-    fn of_silence(&self) -> Finding {
+    pub(super) fn of_silence(&self) -> Finding {
         #[cfg(feature = "seeded-bugs")]
         // BUG (seeded): nobody said anything against it.
         if self.has(crate::bug::Bug::SilentGatePasses) {
@@ -261,19 +290,19 @@ impl Fleet {
         draft: &mut Draft,
     ) -> Reply {
         let mut asked = self.hearsay.measuring.iter();
-        let key = asked.find_map(|(key, asked)| (asked.id == id).then_some(*key));
-        if let Some(key) = key {
+        let asked = asked.find(|(_, asked)| asked.id == Some(id));
+        if let Some((&key, &asked)) = asked {
             self.hearsay.measuring.remove(&key);
             let (number, group, wave, _) = key;
             let here = self.measured(number, group, now);
-            if here.is_some_and(|(g, ..)| g.current == wave) {
+            if here.is_some_and(|(g, _, since)| g.current == wave && asked.since == since) {
                 self.found(key, finding, tame_line(detail, DETAIL_MAX), now, draft);
             }
         }
         Reply::Done(String::new())
     }
 
-    fn found(
+    pub(super) fn found(
         &mut self,
         (number, group, wave, gate): Key,
         finding: Finding,
@@ -294,60 +323,15 @@ impl Fleet {
         self.commit(draft, change);
     }
 
-    /// What the machines of the group's present wave say about this check of theirs.
-    fn health_check(
-        &self,
-        number: u64,
-        group: usize,
-        check: &str,
-        now: Timestamp,
-    ) -> (Finding, String) {
-        let g = &self.facts().rollouts[&number].groups[group];
-        let places = g.waves[g.current].places.iter();
-        let updated = places.filter(|place| place.state == PlaceState::Updated);
-        let (mut passed, mut failed, mut silent) = (0_usize, Vec::new(), Vec::new());
-        for Place { machine, .. } in updated {
-            let known = self.facts().machines.get(machine);
-            let report = known.and_then(|machine| machine.report.as_ref());
-            let mut checks = report.into_iter().flat_map(|report| &report.health.checks);
-            let said = checks.find(|said| said.name == check);
-            match said.filter(|_| !self.is_offline(machine, now)) {
-                Some(said) if said.passed => passed += 1,
-                Some(_) => failed.push(machine.as_str()),
-                None => silent.push(machine.as_str()),
-            }
-        }
-        let named = |machines: &[&str]| match machines.len().checked_sub(SHOWN) {
-            Some(more) if more > 0 => {
-                format!("{} and {more} more", machines[..SHOWN].join(", "))
-            }
-            Some(_) | None => machines.join(", "),
-        };
-        if !failed.is_empty() {
-            (
-                Finding::Fail,
-                format!("{check} fails on {}", named(&failed)),
-            )
-        } else if !silent.is_empty() {
-            let text = format!("nothing is heard of {check} on {}", named(&silent));
-            (Finding::Inconclusive, text)
-        } else {
-            (
-                Finding::Pass,
-                format!("{check} passes on {passed} machines"),
-            )
-        }
-    }
-
     /// When something about the gates of the group's present wave is to be done next.
     pub(crate) fn gates_due(&self, number: u64, group: usize, now: Timestamp) -> Option<Timestamp> {
         let (g, analysis, since) = self.measured(number, group, now)?;
         let each = g.policy.gates.iter().zip(&analysis.tallies).enumerate();
         let watched = is_watched(g, now);
         each.filter(|(_, (gate, tally))| watched || !tally.passed(gate))
+            .filter(|(_, (gate, _))| !self.is_put_off(number, group, gate))
             .map(|(index, (gate, tally))| {
-                let key = (number, group, g.current, index);
-                let asked = self.hearsay.measuring.get(&key);
+                let asked = self.asked((number, group, g.current, index), since);
                 asked.map_or_else(|| tally.due(gate, since), |asked| asked.until)
             })
             .min()

@@ -90,7 +90,10 @@ impl Fleet {
             );
         }
         self.hear(name, now);
-        let mut told = false;
+        // A number that was not given out yet is of an earlier life, whose clock was ahead.
+        let given_out = report.health_request <= self.hearsay.last_check;
+        let answers = if given_out { report.health_request } else { 0 };
+        let (mut told, mut answered) = (false, false);
         if let Some(machine) = self.machine_mut(name) {
             let heard = &mut machine.heard;
             heard.sequence = report.sequence;
@@ -98,7 +101,8 @@ impl Fleet {
             if heard.checks != report.health.checks {
                 heard.checks.clone_from(&report.health.checks);
             }
-            heard.health_request = heard.health_request.max(report.health_request);
+            answered = heard.health_request < answers;
+            heard.health_request = heard.health_request.max(answers);
             heard.store_free_bytes = report.store_free_bytes;
             heard.epoch = report.epoch;
             heard.declined.clone_from(&report.declined);
@@ -113,10 +117,13 @@ impl Fleet {
             .hearsay
             .checks
             .get(name)
-            .is_some_and(|c| c.request <= report.health_request)
+            .is_some_and(|c| c.request <= answers)
         {
             self.hearsay.checks.remove(name);
             self.has_answered(name, now, draft);
+        }
+        if answered {
+            self.gates_hear(name, now, draft);
         }
         if let Some(done) = &report.cleaned_up {
             self.has_cleaned_up(name, done, now, draft);

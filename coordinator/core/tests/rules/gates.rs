@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::{CheckResult, HealthState, OutcomeKind};
+use common::{HealthState, OutcomeKind};
 use coordinator_core::{
     FleetConfig, Request, WaitReason,
     analysis::{Finding, Measurement},
@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 
 use crate::fleet::{World, minutes, stop};
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// One group of `a`, a canary, and `b`; with these gates.
-fn world(analysis: &Value) -> World {
+pub(crate) fn world(analysis: &Value) -> World {
     let names: Vec<&String> = analysis.as_object().expect("an object").keys().collect();
     let document = json!({
         "analysis": analysis,
@@ -28,7 +28,7 @@ fn world(analysis: &Value) -> World {
     World::of(&document)
 }
 
-fn site(more: &Value) -> Value {
+pub(crate) fn site(more: &Value) -> Value {
     let mut site = json!({ "http": "https://example.org", "interval": "1m", "passes": 2 });
     let (site_map, more) = (
         site.as_object_mut().expect("one"),
@@ -39,11 +39,15 @@ fn site(more: &Value) -> Value {
 }
 
 /// What is asked for now.
-fn asked(world: &mut World) -> Vec<Measurement> {
+pub(crate) fn asked(world: &mut World) -> Vec<Measurement> {
     world.handle(Request::Tick).measure
 }
 
-fn answer(world: &mut World, measurement: &Measurement, finding: Finding) -> Vec<Measurement> {
+pub(crate) fn answer(
+    world: &mut World,
+    measurement: &Measurement,
+    finding: Finding,
+) -> Vec<Measurement> {
     let (id, detail) = (measurement.id, "seen".to_owned());
     let request = Request::Measured {
         id,
@@ -54,13 +58,13 @@ fn answer(world: &mut World, measurement: &Measurement, finding: Finding) -> Vec
 }
 
 /// The machine takes its turn and comes out well; what is asked for then.
-fn update(world: &mut World, machine: &str) -> Vec<Measurement> {
+pub(crate) fn update(world: &mut World, machine: &str) -> Vec<Measurement> {
     let grant = world.go(machine);
     world.end_measuring(machine, &grant, OutcomeKind::Confirmed)
 }
 
 /// Every measurement that comes is answered with this, for so long.
-fn pass(world: &mut World, time: Duration, finding: Finding) {
+pub(crate) fn pass(world: &mut World, time: Duration, finding: Finding) {
     let end = world.now + time;
     let mut wanted = asked(world);
     while world.now < end {
@@ -73,7 +77,7 @@ fn pass(world: &mut World, time: Duration, finding: Finding) {
 }
 
 #[track_caller]
-fn paused(world: &World, id: &common::RolloutId, finding: Finding) {
+pub(crate) fn paused(world: &World, id: &common::RolloutId, finding: Finding) {
     let state = world.state(id);
     let RolloutState::Paused(PauseReason::AnalysisFailed { finding: found, .. }) = state else {
         panic!("{state:?}");
@@ -81,7 +85,7 @@ fn paused(world: &World, id: &common::RolloutId, finding: Finding) {
     assert_eq!(*found, finding);
 }
 
-fn resume() -> OperatorRequest {
+pub(crate) fn resume() -> OperatorRequest {
     OperatorRequest::ResumeRollout {
         rollout: None,
         reason: String::new(),
@@ -206,38 +210,6 @@ fn what_was_found_before_a_late_machine_went_does_not_count() {
     assert_eq!(passed, 0);
     pass(&mut world, minutes(5), Finding::Pass);
     world.poll("c");
-}
-
-#[test]
-fn machines_are_asked_for_a_check_of_their_own() {
-    let analysis = json!({ "web": { "healthCheck": "web", "passes": 1, "interval": "1m" } });
-    let mut world = world(&analysis);
-    let rollout = world.execute();
-    let says = |world: &mut World, passed: bool| {
-        world.report("a").health.checks = vec![CheckResult {
-            name: "web".to_owned(),
-            passed,
-            detail: String::new(),
-        }];
-        world.poll("a");
-    };
-    let grant = world.go("a");
-    world.end("a", &grant, OutcomeKind::Confirmed);
-    let WaitReason::Analysing { inconclusive, .. } = world.wait("b") else {
-        panic!("{}", world.wait("b"));
-    };
-    assert_eq!(inconclusive, 1, "it does not know the check");
-    says(&mut world, true);
-    world.now = world.now + minutes(1);
-    asked(&mut world);
-    let grant = world.go("b");
-    world.report("b").health.checks = vec![CheckResult {
-        name: "web".to_owned(),
-        passed: false,
-        detail: String::new(),
-    }];
-    world.end("b", &grant, OutcomeKind::Confirmed);
-    paused(&world, &rollout, Finding::Fail);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod cleanups;
 mod coordinators;
 mod fleet;
 mod gates;
+mod gates_machines;
 mod identities;
 mod leases;
 mod machines;
