@@ -59,7 +59,7 @@ pub enum Update {
     /// Give out no further leases. Machines that are away finish.
     Pause(Rollout),
     /// Go on with a paused rollout.
-    Resume(Rollout),
+    Resume(GoOn),
     /// End a rollout. Machines that are away finish; the others stay as they are.
     Abort(Rollout),
 }
@@ -310,6 +310,18 @@ pub struct Promote {
     /// Why; kept in the history.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub reason: String,
+}
+
+/// `lab update resume`
+#[derive(Args, Debug)]
+pub struct GoOn {
+    /// Which rollout, and why.
+    #[command(flatten)]
+    pub which: Rollout,
+    /// Measure the gates of the wave anew, of a rollout that a gate has paused. Otherwise that gate is
+    /// accepted.
+    #[arg(long)]
+    pub measure_again: bool,
 }
 
 /// `lab update pause`, `lab update resume`, `lab update abort`

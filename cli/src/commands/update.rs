@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Context, wait};
 use crate::{
-    args::update::{Approve, Execute, Plan, Promote, Rollout, Status, Waiting, Watch},
+    args::update::{Approve, Execute, GoOn, Plan, Promote, Rollout, Status, Waiting, Watch},
     client::{Client, ask},
     error::{Exit, LabError},
     view,
@@ -221,9 +221,13 @@ pub async fn pause(context: &Context, args: Rollout) -> Result<Exit, LabError> {
 }
 
 /// Goes on with a paused rollout.
-pub async fn resume(context: &Context, args: Rollout) -> Result<Exit, LabError> {
+pub async fn resume(context: &Context, args: GoOn) -> Result<Exit, LabError> {
+    let request = RolloutRequest {
+        measure_again: args.measure_again,
+        ..request(args.which)
+    };
     let mut client = context.open().await?;
-    let done = ask(client.resume_rollout(request(args))).await?;
+    let done = ask(client.resume_rollout(request)).await?;
     context.output.done(&done)
 }
 
@@ -245,5 +249,6 @@ fn request(args: Rollout) -> RolloutRequest {
     RolloutRequest {
         rollout: args.rollout.map(String::from).unwrap_or_default(),
         reason: args.reason,
+        measure_again: false,
     }
 }

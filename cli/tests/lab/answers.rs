@@ -100,8 +100,11 @@ async fn check(rows: Vec<Row>) {
 
 #[tokio::test]
 async fn decisions_about_rollouts() {
-    let rollout = |reason: &str| json!({ "rollout": "r-7", "reason": reason });
+    let rollout =
+        |reason: &str| json!({ "rollout": "r-7", "reason": reason, "measure_again": false });
+    let again = json!({ "rollout": "r-7", "reason": "", "measure_again": true });
     check(vec![
+        done("update resume r-7 --measure-again", "resume_rollout", again),
         done(
             "update approve --comment=fine",
             "approve",

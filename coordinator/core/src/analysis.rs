@@ -1,6 +1,7 @@
 //! Gates: what is measured before a wave may close, what a measurement can find, and what was found.
 
 mod checks;
+mod compare;
 mod wave;
 
 use std::{fmt, net::IpAddr, time::Duration};
@@ -209,6 +210,29 @@ pub struct Tally {
     pub errors: u32,
     /// The newest.
     pub last: Option<Last>,
+    /// Somebody resumed the rollout that this gate had paused: the wave may close without it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accepted: bool,
+}
+
+/// What becomes of the gates of a wave when somebody resumes the rollout that one of them had paused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resumption {
+    /// All of them are accepted: what journals mean that do not say it.
+    #[default]
+    AcceptsAll,
+    /// Those are accepted that have found too much; the others still have to pass.
+    AcceptsFailed,
+    /// All of them are measured anew.
+    MeasuresAnew,
+}
+
+impl Resumption {
+    /// Whether it is what is not said.
+    pub(crate) fn is_unsaid(&self) -> bool {
+        *self == Self::AcceptsAll
+    }
 }
 
 /// The newest measurement of a gate.
@@ -229,7 +253,8 @@ pub struct Analysis {
     pub opened: Timestamp,
     /// Since when everybody is back; not while somebody of it goes later than the others.
     pub since: Option<Timestamp>,
-    /// Somebody resumed the rollout that a gate had paused: the wave may close without its gates.
+    /// The wave may close without its gates, as older versions let it when somebody resumed the rollout
+    /// that one of them had paused.
     pub accepted: bool,
     /// In the order of the policy's gates.
     pub tallies: Vec<Tally>,
@@ -241,7 +266,7 @@ impl Gate {
         let since = Timestamp::default();
         let (mut at, mut tally) = (since, Tally::default());
         while !tally.passed(self) {
-            at = tally.due(self, since);
+            at = tally.due(self, since, false);
             tally.take(Last {
                 at,
                 finding: Finding::Pass,
@@ -267,11 +292,14 @@ impl Tally {
 
     /// Whether enough have passed, and no more than it accepts have not.
     pub fn passed(&self, gate: &Gate) -> bool {
-        self.passed >= gate.passes && self.too_many(gate).is_none()
+        self.accepted || (self.passed >= gate.passes && self.too_many(gate).is_none())
     }
 
     /// Of which finding there are more than the gate accepts: how many, and how many it accepts.
     pub fn too_many(&self, gate: &Gate) -> Option<(Finding, u32, u32)> {
+        if self.accepted {
+            return None;
+        }
         let limits = [
             (Finding::Fail, self.failed, gate.failure_limit),
             (Finding::Error, self.errors, gate.error_limit),
@@ -285,18 +313,25 @@ impl Tally {
     }
 
     /// When it is to be measured next.
-    fn due(&self, gate: &Gate, since: Timestamp) -> Timestamp {
-        let last = self.last.as_ref();
-        last.map_or(since + gate.initial_delay, |last| last.at + gate.interval)
+    fn due(&self, gate: &Gate, since: Timestamp, watched: bool) -> Timestamp {
+        let Some(last) = &self.last else {
+            return since + gate.initial_delay;
+        };
+        let every = if watched {
+            gate.every(last.finding)
+        } else {
+            gate.interval
+        };
+        last.at + every
     }
 }
 
 impl Analysis {
-    /// That of a wave with so many gates, of which everybody is back.
-    pub(crate) fn new(opened: Timestamp, since: Timestamp, gates: usize) -> Self {
+    /// That of a wave with so many gates, of which nothing is measured yet.
+    pub(crate) fn new(gates: usize) -> Self {
         Self {
-            opened,
-            since: Some(since),
+            opened: Timestamp::default(),
+            since: None,
             accepted: false,
             tallies: vec![Tally::default(); gates],
         }
@@ -305,7 +340,32 @@ impl Analysis {
     /// Somebody else of the wave goes: what was found before says nothing about it.
     pub(crate) fn begin_anew(&mut self) {
         self.since = None;
-        self.tallies.fill(Tally::default());
+        for tally in &mut self.tallies {
+            *tally = Tally {
+                accepted: tally.accepted,
+                ..Tally::default()
+            };
+        }
+    }
+
+    /// Everybody is back: what is measured counts from here on.
+    pub(crate) fn begins(&mut self, opened: Timestamp, since: Timestamp) {
+        self.begin_anew();
+        (self.opened, self.since) = (opened, Some(since));
+    }
+
+    /// Somebody goes on although this gate had found too much, by the name of it.
+    pub(crate) fn resumes(&mut self, gates: &[Gate], stopped_by: &str, how: Resumption) {
+        match how {
+            Resumption::AcceptsAll => self.accepted = true,
+            Resumption::AcceptsFailed => {
+                for (gate, tally) in gates.iter().zip(&mut self.tallies) {
+                    // Traffic that has gone back has taken the counts of its gates along.
+                    tally.accepted |= gate.name == stopped_by || tally.too_many(gate).is_some();
+                }
+            }
+            Resumption::MeasuresAnew => self.begin_anew(),
+        }
     }
 
     /// Whether the wave may close.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     alarm::Alarm,
-    analysis::Finding,
+    analysis::{Finding, Resumption},
     config::FleetConfig,
     identity::{Certificate, Token},
     lease::Lease,
@@ -243,6 +243,9 @@ pub enum Change {
         /// Why; may be empty. Journals of before this was kept do not say it.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         reason: String,
+        /// What becomes of the gates of a wave, where one of them had paused it.
+        #[serde(default, skip_serializing_if = "Resumption::is_unsaid")]
+        gates: Resumption,
     },
     /// A rollout was ended by somebody.
     RolloutAborted {

@@ -204,6 +204,7 @@ impl crate::Fleet {
                 rollout,
                 by,
                 reason,
+                ..
             } => Entry {
                 rollout: Some(rollout.clone()),
                 by: by.clone(),

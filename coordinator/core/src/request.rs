@@ -281,6 +281,13 @@ pub enum OperatorRequest {
         /// Why.
         reason: String,
     },
+    /// Go on with a rollout that a gate has paused, and measure the gates of that wave anew.
+    MeasureAgain {
+        /// Which; the only paused one when not given.
+        rollout: Option<RolloutId>,
+        /// Why.
+        reason: String,
+    },
     /// End a rollout. Holders finish; nobody else begins.
     Abort {
         /// Which; the only unfinished one when not given.

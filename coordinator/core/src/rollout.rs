@@ -9,7 +9,7 @@ use common::{Action, GroupName, RolloutId, SideName, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    analysis::Analysis,
+    analysis::{Analysis, Resumption},
     policy::{ApprovalOf, Policy},
 };
 
@@ -267,15 +267,18 @@ impl Rollout {
         }
     }
 
-    /// Somebody resumes it: when a gate had paused it, that wave may close without its gates.
-    pub(crate) fn accept_analysis(&mut self) {
-        let RolloutState::Paused(PauseReason::AnalysisFailed { group, .. }) = &self.state else {
+    /// Somebody resumes it: when a gate had paused it, that wave may close without it, or is measured anew.
+    pub(crate) fn resume_analysis(&mut self, how: Resumption) {
+        let RolloutState::Paused(PauseReason::AnalysisFailed { group, gate, .. }) = &self.state
+        else {
             return;
         };
-        let group = self.groups.iter_mut().find(|g| g.name == *group);
-        let wave = group.and_then(|g| g.waves.get_mut(g.current));
+        let Some(group) = self.groups.iter_mut().find(|g| g.name == *group) else {
+            return;
+        };
+        let wave = group.waves.get_mut(group.current);
         if let Some(analysis) = wave.and_then(|wave| wave.analysis.as_mut()) {
-            analysis.accepted = true;
+            analysis.resumes(&group.policy.gates, gate, how);
         }
     }
 

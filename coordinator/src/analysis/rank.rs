@@ -205,4 +205,40 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]).to_string(), "2");
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]).to_string(), "2.5");
     }
+
+    /// Noise and nothing else, the same each time.
+    struct Noise(u64);
+
+    impl Noise {
+        fn values(&mut self, count: usize) -> Vec<f64> {
+            let next = |_| {
+                self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005);
+                self.0 = self.0.wrapping_add(1_442_695_040_888_963_407);
+                f64::from(u32::try_from(self.0 >> 33).unwrap_or_default())
+            };
+            (0..count).map(next).collect()
+        }
+    }
+
+    /// How many of so many waves fail in which nothing has changed, each looked at six times.
+    fn fail_for_nothing(waves: u32, significance: f64) -> u32 {
+        let mut noise = Noise(7);
+        let failed = (0..waves).filter(|_| {
+            let before = noise.values(40);
+            let mut looks = (0..6).map(|_| chance(&before, &noise.values(40), Worse::Higher));
+            looks.any(|chance| chance < significance)
+        });
+        u32::try_from(failed.count()).unwrap_or(u32::MAX)
+    }
+
+    #[test]
+    fn looks_that_share_their_significance_fail_for_nothing_no_more_often_than_it_says() {
+        let shared = fail_for_nothing(400, 0.05 / 6.0);
+        assert!(shared <= 20, "{shared} of 400 are more than 5 %");
+        let whole = fail_for_nothing(400, 0.05);
+        assert!(
+            whole > 60,
+            "{whole} of 400: nothing would have to be shared"
+        );
+    }
 }

@@ -239,6 +239,7 @@ impl Log {
                 rollout,
                 by,
                 reason,
+                ..
             } => of_rollout(rollout, format!("resumed by {by}{}", because(reason))),
             Change::RolloutAborted {
                 rollout,

@@ -311,6 +311,9 @@ pub(crate) enum Command {
     ResumeRollout {
         rollout: Option<u64>,
     },
+    MeasureAgain {
+        rollout: Option<u64>,
+    },
     Abort {
         rollout: Option<u64>,
     },

@@ -178,6 +178,10 @@ impl World {
                 rollout: rollout.map(rollout_id),
                 reason,
             },
+            Command::MeasureAgain { rollout } => OperatorRequest::MeasureAgain {
+                rollout: rollout.map(rollout_id),
+                reason,
+            },
             Command::Abort { rollout } => OperatorRequest::Abort {
                 rollout: rollout.map(rollout_id),
                 reason,

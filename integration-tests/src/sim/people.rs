@@ -170,6 +170,7 @@ impl Chance {
         let r = &fleet.facts().rollouts[&number];
         if let RolloutState::Paused(_) = r.state {
             match self.rng.below(10) {
+                5 if r.is_paused_by_a_gate() => self.order(now, Command::MeasureAgain { rollout }),
                 0..=5 => self.order(now, Command::ResumeRollout { rollout }),
                 6..=7 => self.order(now, Command::Abort { rollout }),
                 _ => {}

@@ -150,6 +150,7 @@ async fn attend(
     let asked = RolloutRequest {
         rollout: id.clone(),
         reason: "simulated".to_owned(),
+        measure_again: false,
     };
     if rollout.state == "paused" {
         let times = resumed.entry(id).or_default();

@@ -11,7 +11,7 @@ use common::{
     text::{DETAIL_MAX, tame_line},
 };
 
-use super::{Analysis, Finding, Gate, Measurement};
+use super::{Analysis, Finding, Gate, Measurement, Tally};
 use crate::{
     change::Change,
     decide::Draft,
@@ -56,10 +56,22 @@ fn has_passed(group: &RolloutGroup, wave: &Wave) -> bool {
     found.is_some_and(|found| found.passed(&group.policy.gates))
 }
 
+/// For how long the traffic of the group's present wave is watched, where it moves to that.
+fn watch_of(group: &RolloutGroup) -> Option<Duration> {
+    let sides = group.policy.blue_green.as_ref()?;
+    (group.current + 1 < group.waves.len()).then_some(sides.watch)
+}
+
 /// Whether the group's present wave soaks under traffic that has moved to it: its gates are measured for as
 /// long as that lasts, however often they have passed.
 fn is_watched(group: &RolloutGroup, now: Timestamp) -> bool {
     group.policy.blue_green.is_some() && group.soaks_until(now).is_some()
+}
+
+/// Whether the gate is still to be measured: until it has passed, and while moved traffic is watched however
+/// often it has; never again once a person has accepted it.
+fn is_left(gate: &Gate, tally: &Tally, watched: bool) -> bool {
+    !tally.accepted && (watched || !tally.passed(gate))
 }
 
 impl Fleet {
@@ -140,7 +152,7 @@ impl Fleet {
         if self.has(crate::bug::Bug::GateLimitsIgnored) {
             return each
                 .into_iter()
-                .all(|(gate, tally)| tally.passed >= gate.passes);
+                .all(|(gate, tally)| tally.accepted || tally.passed >= gate.passes);
         }
         let failed = each.into_iter().find_map(|(gate, tally)| {
             let (finding, count, allowed) = tally.too_many(gate)?;
@@ -199,10 +211,10 @@ impl Fleet {
         };
         let (wave, name, opened) = (g.current, g.name.clone(), analysis.opened);
         let each = g.policy.gates.iter().zip(&analysis.tallies).enumerate();
-        let watched = is_watched(g, now);
+        let (watched, watch) = (is_watched(g, now), watch_of(g));
         let wanted: Vec<(usize, Gate)> = each
-            .filter(|(_, (gate, tally))| watched || !tally.passed(gate))
-            .filter(|(_, (gate, tally))| tally.due(gate, since) <= now)
+            .filter(|(_, (gate, tally))| is_left(gate, tally, watched))
+            .filter(|(_, (gate, tally))| tally.due(gate, since, watched) <= now)
             .map(|(index, (gate, _))| (index, gate.clone()))
             .collect();
         for (index, gate) in wanted {
@@ -230,7 +242,7 @@ impl Fleet {
                         id,
                         rollout: rollout_id(number),
                         group: name.clone(),
-                        gate,
+                        gate: gate.of_one_look(watch),
                         opened,
                         since,
                         at: now,
@@ -328,11 +340,11 @@ impl Fleet {
         let (g, analysis, since) = self.measured(number, group, now)?;
         let each = g.policy.gates.iter().zip(&analysis.tallies).enumerate();
         let watched = is_watched(g, now);
-        each.filter(|(_, (gate, tally))| watched || !tally.passed(gate))
+        each.filter(|(_, (gate, tally))| is_left(gate, tally, watched))
             .filter(|(_, (gate, _))| !self.is_put_off(number, group, gate))
             .map(|(index, (gate, tally))| {
                 let asked = self.asked((number, group, g.current, index), since);
-                asked.map_or_else(|| tally.due(gate, since), |asked| asked.until)
+                asked.map_or_else(|| tally.due(gate, since, watched), |asked| asked.until)
             })
             .min()
     }

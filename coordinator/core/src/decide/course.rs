@@ -4,6 +4,7 @@ use common::{GroupName, OperatorName, RolloutId, Timestamp};
 
 use super::Draft;
 use crate::{
+    analysis::Resumption,
     change::Change,
     fleet::{Fleet, rollout_id},
     request::{Promotion, Refusal, Reply},
@@ -103,19 +104,29 @@ impl Fleet {
         now: Timestamp,
         by: &OperatorName,
         rollout: Option<RolloutId>,
-        reason: String,
+        (gates, reason): (Resumption, String),
         draft: &mut Draft,
     ) -> Result<Reply, Refusal> {
         let paused = |rollout: &Rollout| matches!(rollout.state, RolloutState::Paused(_));
         let number = self.find(rollout, "is paused", paused)?;
         let rollout = rollout_id(number);
-        let text = format!("rollout {rollout} goes on");
+        let anew = gates == Resumption::MeasuresAnew;
+        if anew && !self.facts().rollouts[&number].is_paused_by_a_gate() {
+            let text = format!("no gate has paused {rollout}: there is nothing to measure again");
+            return Err(Refusal::NotNow(text));
+        }
+        let text = if anew {
+            format!("rollout {rollout} goes on; the gates of its wave are measured anew")
+        } else {
+            format!("rollout {rollout} goes on")
+        };
         self.commit(
             draft,
             Change::RolloutResumed {
                 rollout,
                 by: by.to_string(),
                 reason,
+                gates,
             },
         );
         self.all_moved(number, now);

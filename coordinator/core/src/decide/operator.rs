@@ -6,6 +6,7 @@ use common::{GroupName, MachineName, StopMode, Target, Timestamp};
 
 use super::{Draft, or_refused};
 use crate::{
+    analysis::Resumption,
     approval::Answer,
     change::Change,
     config::FleetConfig,
@@ -84,7 +85,12 @@ impl Fleet {
                 or_refused(self.pause(by, rollout, reason, draft))
             }
             OperatorRequest::ResumeRollout { rollout, reason } => {
-                or_refused(self.resume_rollout(now, by, rollout, reason, draft))
+                let how = (Resumption::AcceptsFailed, reason);
+                or_refused(self.resume_rollout(now, by, rollout, how, draft))
+            }
+            OperatorRequest::MeasureAgain { rollout, reason } => {
+                let how = (Resumption::MeasuresAnew, reason);
+                or_refused(self.resume_rollout(now, by, rollout, how, draft))
             }
             OperatorRequest::Abort { rollout, reason } => {
                 or_refused(self.abort(now, by, rollout, reason, draft))
@@ -383,6 +389,13 @@ fn subject(request: &OperatorRequest) -> Option<(&'static str, String, String)> 
             rollout: id,
             reason,
         } => ("resume-rollout", rollout(id), reason.as_str()),
+        OperatorRequest::MeasureAgain {
+            rollout: id,
+            reason,
+        } => {
+            let object = format!("{}, measured again", rollout(id));
+            ("resume-rollout", object, reason.as_str())
+        }
         OperatorRequest::Abort {
             rollout: id,
             reason,

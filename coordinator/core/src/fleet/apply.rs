@@ -203,13 +203,13 @@ impl Fleet {
             Change::NothingToTakeBack { rollout } => {
                 self.with_rollout(rollout, |r| r.takes_back = false);
             }
-            Change::RolloutResumed { rollout, .. } => self.with_rollout(rollout, |r| {
+            Change::RolloutResumed { rollout, gates, .. } => self.with_rollout(rollout, |r| {
                 let unshown = r.is_paused_for_lack_of_success();
                 let unreached = matches!(
                     r.state,
                     RolloutState::Paused(PauseReason::NoProgress { .. })
                 );
-                r.accept_analysis();
+                r.resume_analysis(*gates);
                 r.takes_back = false;
                 r.step(RolloutStep::Resumed);
                 for group in &mut r.groups {
@@ -321,12 +321,8 @@ impl Fleet {
                 let Some(wave) = g.waves.get_mut(*wave) else {
                     return;
                 };
-                let accepted = wave.analysis.as_ref().is_some_and(|found| found.accepted);
-                let analysis = Analysis::new(*opened, *at, gates);
-                wave.analysis = Some(Analysis {
-                    accepted,
-                    ..analysis
-                });
+                let analysis = wave.analysis.get_or_insert_with(|| Analysis::new(gates));
+                analysis.begins(*opened, *at);
             }),
             Change::Measured {
                 rollout,

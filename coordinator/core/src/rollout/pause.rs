@@ -113,15 +113,36 @@ impl PauseReason {
         }
     }
 
+    /// Whether a gate has paused it that nothing speaks against: it could not be measured, or said neither.
+    fn measured_nothing(&self) -> bool {
+        match self {
+            Self::AnalysisFailed { finding, .. } => *finding != Finding::Fail,
+            Self::Operator { .. }
+            | Self::BudgetSpent { .. }
+            | Self::FleetBudgetSpent { .. }
+            | Self::CanaryFailed { .. }
+            | Self::NoProgress { .. }
+            | Self::Rejected { .. }
+            | Self::ApprovalExpired { .. }
+            | Self::TrafficBlocked { .. }
+            | Self::TrafficStuck { .. } => false,
+        }
+    }
+
     /// What an operator can do, in a sentence with commands.
     pub fn way_out(&self, rollout: &RolloutId) -> String {
+        let again = if self.measured_nothing() {
+            format!("`lab update resume {rollout} --measure-again` measures the gates anew, ")
+        } else {
+            String::new()
+        };
         let go_on = match self {
             Self::BudgetSpent { .. } | Self::FleetBudgetSpent { .. } => {
                 "accepts these failures and goes on"
             }
             Self::CanaryFailed { .. } => "accepts that and goes on",
             Self::NoProgress { .. } => "goes on, without machines that cannot be reached",
-            Self::AnalysisFailed { .. } => "goes on without the gates of this wave",
+            Self::AnalysisFailed { .. } => "goes on without this gate",
             Self::TrafficBlocked { .. } => "looks again",
             Self::TrafficStuck { .. } => "tries again",
             Self::Operator { .. } | Self::Rejected { .. } | Self::ApprovalExpired { .. } => {
@@ -129,7 +150,7 @@ impl PauseReason {
             }
         };
         format!(
-            "`lab update resume {rollout}` {go_on}, `lab update abort {rollout}` ends it, \
+            "{again}`lab update resume {rollout}` {go_on}, `lab update abort {rollout}` ends it, \
              `lab update rollback` takes machines back"
         )
     }

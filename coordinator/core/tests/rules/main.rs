@@ -14,6 +14,7 @@ mod coordinators;
 mod fleet;
 mod gates;
 mod gates_machines;
+mod gates_resumed;
 mod identities;
 mod leases;
 mod machines;

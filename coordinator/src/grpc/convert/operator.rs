@@ -199,9 +199,12 @@ pub(crate) fn pause(message: wire::RolloutRequest) -> Result<OperatorRequest, Ma
 }
 
 pub(crate) fn resume_rollout(message: wire::RolloutRequest) -> Result<OperatorRequest, Malformed> {
-    Ok(OperatorRequest::ResumeRollout {
-        rollout: optional("rollout", &message.rollout)?,
-        reason: text(&message.reason),
+    let rollout = optional("rollout", &message.rollout)?;
+    let reason = text(&message.reason);
+    Ok(if message.measure_again {
+        OperatorRequest::MeasureAgain { rollout, reason }
+    } else {
+        OperatorRequest::ResumeRollout { rollout, reason }
     })
 }
 

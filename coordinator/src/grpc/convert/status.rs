@@ -197,7 +197,7 @@ fn gates(wave: &Wave, gates: &[Gate]) -> Vec<wire::Gate> {
     let each = gates.iter().zip(&analysis.tallies);
     each.map(|(gate, tally)| {
         let state = match tally.too_many(gate) {
-            _ if analysis.accepted => "accepted",
+            _ if analysis.accepted || tally.accepted => "accepted",
             Some(_) => "failed",
             None if tally.passed(gate) => "passed",
             None => "measuring",

@@ -155,9 +155,13 @@ impl Stage {
                 Command::Pause { rollout }
             }
             args::Command::Update(Update::Resume(which)) => {
-                let rollout = number(&which);
-                self.gives(which.reason);
-                Command::ResumeRollout { rollout }
+                let rollout = number(&which.which);
+                self.gives(which.which.reason);
+                if which.measure_again {
+                    Command::MeasureAgain { rollout }
+                } else {
+                    Command::ResumeRollout { rollout }
+                }
             }
             args::Command::Update(Update::Abort(which)) => {
                 let rollout = number(&which);

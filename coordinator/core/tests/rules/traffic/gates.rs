@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::{Epoch, LeaseId, OutcomeKind, RolloutId};
 use coordinator_core::{
     Request,
-    analysis::{Finding, Measurement},
+    analysis::{Finding, Measurement, Probe, Test},
     request::AgentRequest,
 };
 use serde_json::json;
@@ -111,4 +111,61 @@ fn traffic_goes_back_when_a_gate_fails_under_it() {
     world.waits_for("blue-1", "soaking");
     world.pass(minutes(10));
     world.update("blue-1");
+}
+
+/// Measurements of a comparison in one wave whose traffic is watched for so long, by when they were asked for;
+/// and the significance of each.
+fn compared(watch: &str, time: Duration) -> Vec<(Duration, f64)> {
+    let latency = json!({
+        "promql": "latency", "prometheus": "http://localhost:9090", "compare": "not-higher", "window": "10m",
+    });
+    let own = json!({
+        "gates": ["latency"],
+        "blueGreen": {
+            "sides": { "blue": BLUE, "green": GREEN },
+            "traffic": { "haproxy": { "socket": "/run/haproxy.sock", "backend": "web" } },
+            "watch": watch,
+        },
+    });
+    let mut world = world_with(&own, &json!({ "latency": latency }));
+    world.execute();
+    moves_to(&mut world, "blue");
+    world.update("green-1");
+    world.update("green-2");
+    let began = world.now;
+    measure(&mut world, minutes(11), Finding::Pass);
+    let wanted = moves_to(&mut world, "green");
+    answer_all(&mut world, wanted, Finding::Pass);
+    measure(&mut world, time, Finding::Pass);
+    let wanted = std::mem::take(&mut world.wanted).into_iter();
+    wanted
+        .map(|measurement| match measurement.gate.probe {
+            Probe::Promql {
+                test: Test::NotWorse { significance, .. },
+                ..
+            } => (measurement.at.since(began), significance.get()),
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_compared_under_moved_traffic_is_compared_once_and_shares_its_significance() {
+    let looks = compared("60m", minutes(62));
+    assert_eq!(looks.len(), 1 + 5, "{looks:?}");
+    let apart = looks.windows(2).map(|two| two[1].0 - two[0].0);
+    assert!(apart.min() >= Some(minutes(10)), "{looks:?}");
+    let together: f64 = looks.iter().map(|(_, significance)| significance).sum();
+    assert!(together <= 0.05 + 1e-9, "{together}");
+}
+
+#[test]
+fn a_watch_shorter_than_the_window_lasts_until_there_is_something_to_compare() {
+    let looks = compared("4m", minutes(30));
+    assert_eq!(looks.len(), 2, "{looks:?}");
+    let significance: Vec<f64> = looks
+        .iter()
+        .map(|(_, significance)| *significance)
+        .collect();
+    assert_eq!(significance, [0.025, 0.025]);
 }
