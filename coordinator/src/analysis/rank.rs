@@ -233,12 +233,13 @@ mod tests {
 
     #[test]
     fn looks_that_share_their_significance_fail_for_nothing_no_more_often_than_it_says() {
-        let shared = fail_for_nothing(400, 0.05 / 6.0);
-        assert!(shared <= 20, "{shared} of 400 are more than 5 %");
-        let whole = fail_for_nothing(400, 0.05);
+        // 5 % are 50, and by chance it is up to 20 more once in several hundred seeds.
+        let shared = fail_for_nothing(1000, 0.05 / 6.0);
+        assert!(shared <= 70, "{shared} of 1000 are more than 5 %");
+        let whole = fail_for_nothing(1000, 0.05);
         assert!(
-            whole > 60,
-            "{whole} of 400: nothing would have to be shared"
+            whole > 150,
+            "{whole} of 1000: nothing would have to be shared"
         );
     }
 }
