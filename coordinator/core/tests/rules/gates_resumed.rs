@@ -105,6 +105,7 @@ fn a_journal_that_does_not_say_which_gates_means_all() {
     let written = Change::RolloutResumed {
         rollout: "r1".parse().expect("a name"),
         by: "ada".to_owned(),
+        reason: String::new(),
         gates: Resumption::AcceptsAll,
     };
     let value = serde_json::to_value(&written).expect("serializes");
