@@ -89,7 +89,7 @@ impl Chance {
             25..=29 => self.execute(world, fleet, Action::Reboot, now),
             43..=48 if unfinished.is_empty() => self.read_first(world, fleet, now),
             34..=37 => self.aside(world, fleet, now),
-            38..=42 if self.traffic(fleet, now) => {}
+            38..=49 if self.traffic(fleet, now) => {}
             _ if unfinished.is_empty() || self.rng.once_in(4) => self.release(world, fleet, now),
             _ => {}
         }
