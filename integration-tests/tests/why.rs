@@ -204,6 +204,7 @@ fn after(reason: Option<&WaitReason>) -> Option<WaitReason> {
             side: "blue".parse().expect("a side"),
             behind: Vec::new(),
             was: None,
+            first: None,
         },
         Why::LiveSide { .. } => Why::TrafficMoving {
             group: group("web"),

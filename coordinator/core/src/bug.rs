@@ -69,6 +69,8 @@ pub enum Bug {
     TrafficTakenForGranted,
     /// Traffic moves to a side of which somebody failed.
     TrafficToFailed,
+    /// Two rollouts move the traffic of a group to and fro.
+    TrafficFoughtOver,
     /// Traffic follows a side that was updated at whatever time.
     TrafficOutsideWindow,
     /// Traffic stays on a side that the gates find bad.

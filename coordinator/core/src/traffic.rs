@@ -3,6 +3,7 @@
 //! A move is a fact before anybody acts on it, so that whoever moves the traffic goes on from it after a
 //! restart; it says where the traffic has to be, and is done when whoever moved it says so.
 
+mod first;
 mod hooks;
 mod moves;
 mod operator;

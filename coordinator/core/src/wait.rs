@@ -337,6 +337,9 @@ pub enum WaitReason {
         /// rollout leaves it as it is.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         was: Option<SideName>,
+        /// Another rollout that is at work on the group, and says until then where its traffic is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        first: Option<RolloutId>,
     },
     /// The traffic of a group is to be moved first.
     TrafficMoving {
@@ -477,6 +480,7 @@ impl WaitReason {
             | Self::CleaningUp { .. }
             | Self::Retry { .. }
             | Self::TrafficMoving { .. }
+            | Self::LiveSide { first: Some(_), .. }
             | Self::Analysing { .. } => true,
             // What never comes is not waited for.
             Self::WindowClosed { opens_at, .. }

@@ -61,6 +61,7 @@ impl SeededBug {
             Bug::TrafficToFailed,
             Bug::TrafficStays,
             Bug::TrafficOutsideWindow,
+            Bug::TrafficFoughtOver,
             Bug::OutBeforeIn,
             Bug::SidesForGood,
             Bug::ApprovalForEver,

@@ -72,6 +72,20 @@ pub(super) fn begins_idle(before: &Fleet, rollout: &Rollout) -> bool {
     })
 }
 
+/// Whether a rollout that began before this one is in the middle of this group's sides: only one at a time moves
+/// their traffic.
+fn is_anothers(before: &Fleet, own: &Rollout, group: &GroupName) -> bool {
+    let goes_on = |rollout: &Rollout| rollout.state == RolloutState::Active;
+    let is_at_work = |rollout: &Rollout| {
+        let part = rollout.group(group).filter(|g| g.finished_at.is_none());
+        let part = part.filter(|g| g.policy.blue_green.is_some());
+        part.is_some_and(|g| g.waves.iter().any(|wave| wave.state != WaveState::Waiting))
+    };
+    let rollouts = before.facts().rollouts.values();
+    let mut earlier = rollouts.take_while(|rollout| rollout.id != own.id);
+    goes_on(own) && earlier.any(|rollout| goes_on(rollout) && is_at_work(rollout))
+}
+
 /// Whether this may happen to the traffic now.
 pub(super) fn takes(before: &Fleet, group: &GroupName, step: &TrafficStep) -> bool {
     let known = before.traffic_of(group).cloned().unwrap_or_default();
@@ -96,8 +110,11 @@ pub(super) fn takes(before: &Fleet, group: &GroupName, step: &TrafficStep) -> bo
     if rollout.is_none() && !known.is_on(to) && machines.any(away) {
         return false;
     }
-    // What a rollout has just updated gets traffic only if all of it is as it is to be.
     let rollout = rollout.as_ref().and_then(|id| before.rollout(id));
+    if known.moving.is_none() && rollout.is_some_and(|own| is_anothers(before, own, group)) {
+        return false;
+    }
+    // What a rollout has just updated gets traffic only if all of it is as it is to be.
     let g = rollout.and_then(|rollout| rollout.group(group));
     let present = g.and_then(|g| g.waves.get(g.current));
     let Some(wave) = present.filter(|wave| wave.side.as_ref() == Some(to)) else {

@@ -66,10 +66,13 @@ impl Fleet {
         if present.is_none() && self.stands_on(rollout, &group.name, &other.name) {
             return Ok(());
         }
+        let number = number_of(&rollout.id);
+        let first = number.and_then(|number| self.goes_before(number, &group.name));
         Err(self.moving_or(group, || WaitReason::LiveSide {
             group: group.name.clone(),
             side: present.unwrap_or(&side.name).clone(),
             behind: Vec::new(),
+            first: first.filter(|_| present.is_none()),
             was: present.map(|_| side.name.clone()),
         }))
     }
@@ -173,13 +176,13 @@ impl Fleet {
     ) -> bool {
         let rollout = &self.facts().rollouts[&number];
         let g = &rollout.groups[group];
-        let Some((sides, _, _, other)) = self.present_side(g) else {
+        let Some((sides, _, side, other)) = self.present_side(g) else {
             return true;
         };
         if self.stands_on(rollout, &g.name, &other.name) {
             return true;
         }
-        if self.clearing(g, now).is_ok() {
+        if self.is_first(number, &g.name, side).is_ok() && self.clearing(g, now).is_ok() {
             let (name, to, sides) = (g.name.clone(), other.name.clone(), sides.clone());
             let by = (Some(rollout.id.clone()), format!("rollout {}", rollout.id));
             self.begin_move(&name, &to, &sides, by, now, draft);
@@ -266,7 +269,8 @@ impl Fleet {
                 machines,
             };
             self.pause_rollout(&id, reason, draft);
-        } else if self.time_to_move(number, group, now).is_ok()
+        } else if self.is_first(number, &g.name, side).is_ok()
+            && self.time_to_move(number, group, now).is_ok()
             && self.ready(g, (sides, side), Some(wave), care, now).is_ok()
         {
             let sides = sides.clone();
@@ -341,11 +345,13 @@ impl Fleet {
                 return Ok(());
             }
             let time = self.time_to_move(number, group, now);
+            let time = time.and_then(|()| self.is_first(number, &g.name, side));
             return time.and_then(|()| self.ready(g, (sides, side), Some(wave), Care::Ready, now));
         }
         if self.stands_on(rollout, &g.name, &other.name) {
             return Ok(());
         }
+        self.is_first(number, &g.name, side)?;
         self.clearing(g, now)
     }
 

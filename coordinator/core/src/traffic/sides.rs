@@ -94,6 +94,7 @@ impl Fleet {
                 side: live.name.clone(),
                 behind: behind.clone(),
                 was: None,
+                first: None,
             };
             (machine.name, reason)
         }));

@@ -268,6 +268,11 @@ impl WaitReason {
                 ))
             }),
             Self::LiveSide { was: Some(_), .. } => whom.taken_over(),
+            Self::LiveSide {
+                group,
+                first: Some(_),
+                ..
+            } => Some(format!("lab update status --group={group}")),
             Self::LiveSide { group, behind, .. } if !behind.is_empty() => {
                 Some(format!("lab update execute --group={group}"))
             }

@@ -223,9 +223,18 @@ impl fmt::Display for WaitReason {
             ),
             Self::LiveSide {
                 group,
+                first: Some(first),
+                ..
+            } => write!(
+                f,
+                "rollout {first} is at work on group {group} as well, and moves its traffic first"
+            ),
+            Self::LiveSide {
+                group,
                 side,
                 behind,
                 was: None,
+                first: None,
             } => {
                 write!(f, "side {side} of group {group} holds the traffic")?;
                 match behind[..] {

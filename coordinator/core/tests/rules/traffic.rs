@@ -186,6 +186,44 @@ fn the_traffic_follows_what_was_updated_within_the_window_only() {
 }
 
 #[test]
+fn of_two_rollouts_of_one_group_one_moves_its_traffic_and_the_other_waits() {
+    let mut world = world();
+    let some = |machines: [&str; 2]| {
+        let mut wish = Wish {
+            action: Action::Reboot,
+            ..wish(&[])
+        };
+        wish.selection.machines = machines.map(name).to_vec();
+        OperatorRequest::Execute {
+            wish,
+            if_plan: None,
+        }
+    };
+    world.done(some(["blue-1", "green-1"]));
+    moves_to(&mut world, "blue");
+    world.done(some(["blue-2", "green-2"]));
+    assert_eq!(world.fleet.wanted_moves(), []);
+    let why = world.wait("green-2").to_string();
+    assert!(
+        why.starts_with("rollout r1 is at work on group web as well"),
+        "{why}"
+    );
+    world.update("green-1");
+    moves_to(&mut world, "green");
+    world.pass(minutes(10));
+    world.waits_for("green-2", "live-side");
+    world.update("blue-1");
+    // It is its turn now.
+    moves_to(&mut world, "blue");
+    world.update("green-2");
+    moves_to(&mut world, "green");
+    world.pass(minutes(10));
+    world.update("blue-2");
+    let second = "r2".parse().expect("an id");
+    assert_eq!(*world.state(&second), RolloutState::Finished);
+}
+
+#[test]
 fn traffic_does_not_move_to_a_side_of_which_somebody_failed() {
     let mut world = world_with(&json!({ "maxFailures": 9 }), &json!({}));
     let rollout = world.execute();

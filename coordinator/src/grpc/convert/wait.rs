@@ -153,10 +153,16 @@ pub(crate) fn reason(reason: &WaitReason, whom: Whom<'_>) -> wire::WaitReason {
         WaitReason::LiveSide {
             group,
             side,
-            behind: machines,
+            behind,
             was: _,
+            first,
+        } => {
+            shown.group = group.to_string();
+            shown.side = side.to_string();
+            shown.machines = names(behind);
+            shown.rollout = first.as_ref().map(ToString::to_string).unwrap_or_default();
         }
-        | WaitReason::SideNotReady {
+        WaitReason::SideNotReady {
             group,
             side,
             machines,
