@@ -147,6 +147,11 @@ impl Fleet {
             );
             return;
         }
+        if let RolloutState::Paused(reason) = &self.facts().rollouts[&number].state {
+            // Somebody of the other side may have been at work when a gate failed.
+            let reason = reason.clone();
+            self.traffic_goes_back(&id, &reason, draft);
+        }
         if self.facts().rollouts[&number].state != RolloutState::Active {
             return;
         }

@@ -339,7 +339,7 @@ pub enum WaitReason {
         was: Option<SideName>,
         /// Another rollout that is at work on the group, and says until then where its traffic is.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        first: Option<RolloutId>,
+        first: Option<Box<RolloutId>>,
     },
     /// The traffic of a group is to be moved first.
     TrafficMoving {

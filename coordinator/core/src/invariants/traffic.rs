@@ -1,7 +1,7 @@
 //! 12: whoever is away for an update is on a side without traffic, and traffic moves to no side that is not
 //! as it is to be.
 
-use common::{GroupName, MachineName};
+use common::{GroupName, MachineName, SideName};
 
 use super::{Violation, violate};
 use crate::{
@@ -47,7 +47,18 @@ pub(super) fn goes_back(fleet: &Fleet, found: &mut Vec<Violation>) {
         let g = rollout.group(group);
         let wave = g.and_then(|g| g.waves.get(g.current));
         let soaks = wave.filter(|wave| matches!(wave.state, WaveState::Soaking(_)));
-        if let Some(side) = soaks.and_then(|wave| wave.side.as_ref()) {
+        let sides = g.and_then(|g| g.policy.blue_green.as_ref());
+        let side = soaks.and_then(|wave| wave.side.as_ref());
+        // It waits for whoever is at work on the other side, by the sides of then or of now.
+        let at_work = |side: &SideName| {
+            let now = fleet.sides_of(group);
+            let mut others = sides.into_iter().map(|sides| &**sides).chain(now);
+            others.any(|sides| {
+                let mut machines = sides.other(side).machines.iter();
+                machines.any(|machine| fleet.lease_of(machine).is_some())
+            })
+        };
+        if let Some(side) = side.filter(|side| !at_work(side)) {
             let id = &rollout.id;
             violate(
                 found,

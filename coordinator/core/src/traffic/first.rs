@@ -56,7 +56,7 @@ impl Fleet {
                 side: side.name.clone(),
                 behind: Vec::new(),
                 was: None,
-                first: Some(first),
+                first: Some(Box::new(first)),
             })
         })
     }

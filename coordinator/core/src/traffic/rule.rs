@@ -63,16 +63,18 @@ impl Fleet {
         };
         let other = sides.other(&side.name);
         let present = self.another_side(&group.name, machine, side);
-        if present.is_none() && self.stands_on(rollout, &group.name, &other.name) {
-            return Ok(());
-        }
         let number = number_of(&rollout.id);
         let first = number.and_then(|number| self.goes_before(number, &group.name));
+        // Where the traffic stands for another rollout, that may have to take it back.
+        let mine = present.is_none() && first.is_none();
+        if mine && self.stands_on(rollout, &group.name, &other.name) {
+            return Ok(());
+        }
         Err(self.moving_or(group, || WaitReason::LiveSide {
             group: group.name.clone(),
             side: present.unwrap_or(&side.name).clone(),
             behind: Vec::new(),
-            first: first.filter(|_| present.is_none()),
+            first: first.filter(|_| present.is_none()).map(Box::new),
             was: present.map(|_| side.name.clone()),
         }))
     }
@@ -179,10 +181,13 @@ impl Fleet {
         let Some((sides, _, side, other)) = self.present_side(g) else {
             return true;
         };
+        if self.is_first(number, &g.name, side).is_err() {
+            return false;
+        }
         if self.stands_on(rollout, &g.name, &other.name) {
             return true;
         }
-        if self.is_first(number, &g.name, side).is_ok() && self.clearing(g, now).is_ok() {
+        if self.clearing(g, now).is_ok() {
             let (name, to, sides) = (g.name.clone(), other.name.clone(), sides.clone());
             let by = (Some(rollout.id.clone()), format!("rollout {}", rollout.id));
             self.begin_move(&name, &to, &sides, by, now, draft);
@@ -344,18 +349,20 @@ impl Fleet {
             if self.traffic_has_followed(number, group) != Some(false) {
                 return Ok(());
             }
-            let time = self.time_to_move(number, group, now);
-            let time = time.and_then(|()| self.is_first(number, &g.name, side));
-            return time.and_then(|()| self.ready(g, (sides, side), Some(wave), Care::Ready, now));
+            self.is_first(number, &g.name, side)?;
+            // Who is not ready may never be by itself, and is told before what only takes time.
+            self.ready(g, (sides, side), Some(wave), Care::Ready, now)?;
+            return self.time_to_move(number, group, now);
         }
+        self.is_first(number, &g.name, side)?;
         if self.stands_on(rollout, &g.name, &other.name) {
             return Ok(());
         }
-        self.is_first(number, &g.name, side)?;
         self.clearing(g, now)
     }
 
-    /// A gate failed while the traffic ran on the side that was just updated: it goes back at once.
+    /// A gate failed while the traffic ran on the side that was just updated: it goes back at once, or when
+    /// nobody of the other side is at work any more.
     pub(crate) fn traffic_goes_back(
         &mut self,
         id: &common::RolloutId,
@@ -378,9 +385,14 @@ impl Fleet {
         if !watched || !self.may_hold_traffic(group, &side.name) {
             return;
         }
+        let now = self.hearsay().now;
+        let present = self.sides_for(group, &other.name, sides).side(&other.name);
+        let present = present.unwrap_or(other);
+        if !self.not_ready(present, None, Care::AtWork, now).is_empty() {
+            return;
+        }
         let (to, sides) = (other.name.clone(), sides.clone());
         let by = (Some(id.clone()), format!("gate {gate} of rollout {id}"));
-        let now = self.hearsay().now;
         self.begin_move(group, &to, &sides, by, now, draft);
     }
 }
