@@ -1,6 +1,7 @@
 //! Groups with two sides: who may go because of where the traffic is, and when it moves.
 
 mod gates;
+mod together;
 
 use std::time::Duration;
 
@@ -183,44 +184,6 @@ fn the_traffic_follows_what_was_updated_within_the_window_only() {
         moves_to(&mut world, "green");
         assert_eq!(traffic(&world).on, Some(side("green")));
     }
-}
-
-#[test]
-fn of_two_rollouts_of_one_group_one_moves_its_traffic_and_the_other_waits() {
-    let mut world = world();
-    let some = |machines: [&str; 2]| {
-        let mut wish = Wish {
-            action: Action::Reboot,
-            ..wish(&[])
-        };
-        wish.selection.machines = machines.map(name).to_vec();
-        OperatorRequest::Execute {
-            wish,
-            if_plan: None,
-        }
-    };
-    world.done(some(["blue-1", "green-1"]));
-    moves_to(&mut world, "blue");
-    world.done(some(["blue-2", "green-2"]));
-    assert_eq!(world.fleet.wanted_moves(), []);
-    let why = world.wait("green-2").to_string();
-    assert!(
-        why.starts_with("rollout r1 is at work on group web as well"),
-        "{why}"
-    );
-    world.update("green-1");
-    moves_to(&mut world, "green");
-    world.pass(minutes(10));
-    world.waits_for("green-2", "live-side");
-    world.update("blue-1");
-    // It is its turn now.
-    moves_to(&mut world, "blue");
-    world.update("green-2");
-    moves_to(&mut world, "green");
-    world.pass(minutes(10));
-    world.update("blue-2");
-    let second = "r2".parse().expect("an id");
-    assert_eq!(*world.state(&second), RolloutState::Finished);
 }
 
 #[test]
