@@ -147,12 +147,14 @@ impl Fleet {
             );
             return;
         }
-        if let RolloutState::Paused(reason) = &self.facts().rollouts[&number].state {
-            // Somebody of the other side may have been at work when a gate failed.
+        let state = &self.facts().rollouts[&number].state;
+        if let RolloutState::Paused(reason @ PauseReason::AnalysisFailed { .. }) = state {
+            // Somebody of the other side may have been at work when the gate failed.
             let reason = reason.clone();
             self.traffic_goes_back(&id, &reason, draft);
+            return;
         }
-        if self.facts().rollouts[&number].state != RolloutState::Active {
+        if *state != RolloutState::Active {
             return;
         }
         if let Some(reason) = self.overspent(number) {

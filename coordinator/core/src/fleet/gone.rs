@@ -38,11 +38,7 @@ impl Index {
 
 /// Whether traffic that is moved for this group's part in a rollout knows nothing of the machine any more, which
 /// was on a side when that began: nobody would ask it to leave its traffic.
-pub(crate) fn has_left_its_sides(
-    config: &FleetConfig,
-    group: &RolloutGroup,
-    machine: &MachineName,
-) -> bool {
+fn has_left_its_sides(config: &FleetConfig, group: &RolloutGroup, machine: &MachineName) -> bool {
     let Some(frozen) = &group.policy.blue_green else {
         return false;
     };

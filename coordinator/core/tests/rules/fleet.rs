@@ -366,6 +366,17 @@ impl World {
         self.end(machine, &grant, OutcomeKind::RolledBack);
     }
 
+    /// A poll would be a grant: only a sign of life, which asks for nothing.
+    pub(crate) fn sign_of_life(&mut self, machine: &str) -> Decision {
+        let sign = AgentRequest::Renew {
+            lease: LeaseId::default(),
+            epoch: Epoch::FIRST,
+            attempt: None,
+            silence: Duration::ZERO,
+        };
+        self.agent(machine, sign)
+    }
+
     /// Time passes, and the machines keep polling every five minutes as they do.
     pub(crate) fn pass(&mut self, duration: Duration) -> Vec<Change> {
         self.pass_without(duration, &[])
@@ -386,14 +397,7 @@ impl World {
                 if silent.contains(&machine.as_str()) || self.fleet.lease_of(&machine).is_some() {
                     continue;
                 }
-                // A poll would be a grant: only a sign of life, which asks for nothing.
-                let sign = AgentRequest::Renew {
-                    lease: LeaseId::default(),
-                    epoch: Epoch::FIRST,
-                    attempt: None,
-                    silence: Duration::ZERO,
-                };
-                changes.extend(self.agent(machine.as_str(), sign).changes);
+                changes.extend(self.sign_of_life(machine.as_str()).changes);
                 if self.fleet.permission(&machine, self.now).is_err() {
                     self.poll(machine.as_str());
                 }

@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
-use common::{Epoch, LeaseId, MachineName, OutcomeKind, RolloutId, Timestamp};
+use common::{MachineName, OutcomeKind, RolloutId, Timestamp};
 use coordinator_core::{
     Request,
     analysis::Finding,
     plan::Plan,
-    request::{AgentRequest, Directive, Grant, OperatorRequest, Reply, Wish},
+    request::{Directive, Grant, OperatorRequest, Reply, Wish},
     traffic::Answered,
 };
 use proptest::prelude::*;
@@ -109,13 +109,7 @@ impl Played<'_> {
                 drop(self.world.renew(machine.as_str(), grant));
                 continue;
             }
-            let sign = AgentRequest::Renew {
-                lease: LeaseId::default(),
-                epoch: Epoch::FIRST,
-                attempt: None,
-                silence: Duration::ZERO,
-            };
-            drop(self.world.agent(machine.as_str(), sign));
+            drop(self.world.sign_of_life(machine.as_str()));
         }
     }
 
