@@ -47,17 +47,23 @@ fn back() -> Wish {
     }
 }
 
+/// What the rollout leads to is put aside while `a` has its turn: it finishes, and nobody else begins.
+#[track_caller]
+fn put_aside_while_a_is_at_it(world: &mut World, rollout: &RolloutId) {
+    let grant = world.go("a");
+    world.done(aside("it breaks DNS"));
+    for machine in ["b", "c", "d"] {
+        assert_eq!(world.place(rollout, machine), "skipped", "{machine}");
+    }
+    world.end("a", &grant, OutcomeKind::Confirmed);
+    assert_eq!(*world.state(rollout), RolloutState::Finished);
+}
+
 #[test]
 fn nobody_begins_an_update_to_what_was_put_aside_and_who_is_at_it_finishes() {
     let mut world = world(json!({}));
     let rollout = world.execute();
-    let grant = world.go("a");
-    world.done(aside("it breaks DNS"));
-    for machine in ["b", "c", "d"] {
-        assert_eq!(world.place(&rollout, machine), "skipped", "{machine}");
-    }
-    world.end("a", &grant, OutcomeKind::Confirmed);
-    assert_eq!(*world.state(&rollout), RolloutState::Finished);
+    put_aside_while_a_is_at_it(&mut world, &rollout);
     let plan = world.fleet.plan(&wish(&[])).expect("a plan");
     assert!(plan.is_empty());
     let (_, why) = plan
@@ -185,13 +191,7 @@ fn a_rollback_says_why_it_leads_nowhere() {
 fn who_is_still_to_go_there_by_number_when_it_is_put_aside_is_left_out() {
     let mut world = been_there(json!({}));
     let rollout = executes(&mut world, to_generation(2));
-    let grant = world.go("a");
-    world.done(aside("it breaks DNS"));
-    for machine in ["b", "c", "d"] {
-        assert_eq!(world.place(&rollout, machine), "skipped", "{machine}");
-    }
-    world.end("a", &grant, OutcomeKind::Confirmed);
-    assert_eq!(*world.state(&rollout), RolloutState::Finished);
+    put_aside_while_a_is_at_it(&mut world, &rollout);
 }
 
 #[test]
