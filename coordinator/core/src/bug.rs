@@ -101,6 +101,24 @@ pub enum Bug {
     OutBeforeIn,
     /// A canary by name that does not go is dropped, and everybody else goes at once.
     CanaryDropped,
+    /// A percentage of canaries is of the whole group, whoever goes.
+    CanaryOfAll,
+    /// Machines that have said that they refuse a target are sent to it all the same.
+    RefusalsForgotten,
+    /// A generation may be gone back to by its number although what is in it was put aside.
+    BackToBad,
+    /// A check that machines made before a gate asked for it counts as an answer.
+    OldAnswersCount,
+    /// One machine that is at work for another rollout makes a schedule's run fail.
+    BusyFailsRun,
+    /// A run that was missed begins however late it has become.
+    LateRunsBegin,
+    /// Each look of a gate that compares may take chance for a change as often as all of them together.
+    EveryLookCounts,
+    /// Calendars of events are not looked at.
+    EventsIgnored,
+    /// Of several windows of a group only the first counts.
+    FirstWindowOnly,
     /// The machine's name is taken from the lease in the message.
     IdentityFromMessage,
 }

@@ -47,6 +47,12 @@ impl Calendar {
         }
     }
 
+    /// Whether something of an iCalendar file is in it.
+    #[cfg(feature = "seeded-bugs")]
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// What it says of this instant to a group of this zone; of several entries the one that ends
     /// last.
     pub fn says(&self, now: Timestamp, zone: &TimeZone) -> Says {

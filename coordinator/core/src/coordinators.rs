@@ -71,6 +71,15 @@ impl Fleet {
             true => with_canary_among(policy, &machines),
             false => policy.clone(),
         };
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): the number of all of the group is that of those who go.
+        let policy = &match self.has(crate::bug::Bug::CanaryOfAll) {
+            true => Policy {
+                canary_percent: None,
+                ..policy.clone()
+            },
+            false => policy.clone(),
+        };
         let mut rest = machines;
         let mut cut: Vec<PlannedWave> = Vec::new();
         for turn in Turn::ALL {

@@ -109,6 +109,21 @@ impl<'a> Openings<'a> {
         Self { calendars, ..self }
     }
 
+    /// The same, without the calendars that have events.
+    #[cfg(feature = "seeded-bugs")]
+    pub(crate) fn without_events(mut self) -> Self {
+        self.calendars
+            .retain(|(_, calendar)| !calendar.has_events());
+        self
+    }
+
+    /// The same in the first of the windows alone.
+    #[cfg(feature = "seeded-bugs")]
+    pub(crate) fn in_the_first_window(self) -> Self {
+        let windows = self.windows.get(..1).unwrap_or(self.windows);
+        Self { windows, ..self }
+    }
+
     /// The zone that its clock times are of.
     #[cfg(feature = "seeded-bugs")]
     pub(crate) fn zone(&self) -> &TimeZone {

@@ -270,12 +270,18 @@ impl Fleet {
         openings
     }
 
-    /// The known bugs of taking a zone for its offset in January, and of forgetting calendars.
+    /// The known bugs of taking a zone for its offset in January, and of forgetting calendars or windows.
     #[cfg(feature = "seeded-bugs")]
     fn openings_with_bug<'a>(&self, openings: Openings<'a>, now: Timestamp) -> Openings<'a> {
         use jiff::tz::TimeZone;
         if self.has(crate::bug::Bug::CalendarsIgnored) {
             return openings.without_calendars();
+        }
+        if self.has(crate::bug::Bug::EventsIgnored) {
+            return openings.without_events();
+        }
+        if self.has(crate::bug::Bug::FirstWindowOnly) {
+            return openings.in_the_first_window();
         }
         if !self.has(crate::bug::Bug::WindowIgnoresClockChange) {
             return openings;

@@ -284,6 +284,7 @@ impl World {
         };
         match work {
             Some(Work::CleanUp { .. }) => self.check_cleanup(machine, &before),
+            Some(Work::CheckHealth { .. }) => m.truth.checked_at = Some(now),
             Some(Work::MoveTraffic { call }) => self.traffic_script(machine, &call, how),
             Some(Work::ArmDeadMan { lease, after, .. }) if answer.result.is_ok() => {
                 let at = now + u64::try_from(after.as_millis()).unwrap_or(u64::MAX / 2);

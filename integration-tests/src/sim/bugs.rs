@@ -75,6 +75,15 @@ impl SeededBug {
             Bug::SkipIgnored,
             Bug::RetryAtOnce,
             Bug::CanaryDropped,
+            Bug::CanaryOfAll,
+            Bug::RefusalsForgotten,
+            Bug::BackToBad,
+            Bug::OldAnswersCount,
+            Bug::BusyFailsRun,
+            Bug::LateRunsBegin,
+            Bug::EveryLookCounts,
+            Bug::EventsIgnored,
+            Bug::FirstWindowOnly,
             Bug::IdentityFromMessage,
         ];
         let driver = [DriverBug::ReplyBeforeDurable, DriverBug::StaleSnapshot];

@@ -2,8 +2,10 @@
 
 mod approvals;
 mod coordinator;
+mod gates;
 mod machine;
 mod promises;
+mod schedules;
 
 pub(crate) use coordinator::boot_of;
 
@@ -30,6 +32,8 @@ pub(crate) struct Truth {
     pub(crate) attempts: u64,
     /// What was approved, wave by wave.
     approvals: approvals::Approvals,
+    /// Since when answers to gates count.
+    gates: gates::Gates,
     /// What people were promised.
     pub(crate) promises: promises::Promises,
     /// Whether somebody may have gone or lost a slot since slots were last looked at.
@@ -65,6 +69,7 @@ impl Truth {
         self.newest.clear();
         self.approvals.forget_since(backup);
         self.promises.forget();
+        self.gates.forget();
         for (lease, told) in &mut self.told {
             told.lost |= !backup.leases.contains_key(lease);
         }

@@ -298,6 +298,9 @@ impl World {
             let decision = fleet.handle(now, request);
             self.check_decision(fleet, &ask, &decision);
             self.check_rest(fleet, by_clock && decision.changes.is_empty());
+            for wanted in &decision.measure {
+                self.check_measurement(wanted);
+            }
             if let Some(origin) = ask.origin() {
                 self.check_reply(origin, &decision.reply);
             }

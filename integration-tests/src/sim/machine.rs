@@ -96,6 +96,8 @@ pub(crate) struct MachineTruth {
     pub(crate) used: LeaseId,
     /// Results as first sent.
     pub(crate) verdicts: BTreeMap<LeaseId, common::Outcome>,
+    /// When it last found out by its own health checks how it is.
+    pub(crate) checked_at: Option<At>,
     /// An operator had the coordinator forget it since its last disruption.
     pub(crate) forgotten: bool,
 }

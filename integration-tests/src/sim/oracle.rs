@@ -8,6 +8,8 @@ use coordinator_core::{policy::Policy, window};
 use jiff::{ToSpan as _, Zoned, tz::TimeZone};
 use serde_json::Value;
 
+use super::events::{self, Event};
+
 /// Why a machine that needs so long may not go at this time, when its windows or what it avoids forbid
 /// it. The document says what is avoided.
 pub(crate) fn outside(
@@ -24,6 +26,7 @@ pub(crate) fn outside(
         .checked_add(jiff::SignedDuration::try_from(needs).ok()?)
         .ok()?;
     let avoided = avoided(policy, document);
+    let events = events(policy, document);
     let within = |clocks: &[&Zoned]| {
         let windows = &policy.windows;
         let inside = |window: &window::Window| {
@@ -32,7 +35,8 @@ pub(crate) fn outside(
         };
         let open = windows.is_empty() || windows.iter().any(inside);
         let forbids = |entry: &String| clocks.iter().all(|clock| forbids(entry, clock));
-        open && !avoided.iter().any(forbids)
+        let happens = |event: &Event| clocks.iter().all(|clock| event.forbids(clock));
+        open && !avoided.iter().any(forbids) && !events.iter().any(happens)
     };
     // In an hour that comes twice, a clock that was not put back counts as well: of two times, one may be
     // of the first hour and the other after it.
@@ -73,6 +77,16 @@ fn avoided(policy: &Policy, document: &Value) -> Vec<String> {
     });
     let texts = entries.filter_map(Value::as_array).flatten();
     texts.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// The events of those calendars.
+fn events(policy: &Policy, document: &Value) -> Vec<Event> {
+    let calendars = &document["updateSettings"]["calendars"];
+    let texts = policy
+        .avoid
+        .iter()
+        .filter_map(|name| calendars[name]["ics"].as_str());
+    texts.flat_map(events::of).collect()
 }
 
 /// Whether an entry forbids what the wall shows: `09:10-09:50`, `2026-12-24/2026-12-26`, `12-24`.

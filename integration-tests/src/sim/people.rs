@@ -284,7 +284,7 @@ impl Chance {
         let names = world.machines.iter().map(|m| m.name.as_str());
         let without = names.filter(|name| !known(document, name)).map(Value::from);
         let mut leaves: Vec<Value> = without.collect();
-        // Somebody comes after a canary that the group has itself; one by name is forgotten below.
+        // Somebody comes after a canary that the group has itself; one by name or percentage is forgotten below.
         let canary = document["updateGroups"][group]["canary"].as_u64();
         let least = usize::try_from(canary.unwrap_or(0)).unwrap_or(0) + 1;
         let members = document["updateGroups"][group]["machines"].as_array_mut();
@@ -294,7 +294,7 @@ impl Chance {
             if let Some(keys) = document["updateGroups"][group].as_object_mut() {
                 keys.retain(|key, value| {
                     let of_the_group = ["waves", "pauseAfter"].contains(&key.as_str());
-                    !(of_the_group || (key == "canary" && value.is_array()))
+                    !(of_the_group || (key == "canary" && !value.is_number()))
                 });
             }
             self.split_anew(document, group);

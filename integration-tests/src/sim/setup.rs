@@ -9,7 +9,7 @@ use common::{StorePath, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{event::At, machine::Machine, rng::Rng, waves};
+use super::{event::At, events, machine::Machine, other_words, rng::Rng, waves};
 
 pub(crate) const MINUTE: At = 60_000;
 pub(crate) const HOUR: At = 60 * MINUTE;
@@ -259,6 +259,7 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
             "collectGarbage": machines.len().is_multiple_of(4),
         });
     }
+    other_words::say(&mut document);
     document
 }
 
@@ -314,6 +315,7 @@ pub(crate) fn calendars(begin: jiff::Timestamp, rng: &mut Rng) -> Value {
     json!({
         "hours": { "hours": hours.collect::<Vec<_>>() },
         "days": { "dates": dates },
+        "events": { "ics": events::text(&day, first, to) },
     })
 }
 

@@ -145,6 +145,12 @@ impl Fleet {
         for machine in self.updated_of(key) {
             let name = machine.as_str();
             let known = self.facts().machines.get(machine);
+            #[cfg(feature = "seeded-bugs")]
+            // BUG (seeded): whatever it said last is an answer.
+            let request = match self.has(crate::bug::Bug::OldAnswersCount) {
+                true => 0,
+                false => request,
+            };
             let answered = known.filter(|known| known.heard.health_request >= request);
             let report = answered.and_then(|known| known.report.as_ref());
             let mut checks = report.into_iter().flat_map(|report| &report.health.checks);

@@ -238,11 +238,18 @@ impl Fleet {
                 }
                 None => {
                     let id = self.begins_measurement(key, &gate, since, now);
+                    let one_look = gate.of_one_look(watch);
+                    #[cfg(feature = "seeded-bugs")]
+                    // BUG (seeded): nothing is shared among looks.
+                    let one_look = match self.has(crate::bug::Bug::EveryLookCounts) {
+                        true => gate,
+                        false => one_look,
+                    };
                     draft.measure.push(Measurement {
                         id,
                         rollout: rollout_id(number),
                         group: name.clone(),
-                        gate: gate.of_one_look(watch),
+                        gate: one_look,
                         opened,
                         since,
                         at: now,

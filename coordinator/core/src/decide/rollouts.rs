@@ -232,8 +232,13 @@ impl Fleet {
         if machine.is_there(wish.action, &target) {
             return Err(WaitReason::UpToDate);
         }
-        self.good(name, wish.is_to_a_choice(), &target)?;
-        willing(machine, wish, &target)?;
+        let chosen = wish.is_to_a_choice();
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): by its number whatever it is may be gone back to.
+        let chosen =
+            chosen && !(self.has(crate::bug::Bug::BackToBad) && wish.generation().is_some());
+        self.good(name, chosen, &target)?;
+        self.willing(machine, wish, &target)?;
         let staged = machine
             .report
             .as_ref()
@@ -248,6 +253,30 @@ impl Fleet {
             staged,
             rules: Rules::Group,
         })
+    }
+
+    /// The machine would not refuse the target at once. Whoever knows that it would, and does not leave it out,
+    /// spends the failure budget of everybody else for nothing.
+    #[cfg_attr(
+        not(feature = "seeded-bugs"),
+        allow(clippy::unused_self, reason = "a known bug needs it")
+    )]
+    fn willing(&self, machine: &Machine, wish: &Wish, target: &Target) -> Result<(), WaitReason> {
+        let known = match wish.generation() {
+            // On the way back it would not say no by itself.
+            Some(_) => machine
+                .refuses(target)
+                .or_else(|| machine.failed_to(target)),
+            None if wish.action == Action::Update => machine.refuses(target),
+            None => None,
+        };
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): what it said is forgotten.
+        let known = known.filter(|_| !self.has(crate::bug::Bug::RefusalsForgotten));
+        match known.filter(|_| !wish.retry_failed) {
+            None => Ok(()),
+            Some(reason) => Err(reason),
+        }
     }
 
     pub(super) fn execute(
@@ -360,23 +389,6 @@ impl Fleet {
             self.leave_out(rollout, machine, reason, draft);
         }
         Ok(())
-    }
-}
-
-/// The machine would not refuse the target at once. Whoever knows that it would, and does not leave it out, spends
-/// the failure budget of everybody else for nothing.
-fn willing(machine: &Machine, wish: &Wish, target: &Target) -> Result<(), WaitReason> {
-    let known = match wish.generation() {
-        // On the way back it would not say no by itself.
-        Some(_) => machine
-            .refuses(target)
-            .or_else(|| machine.failed_to(target)),
-        None if wish.action == Action::Update => machine.refuses(target),
-        None => None,
-    };
-    match known.filter(|_| !wish.retry_failed) {
-        None => Ok(()),
-        Some(reason) => Err(reason),
     }
 }
 

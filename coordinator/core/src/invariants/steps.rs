@@ -198,6 +198,7 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
         Change::RolloutCreated { rollout, .. } => {
             takes_back_rightly(before, rollout)
                 && nobody_is_known_to_refuse(before, rollout)
+                && nobody_is_sent_to_bad(before, rollout)
                 && super::traffic::begins_idle(before, rollout)
                 && super::order::holds(before, rollout)
                 && super::canary::holds(rollout)
@@ -267,13 +268,20 @@ fn nobody_is_known_to_refuse(before: &Fleet, rollout: &Rollout) -> bool {
     !asks || !rollout.places().any(refuses)
 }
 
+/// Nobody chooses for a machine what was put aside.
+fn nobody_is_sent_to_bad(before: &Fleet, rollout: &Rollout) -> bool {
+    let aside = &before.facts().targets_aside;
+    let bad = |place: &Place| aside.contains_key(source_of(&place.target));
+    !is_by_choice(rollout) || !rollout.places().any(bad)
+}
+
 /// Whether somebody chose what its machines come to: nothing that is put aside may be chosen.
 fn is_to_a_choice(before: &Fleet, id: &RolloutId) -> bool {
-    let rollout = before.rollout(id);
-    rollout.is_some_and(|rollout| {
-        let by_number = rollout.to_generation.is_some();
-        rollout.action == Action::Update || by_number
-    })
+    before.rollout(id).is_some_and(is_by_choice)
+}
+
+fn is_by_choice(rollout: &Rollout) -> bool {
+    rollout.action == Action::Update || rollout.to_generation.is_some()
 }
 
 fn rollout_takes(fleet: &Fleet, id: &RolloutId, step: RolloutStep) -> bool {

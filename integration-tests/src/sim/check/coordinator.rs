@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::{MachineReport, OutcomeKind};
+use common::{Action, MachineReport, OutcomeKind};
 use coordinator_core::{
     Change, Decision, Fleet, Reply,
     analysis::{Finding, Probe},
@@ -10,7 +10,7 @@ use coordinator_core::{
     invariants,
     policy::Policy,
     request::{AgentRequest, Directive, Renewal},
-    rollout::WaveState,
+    rollout::{Place, Rollout, WaveState},
 };
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
         oracle,
         world::{Body, World},
     },
-    Told,
+    Told, schedules,
 };
 
 /// Decisions with changes after which what is recorded is held against itself.
@@ -54,6 +54,18 @@ fn needs(mirror: &Fleet, machine: &common::MachineName, policy: &Policy) -> Dura
     }
 }
 
+/// Who is sent to what it has said that it refuses, although nobody wants what failed to be tried again. What
+/// machines say of that is hearsay, which the mirror does not have.
+fn refused_already(fleet: &Fleet, rollout: &Rollout) -> Option<String> {
+    let refuses = |place: &&Place| {
+        let known = fleet.facts().machines.get(&place.machine);
+        known.is_some_and(|known| known.refuses(&place.target).is_some())
+    };
+    let asks = rollout.action == Action::Update && !rollout.retry_failed;
+    let sent = rollout.places().find(refuses).filter(|_| asks)?;
+    Some(format!("{} goes to what it has refused", sent.machine))
+}
+
 /// Whether somebody has changed something and judged it.
 fn is_attempt(change: &Change) -> bool {
     let judged = [
@@ -81,7 +93,13 @@ impl World {
             }
             self.check_change(fleet, ask, change);
             let mirror = &self.coordinator.mirror;
-            if let Some(wrong) = self.truth.approvals.check(mirror, change) {
+            let machines = (&self.machines[..], &self.index_of);
+            let wrong = [
+                self.truth.approvals.check(mirror, change),
+                self.truth.gates.check(mirror, machines, self.now, change),
+                schedules::check(mirror, ask, change),
+            ];
+            for wrong in wrong.into_iter().flatten() {
                 self.violate(wrong);
             }
             self.truth.attempts += u64::from(is_attempt(change));
@@ -253,7 +271,9 @@ impl World {
             }
             Change::RolloutCreated { rollout, .. } => {
                 let plan = ask.plan();
-                wrong = plan.and_then(|plan| self.truth.promises.check_plan(plan, rollout));
+                wrong = plan
+                    .and_then(|plan| self.truth.promises.check_plan(plan, rollout))
+                    .or_else(|| refused_already(fleet, rollout));
             }
             Change::ConfigSet { .. }
             | Change::Pinned { .. }
