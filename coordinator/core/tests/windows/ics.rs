@@ -148,6 +148,64 @@ fn error(text: &str) -> IcsError {
 }
 
 #[test]
+fn outlook_writes_the_names_that_windows_has_for_zones() {
+    // At 10:00 in winter and in summer, each for an hour; the zones without summer time as well.
+    for (name, winter, summer) in [
+        ("W. Europe Standard Time", "09:00", "08:00"),
+        ("\"W. Europe Standard Time\"", "09:00", "08:00"),
+        ("GMT Standard Time", "10:00", "09:00"),
+        ("Greenwich Standard Time", "10:00", "10:00"),
+        ("Pacific Standard Time", "18:00", "17:00"),
+        ("India Standard Time", "04:30", "04:30"),
+        ("Arab Standard Time", "07:00", "07:00"),
+        ("UTC-02", "12:00", "12:00"),
+    ] {
+        let day = |month: u8| {
+            let at = |hour: u8| format!("2026{month:02}10T{hour}0000");
+            format!(
+                "BEGIN:VEVENT\nDTSTART;TZID={name}:{}\nDTEND;TZID={name}:{}\nEND:VEVENT\n",
+                at(10),
+                at(11)
+            )
+        };
+        let both = text(&(day(1) + &day(7)));
+        let from = [
+            format!("2026-01-10T{winter}:00Z"),
+            format!("2026-07-10T{summer}:00Z"),
+        ];
+        for from in from {
+            let last = Timestamp(at(&from).0 + 3_599_000);
+            let [before, over] = [-1000, 3_600_000].map(|more| Timestamp(at(&from).0 + more));
+            for (time, blocked) in [
+                (at(&from), true),
+                (last, true),
+                (before, false),
+                (over, false),
+            ] {
+                let shown = jiff::Timestamp::from_millisecond(time.0)
+                    .expect("a time")
+                    .to_string();
+                assert_eq!(says(&both, &shown).is_some(), blocked, "{name} at {shown}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_name_of_windows_is_a_zone() {
+    let zones = jiff::tz::TimeZoneDatabase::bundled();
+    let names = zones.available().map(|zone| zone.to_string());
+    let names: std::collections::BTreeSet<&str> = names
+        .filter_map(|zone| localzone::iana_to_win_zone(&zone).map(|(name, _)| name))
+        .collect();
+    assert!(names.len() > 130, "{}", names.len());
+    for name in names {
+        let one = event(&format!("DTSTART;TZID={name}:20260310T100000"));
+        assert!(Events::parse(&one).is_ok(), "{name}");
+    }
+}
+
+#[test]
 fn what_cannot_be_used_says_where_and_why() {
     let start = "DTSTART;VALUE=DATE:20260101";
     let rule = |rule: &str| event(&format!("{start}\nRRULE:{rule}"));
@@ -166,9 +224,9 @@ fn what_cannot_be_used_says_where_and_why() {
         (event("DTSTART:20260230"), 4, "not a date"),
         (event("DTSTART:20260101T1000"), 4, "not a date"),
         (
-            event("DTSTART;TZID=W. Europe Standard Time:20260101T100000"),
+            event("DTSTART;TZID=Customized Time Zone:20260101T100000"),
             4,
-            "IANA",
+            "with names of IANA or Windows",
         ),
         (
             event("DTSTART:20260101T100000\nDURATION:soon"),

@@ -224,9 +224,8 @@ fn when(line: &Line, value: &str) -> Result<When, IcsError> {
     let zone = match (utc, line.parameter("TZID")) {
         (true, _) => Some(TimeZone::UTC),
         (false, Some(name)) if !whole_day => {
-            let zone = window::zone(name.trim_start_matches('/')).map_err(|error| {
-                let what = "export the calendar in UTC or with IANA names, of which Outlook and Exchange \
-                            write Windows' own instead";
+            let zone = zone_of(name).map_err(|error| {
+                let what = "export the calendar in UTC, or with names of IANA or Windows";
                 IcsError::new(line.number, format!("{error}; {what}"))
             })?;
             Some(zone)
@@ -237,6 +236,15 @@ fn when(line: &Line, value: &str) -> Result<When, IcsError> {
         civil,
         zone,
         whole_day,
+    })
+}
+
+/// The zone of an IANA name, or of one of Windows' own, which Outlook and Exchange write: of these the zone that
+/// Unicode's CLDR says where no country is known (`windowsZones.xml`, territory 001).
+fn zone_of(name: &str) -> Result<TimeZone, window::WindowError> {
+    window::zone(name.trim_start_matches('/')).or_else(|error| {
+        let known = localzone::win_zone_to_iana(name.trim(), Some("001"));
+        known.map_or(Err(error), window::zone)
     })
 }
 
