@@ -143,7 +143,12 @@ async fn import(context: &Context, args: Import) -> Result<Exit, LabError> {
     if changes.is_empty() && revision > 0 {
         return written(context, &checked, &changes);
     }
-    context.output.note(&view::config::changes(&changes));
+    let as_before = checked.as_before.iter();
+    let as_before = as_before.map(|one| view::config::as_before(one, "would go"));
+    let changed = view::config::changes(&changes);
+    context
+        .output
+        .note(&as_before.fold(changed, |text, line| text + &line));
     context.output.confirm("Put this configuration in force?")?;
     let reply = ask(client.set_config(request)).await?;
     written(context, &reply, &changes)
@@ -158,11 +163,10 @@ async fn check(context: &Context, args: &File) -> Result<Exit, LabError> {
     };
     let reply = ask(client.check_config(request)).await?;
     // Nothing is put in force here, so that the document is the same with faults and without.
-    let checked = json!({ "revision": reply.revision, "faults": reply.faults });
     context
         .output
-        .result(&checked, |_| match reply.faults.as_slice() {
-            [] => "✔ no faults\n".to_owned(),
+        .result(&reply, |_| match reply.faults.as_slice() {
+            [] => view::config::checked(&reply),
             _ => String::new(),
         })?;
     Ok(match reply.faults.as_slice() {

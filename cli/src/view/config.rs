@@ -51,16 +51,33 @@ pub fn written(differences: &[Change], reply: &CheckConfigReply) -> String {
         [] => "nothing to change\n".to_owned(),
         differences => changes(differences),
     };
-    let as_before: String = reply.as_before.iter().map(as_before).collect();
+    let as_before: String = reply
+        .as_before
+        .iter()
+        .map(|one| as_before(one, "goes"))
+        .collect();
     let revision = reply.revision;
     format!("{differences}revision {revision} is in force\n{as_before}")
 }
 
-fn as_before(one: &RolloutAsBefore) -> String {
+/// What would come of a document without faults.
+pub fn checked(reply: &CheckConfigReply) -> String {
+    let as_before = reply.as_before.iter().map(|one| as_before(one, "would go"));
+    format!("✔ no faults\n{}", as_before.collect::<String>())
+}
+
+/// That a rollout goes on under the rules of before, and what else can be done about it.
+pub fn as_before(one: &RolloutAsBefore, goes: &str) -> String {
     let (rollout, groups) = (&one.rollout, one.groups.join(", "));
+    let on = format!("on under the rules that {groups} had when it began");
+    if one.paused {
+        return format!(
+            "rollout {rollout} is paused; once resumed it {goes} {on}; `lab update abort {rollout}` ends it\n"
+        );
+    }
     format!(
-        "rollout {rollout} goes on under the rules that {groups} had when it began; `lab update pause \
-         {rollout}` holds it, `lab update abort {rollout}` ends it\n"
+        "rollout {rollout} {goes} {on}; `lab update pause {rollout}` holds it, `lab update abort \
+         {rollout}` ends it\n"
     )
 }
 

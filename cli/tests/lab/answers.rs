@@ -191,7 +191,11 @@ async fn configuration() {
     let checked = |revision: u64| json!({ "revision": revision, "faults": [], "as_before": [] });
     let faulty = json!({ "revision": 3, "faults": [fault], "as_before": [] });
     let refused = json!({ "revision": 3, "changes": [], "faults": [fault], "as_before": [] });
-    let goes_on = json!([{ "rollout": "r7", "groups": ["dev"] }]);
+    let goes_on = json!([
+        { "rollout": "r7", "groups": ["dev"], "paused": false },
+        { "rollout": "r8", "groups": ["dev"], "paused": true },
+    ]);
+    let would = json!({ "revision": 3, "faults": [], "as_before": goes_on });
     let set = json!({ "revision": 4, "faults": [], "as_before": goes_on });
     let sent = |if_revision: u64, reason: &str| {
         json!({
@@ -240,7 +244,7 @@ async fn configuration() {
         unset(
             set,
             0,
-            "- updateGroups.dev.allowReboot: true\nrevision 4 is in force\nrollout r7 goes on under the rules that dev had when it began; *\n",
+            "- updateGroups.dev.allowReboot: true\nrevision 4 is in force\nrollout r7 goes on under the rules that dev had when it began; `lab update pause r7` holds it, `lab update abort r7` ends it\nrollout r8 is paused; once resumed it goes on *\n",
             json!({ "revision": 4, "changes": [change], "faults": [], "as_before": goes_on }),
         ),
         unset(faulty.clone(), 2, "", refused),
@@ -248,14 +252,15 @@ async fn configuration() {
             checked(3),
             0,
             "✔ no faults\n",
-            json!({ "revision": 3, "faults": [] }),
+            checked(3),
         ),
         check_file(
-            faulty,
-            2,
-            "",
-            json!({ "revision": 3, "faults": [fault] }),
+            would.clone(),
+            0,
+            "✔ no faults\nrollout r7 would go on under the rules that dev had when it began; `lab update pause r7` holds it, `lab update abort r7` ends it\nrollout r8 is paused; once resumed it would go on *\n",
+            would,
         ),
+        check_file(faulty.clone(), 2, "", faulty),
         Row {
             line: "update-config diff new.json",
             answers: vec![get.clone()],

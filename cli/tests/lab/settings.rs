@@ -14,6 +14,7 @@ async fn configuration_is_changed_key_by_key_and_refused_as_a_whole() {
         as_before: vec![RolloutAsBefore {
             rollout: "r7".into(),
             groups: vec!["dev".into(), "web".into()],
+            paused: false,
         }],
         ..CheckConfigReply::default()
     };

@@ -351,6 +351,8 @@ pub enum OperatorRequest {
         /// Why.
         reason: String,
     },
+    /// Say what would come of this configuration. Changes nothing.
+    CheckConfig(Box<FleetConfig>),
     /// Replace the fleet configuration.
     SetConfig {
         /// The validated configuration.

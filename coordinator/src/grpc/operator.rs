@@ -24,11 +24,7 @@ use self::{
 };
 use super::{
     auth,
-    convert::{
-        self, identities,
-        operator::{self as from, BadDocument},
-        schedules as plans, status as show, traffic,
-    },
+    convert::{self, identities, operator as from, schedules as plans, status as show, traffic},
 };
 use crate::store::HistoryQuery;
 
@@ -340,41 +336,16 @@ impl wire::operator_server::Operator for OperatorService {
         &self,
         request: Request<wire::SetConfigRequest>,
     ) -> Result<Response<wire::CheckConfigReply>, Status> {
-        let revision = self.revision().await?;
-        let faults = match from::document(&request.into_inner().document) {
-            Ok(_) => Vec::new(),
-            Err(BadDocument::Faults(faults)) => faults,
-            Err(BadDocument::NotJson(why)) => return Err(not_json(&why)),
-        };
-        Ok(Response::new(from::checked(revision, faults)))
+        let check =
+            |config, _: &wire::SetConfigRequest| OperatorRequest::CheckConfig(Box::new(config));
+        self.configured(request, check).await
     }
 
     async fn set_config(
         &self,
         request: Request<wire::SetConfigRequest>,
     ) -> Result<Response<wire::CheckConfigReply>, Status> {
-        let actor = auth::operator(&request)?;
-        let message = request.into_inner();
-        let config = match from::document(&message.document) {
-            Ok(config) => config,
-            Err(BadDocument::Faults(faults)) => {
-                let revision = self.revision().await?;
-                return Ok(Response::new(from::checked(revision, faults)));
-            }
-            Err(BadDocument::NotJson(why)) => return Err(not_json(&why)),
-        };
-        let question = from::set_config(config, &message);
-        let reply = self.ask(actor, question).await?;
-        let Reply::Config {
-            revision,
-            as_before,
-        } = reply
-        else {
-            return Err(convert::other(&reply));
-        };
-        Ok(Response::new(convert::in_force::in_force(
-            revision, as_before,
-        )))
+        self.configured(request, from::set_config).await
     }
 
     async fn get_config_log(
@@ -570,8 +541,4 @@ impl wire::operator_server::Operator for OperatorService {
             head: common::text::hex(&check.head),
         }))
     }
-}
-
-fn not_json(why: &str) -> Status {
-    Status::invalid_argument(format!("the document is not JSON: {why}"))
 }

@@ -9,10 +9,19 @@ use crate::{
     fleet::Fleet,
     policy::Policy,
     request::{AsBefore, Refusal, Reply},
-    rollout::{Place, Rollout, RolloutGroup},
+    rollout::{Place, Rollout, RolloutGroup, RolloutState},
 };
 
 impl Fleet {
+    /// What bringing another configuration into force would come to.
+    pub(super) fn check_config(&self, config: &FleetConfig) -> Result<Reply, Refusal> {
+        self.keeps_what_is_avoided(config)?;
+        Ok(Reply::Config {
+            revision: self.facts().revision,
+            as_before: self.as_before(config),
+        })
+    }
+
     /// Brings another configuration into force, by somebody for a reason that may be empty.
     pub(super) fn set_config(
         &mut self,
@@ -122,6 +131,7 @@ impl Fleet {
                 .filter(concerns)
                 .map(|group| group.name.clone())
                 .collect(),
+            paused: matches!(rollout.state, RolloutState::Paused(_)),
         };
         let rollouts = self.unfinished().map(of);
         rollouts

@@ -119,6 +119,7 @@ impl Fleet {
             OperatorRequest::ReleaseTarget { target, .. } => {
                 or_refused(self.release_target(now, by, &target, draft))
             }
+            OperatorRequest::CheckConfig(config) => or_refused(self.check_config(&config)),
             OperatorRequest::SetConfig {
                 config,
                 if_revision,
@@ -352,7 +353,7 @@ fn subject(request: &OperatorRequest) -> Option<(&'static str, String, String)> 
         )
     };
     let (action, object, reason) = match request {
-        OperatorRequest::Plan(_) => return None,
+        OperatorRequest::Plan(_) | OperatorRequest::CheckConfig(_) => return None,
         OperatorRequest::Execute { wish, .. } => {
             ("execute", of(&wish.selection), wish.reason.as_str())
         }

@@ -85,7 +85,7 @@ pub enum Reply {
         /// Machines asked.
         machines: Vec<MachineName>,
     },
-    /// To `SetConfig`.
+    /// To `SetConfig`, and to `CheckConfig` what that would be.
     Config {
         /// The revision now in force.
         revision: u64,
@@ -240,6 +240,8 @@ pub struct AsBefore {
     pub rollout: RolloutId,
     /// Its groups that have other rules now, in its order.
     pub groups: Vec<GroupName>,
+    /// Whether somebody has to let it go on first.
+    pub paused: bool,
 }
 
 /// Why a request is refused. Each kind has an exit status in `lab`.

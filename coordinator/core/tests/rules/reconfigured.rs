@@ -140,14 +140,38 @@ fn a_calendar_may_go_with_the_machines_that_avoid_it() {
     let mut none = without("nights");
     none["updateGroups"] = fewer["updateGroups"].clone();
     none["updateSettings"]["calendars"] = json!({ "spare": { "dates": ["05-01"] } });
-    assert!(world.ask(set(&none)).refusal().is_some());
+    let foretold = check(&mut world, &none).refusal().cloned();
+    assert!(foretold.is_some());
+    assert_eq!(world.ask(set(&none)).refusal().cloned(), foretold);
 }
 
-/// The rollouts that go on as before, and which groups of them.
+/// What is foretold of this document.
+fn check(world: &mut World, document: &Value) -> Reply {
+    let config = FleetConfig::parse(document).expect("a good document");
+    let facts = world.fleet.facts().clone();
+    let reply = world.ask(OperatorRequest::CheckConfig(Box::new(config)));
+    assert_eq!(*world.fleet.facts(), facts, "who asks changes nothing");
+    reply
+}
+
+/// The rollouts that go on as before, and which groups of them: the same as was foretold.
 fn as_before(world: &mut World, document: &Value) -> Vec<(String, Vec<String>)> {
-    let Reply::Config { as_before, .. } = world.ask(set(document)) else {
+    let Reply::Config {
+        as_before: told,
+        revision: before,
+    } = check(world, document)
+    else {
         panic!("refused");
     };
+    let Reply::Config {
+        as_before,
+        revision,
+    } = world.ask(set(document))
+    else {
+        panic!("refused");
+    };
+    assert_eq!(told, as_before);
+    assert!([before, before + 1].contains(&revision));
     let named = as_before.into_iter().map(|one| {
         let groups = one.groups.iter().map(ToString::to_string).collect();
         (one.rollout.to_string(), groups)
@@ -209,6 +233,27 @@ fn rollouts_that_go_on_under_rules_of_before_are_named() {
         // The same once more is no change, and back is what the rollout has.
         assert!(as_before(&mut world, &changed).is_empty(), "{at}");
         assert!(as_before(&mut world, &document()).is_empty(), "{at}");
+    }
+}
+
+#[test]
+fn who_has_to_let_a_rollout_go_on_is_told_so() {
+    let mut world = World::of(&document());
+    execute(&mut world, &["web"], false);
+    let mut changed = document();
+    changed["updateGroups"]["web"]["soak"] = json!("1m");
+    for paused in [false, true] {
+        if paused {
+            world.done(OperatorRequest::Pause {
+                rollout: None,
+                reason: String::new(),
+            });
+        }
+        let Reply::Config { as_before, .. } = check(&mut world, &changed) else {
+            panic!("refused");
+        };
+        let found: Vec<bool> = as_before.iter().map(|one| one.paused).collect();
+        assert_eq!(found, [paused]);
     }
 }
 

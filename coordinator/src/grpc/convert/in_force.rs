@@ -8,6 +8,7 @@ pub fn in_force(revision: u64, as_before: Vec<AsBefore>) -> wire::CheckConfigRep
     let as_before = as_before.into_iter().map(|one| wire::RolloutAsBefore {
         rollout: one.rollout.to_string(),
         groups: one.groups.iter().map(ToString::to_string).collect(),
+        paused: one.paused,
     });
     wire::CheckConfigReply {
         revision,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use coordinator_core::{
-    Reply, Request as Question,
+    FleetConfig, Reply, Request as Question,
     history::Entry,
     identity::Actor,
     request::{OperatorRequest, Selection, Wish},
@@ -16,7 +16,13 @@ use tonic::{Response, Status};
 
 use crate::{
     driver::{Handle, Seen},
-    grpc::convert,
+    grpc::{
+        auth,
+        convert::{
+            self,
+            operator::{self as from, BadDocument},
+        },
+    },
     issue::Issuance,
     store::{Archive, HistoryQuery, Page, StoreError},
 };
@@ -81,6 +87,34 @@ impl OperatorService {
             rollout: rollout.map_or_else(String::new, |id| id.to_string()),
             plan: Some(convert::plan::plan(&plan, None, self.clock.now())),
         }))
+    }
+
+    /// Asks something about a document, which is read and checked first; its faults, or what came of it.
+    pub(super) async fn configured(
+        &self,
+        request: tonic::Request<wire::SetConfigRequest>,
+        question: impl FnOnce(FleetConfig, &wire::SetConfigRequest) -> OperatorRequest,
+    ) -> Result<Response<wire::CheckConfigReply>, Status> {
+        let actor = auth::operator(&request)?;
+        let message = request.into_inner();
+        let config = match from::document(&message.document) {
+            Ok(config) => config,
+            Err(BadDocument::Faults(faults)) => {
+                let revision = self.revision().await?;
+                return Ok(Response::new(from::checked(revision, faults)));
+            }
+            Err(BadDocument::NotJson(why)) => return Err(not_json(&why)),
+        };
+        let reply = self.ask(actor, question(config, &message)).await?;
+        let Reply::Config {
+            revision,
+            as_before,
+        } = reply
+        else {
+            return Err(convert::other(&reply));
+        };
+        let said = convert::in_force::in_force(revision, as_before);
+        Ok(Response::new(said))
     }
 
     /// Asks for something that is answered with a sentence.
@@ -193,4 +227,8 @@ pub(super) fn limit(asked: u32) -> usize {
         asked.min(ENTRIES_MAX)
     };
     limit as usize
+}
+
+fn not_json(why: &str) -> Status {
+    Status::invalid_argument(format!("the document is not JSON: {why}"))
 }
