@@ -61,6 +61,8 @@ pub struct Placed {
 /// One server, as `show servers state` has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Server {
+    /// HAProxy's number of its backend: a frontend may have the backend's name, and then that is found by it.
+    backend: u32,
     op_state: u32,
     admin_state: u32,
     check_result: u32,
@@ -113,7 +115,7 @@ impl Backend<'_> {
     ) -> Result<Placed, HaproxyError> {
         let servers = self.servers().await?;
         // Also where nothing is to be changed: the old side may be about to be updated.
-        self.keeps_no_clients().await?;
+        self.keeps_no_clients(&servers).await?;
         let mut opened = Vec::new();
         for server in into {
             let state = self.find(&servers, server)?;
@@ -196,6 +198,7 @@ impl Backend<'_> {
             };
             let name = row.get("srv_name").copied();
             let server = Server {
+                backend: number("be_id")?,
                 op_state: number("srv_op_state")?,
                 admin_state: number("srv_admin_state")?,
                 check_result: number("srv_check_result")?,
@@ -210,7 +213,8 @@ impl Backend<'_> {
     /// Sessions and waiting requests of each server of the backend, by name.
     async fn sessions(&self) -> Result<BTreeMap<String, u64>, HaproxyError> {
         const SERVERS: u8 = 4;
-        let command = format!("show stat {} {SERVERS} -1", self.name);
+        let number = self.number(&self.servers().await?)?;
+        let command = format!("show stat {number} {SERVERS} -1");
         let answer = self.ask(&command).await?;
         let Some(table) = answer.strip_prefix("# ") else {
             return Err(refused(command, &answer));
@@ -265,6 +269,14 @@ impl Backend<'_> {
             }
             sleep(LOOK).await;
         }
+    }
+
+    /// HAProxy's number of the backend, by its servers.
+    fn number(&self, servers: &BTreeMap<String, Server>) -> Result<u32, HaproxyError> {
+        let number = servers.values().next().map(|server| server.backend);
+        number.ok_or_else(|| HaproxyError::Empty {
+            backend: self.name.to_owned(),
+        })
     }
 
     fn find(

@@ -49,6 +49,12 @@ pub enum HaproxyError {
         /// Which.
         server: String,
     },
+    /// There is no server at all.
+    #[error("HAProxy's backend {backend} has no servers")]
+    Empty {
+        /// Which backend.
+        backend: String,
+    },
     /// Somebody put a server aside, and it is not for this to take it back.
     #[error(
         "server {backend}/{server} is in maintenance: `set server {backend}/{server} state drain`, or \

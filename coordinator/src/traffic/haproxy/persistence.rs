@@ -3,24 +3,29 @@
 //! A server that drains still takes the clients that are kept to it, and has no session of theirs between
 //! two requests: it would seem to be empty while it is not.
 
+use std::collections::BTreeMap;
+
 use common::text::{DETAIL_MAX, tame_line};
 
-use super::{Backend, HaproxyError, odd, refused, rows};
+use super::{Backend, HaproxyError, Server, odd, refused, rows};
 
 /// How the line of a table in `show table` begins.
 const TABLE: &str = "# table: ";
 
 impl Backend<'_> {
     /// Refuses a backend that keeps clients to their servers.
-    pub(super) async fn keeps_no_clients(&self) -> Result<(), HaproxyError> {
-        self.has_no_cookie().await?;
+    pub(super) async fn keeps_no_clients(
+        &self,
+        servers: &BTreeMap<String, Server>,
+    ) -> Result<(), HaproxyError> {
+        self.has_no_cookie(self.number(servers)?).await?;
         self.has_no_stick_rule().await
     }
 
     /// HAProxy shows cookies from `level operator` on, and leaves them empty below.
-    async fn has_no_cookie(&self) -> Result<(), HaproxyError> {
+    async fn has_no_cookie(&self, number: u32) -> Result<(), HaproxyError> {
         const BACKENDS_AND_SERVERS: u8 = 2 + 4;
-        let command = format!("show stat {} {BACKENDS_AND_SERVERS} -1", self.name);
+        let command = format!("show stat {number} {BACKENDS_AND_SERVERS} -1");
         let answer = self.ask(&command).await?;
         let Some(table) = answer.strip_prefix("# ") else {
             return Err(refused(command, &answer));

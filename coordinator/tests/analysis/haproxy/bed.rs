@@ -94,7 +94,7 @@ impl Bed {
         let config = format!(
             "global\n  stats socket {socket} level {level}\n  nbthread 2\n\
              defaults\n  mode http\n  timeout connect 1s\n  timeout client 30s\n  timeout server 30s\n\
-             frontend front\n  bind {front}\n  default_backend web\n\
+             frontend web\n  bind {front}\n  default_backend web\n\
              backend web\n  option httpchk GET /health\n  default-server inter 100ms rise 2 fall 2\n\
              {backend}\n{lines}{sections}\n",
             socket = socket.display(),
