@@ -127,7 +127,8 @@ impl Rig {
             reply,
             Reply::Config {
                 revision: 1,
-                as_before: Vec::new()
+                as_before: Vec::new(),
+                warnings: Vec::new()
             }
         );
     }

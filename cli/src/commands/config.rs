@@ -28,6 +28,7 @@ struct Written<'a> {
     changes: &'a [Change],
     faults: &'a [ConfigFault],
     as_before: &'a [RolloutAsBefore],
+    warnings: &'a [ConfigFault],
 }
 
 /// Runs one verb.
@@ -146,9 +147,9 @@ async fn import(context: &Context, args: Import) -> Result<Exit, LabError> {
     let as_before = checked.as_before.iter();
     let as_before = as_before.map(|one| view::config::as_before(one, "would go"));
     let changed = view::config::changes(&changes);
-    context
-        .output
-        .note(&as_before.fold(changed, |text, line| text + &line));
+    let foretold = as_before.fold(changed, |text, line| text + &line);
+    let warnings = view::config::warnings(&checked.warnings);
+    context.output.note(&(foretold + &warnings));
     context.output.confirm("Put this configuration in force?")?;
     let reply = ask(client.set_config(request)).await?;
     written(context, &reply, &changes)
@@ -214,6 +215,7 @@ fn written(
         changes,
         faults: &[],
         as_before: &reply.as_before,
+        warnings: &reply.warnings,
     };
     context
         .output
@@ -232,6 +234,7 @@ fn refused(
         changes: &[],
         faults: &reply.faults,
         as_before: &[],
+        warnings: &[],
     };
     context.output.result(&written, |_| String::new())?;
     Ok(complained(context, &reply.faults, file))

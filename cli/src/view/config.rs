@@ -56,14 +56,23 @@ pub fn written(differences: &[Change], reply: &CheckConfigReply) -> String {
         .iter()
         .map(|one| as_before(one, "goes"))
         .collect();
-    let revision = reply.revision;
-    format!("{differences}revision {revision} is in force\n{as_before}")
+    let (revision, warnings) = (reply.revision, warnings(&reply.warnings));
+    format!("{differences}revision {revision} is in force\n{as_before}{warnings}")
 }
 
 /// What would come of a document without faults.
 pub fn checked(reply: &CheckConfigReply) -> String {
     let as_before = reply.as_before.iter().map(|one| as_before(one, "would go"));
-    format!("✔ no faults\n{}", as_before.collect::<String>())
+    let as_before: String = as_before.collect();
+    format!("✔ no faults\n{as_before}{}", warnings(&reply.warnings))
+}
+
+/// What is valid and perhaps not what was meant.
+pub fn warnings(warnings: &[ConfigFault]) -> String {
+    match warnings {
+        [] => String::new(),
+        warnings => format!("perhaps not what you mean:\n{}", faults(warnings)),
+    }
 }
 
 /// That a rollout goes on under the rules of before, and what else can be done about it.

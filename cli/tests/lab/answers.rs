@@ -188,15 +188,26 @@ async fn configuration() {
         set_at: "2026-11-22T11:00:00Z".into(),
     };
     let fault = json!({ "path": "updateGroups.dev", "message": "no machines", "hint": "" });
-    let checked = |revision: u64| json!({ "revision": revision, "faults": [], "as_before": [] });
-    let faulty = json!({ "revision": 3, "faults": [fault], "as_before": [] });
-    let refused = json!({ "revision": 3, "changes": [], "faults": [fault], "as_before": [] });
+    let checked = |revision: u64| {
+        json!({
+            "revision": revision, "faults": [], "as_before": [], "warnings": [],
+        })
+    };
+    let faulty = json!({
+        "revision": 3, "faults": [fault], "as_before": [], "warnings": [],
+    });
+    let refused = json!({
+        "revision": 3, "changes": [], "faults": [fault], "as_before": [], "warnings": [],
+    });
     let goes_on = json!([
         { "rollout": "r7", "groups": ["dev"], "paused": false },
         { "rollout": "r8", "groups": ["dev"], "paused": true },
     ]);
-    let would = json!({ "revision": 3, "faults": [], "as_before": goes_on });
-    let set = json!({ "revision": 4, "faults": [], "as_before": goes_on });
+    let path = "updateSettings.calendars.freezes";
+    let over =
+        json!([{ "path": path, "message": "2025-12-24 is over", "hint": "is the year right?" }]);
+    let would = json!({ "revision": 3, "faults": [], "as_before": goes_on, "warnings": over });
+    let set = json!({ "revision": 4, "faults": [], "as_before": goes_on, "warnings": over });
     let sent = |if_revision: u64, reason: &str| {
         json!({
             "document": after().to_string(), "if_revision": if_revision, "reason": reason,
@@ -239,13 +250,19 @@ async fn configuration() {
             checked(4),
             0,
             "- updateGroups.dev.allowReboot: true\nrevision 4 is in force\n",
-            json!({ "revision": 4, "changes": [change], "faults": [], "as_before": [] }),
+            json!({
+                "revision": 4, "changes": [change], "faults": [], "as_before": [],
+                "warnings": [],
+            }),
         ),
         unset(
             set,
             0,
-            "- updateGroups.dev.allowReboot: true\nrevision 4 is in force\nrollout r7 goes on under the rules that dev had when it began; `lab update pause r7` holds it, `lab update abort r7` ends it\nrollout r8 is paused; once resumed it goes on *\n",
-            json!({ "revision": 4, "changes": [change], "faults": [], "as_before": goes_on }),
+            "- updateGroups.dev.allowReboot: true\nrevision 4 is in force\nrollout r7 goes on under the rules that dev had when it began; `lab update pause r7` holds it, `lab update abort r7` ends it\nrollout r8 is paused; once resumed it goes on *    hint: is the year right?\n",
+            json!({
+                "revision": 4, "changes": [change], "faults": [], "as_before": goes_on,
+                "warnings": over,
+            }),
         ),
         unset(faulty.clone(), 2, "", refused),
         check_file(
@@ -257,7 +274,7 @@ async fn configuration() {
         check_file(
             would.clone(),
             0,
-            "✔ no faults\nrollout r7 would go on under the rules that dev had when it began; `lab update pause r7` holds it, `lab update abort r7` ends it\nrollout r8 is paused; once resumed it would go on *\n",
+            "✔ no faults\nrollout r7 would go on under the rules that dev had when it began; `lab update pause r7` holds it, `lab update abort r7` ends it\nrollout r8 is paused; once resumed it would go on *\nperhaps not what you mean:\n  updateSettings.calendars.freezes: 2025-12-24 is over\n    hint: is the year right?\n",
             would,
         ),
         check_file(faulty.clone(), 2, "", faulty),

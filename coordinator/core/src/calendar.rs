@@ -53,6 +53,25 @@ impl Calendar {
         !self.events.is_empty()
     }
 
+    /// What is in it and was not in the one before, and is over already.
+    pub(crate) fn over(
+        &self,
+        before: Option<&Self>,
+        now: Timestamp,
+        zone: &TimeZone,
+    ) -> Vec<String> {
+        let known = |days: &&Days| before.is_some_and(|before| before.days.contains(days));
+        let days = self.days.iter().filter(|days| !known(days));
+        let over = days.filter(|days| days.next(now, zone).is_none());
+        let mut over: Vec<String> = over.map(ToString::to_string).collect();
+        let known = before.is_some_and(|before| before.events == self.events);
+        let none_left = || self.events.next(now, zone).next().is_none();
+        if !known && !self.events.is_empty() && none_left() {
+            over.push("every event".to_owned());
+        }
+        over
+    }
+
     /// What it says of this instant to a group of this zone; of several entries the one that ends
     /// last.
     pub fn says(&self, now: Timestamp, zone: &TimeZone) -> Says {

@@ -8,6 +8,7 @@ mod calendars;
 mod canary;
 mod check;
 mod machines;
+mod over;
 mod policies;
 mod read;
 mod schedules;

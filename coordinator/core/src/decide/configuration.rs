@@ -5,7 +5,7 @@ use common::{MachineName, Timestamp};
 use super::Draft;
 use crate::{
     change::Change,
-    config::FleetConfig,
+    config::{Fault, FleetConfig},
     fleet::Fleet,
     policy::Policy,
     request::{AsBefore, Refusal, Reply},
@@ -14,12 +14,21 @@ use crate::{
 
 impl Fleet {
     /// What bringing another configuration into force would come to.
-    pub(super) fn check_config(&self, config: &FleetConfig) -> Result<Reply, Refusal> {
+    pub(super) fn check_config(
+        &self,
+        now: Timestamp,
+        config: &FleetConfig,
+    ) -> Result<Reply, Refusal> {
         self.keeps_what_is_avoided(config)?;
         Ok(Reply::Config {
             revision: self.facts().revision,
             as_before: self.as_before(config),
+            warnings: self.warnings(config, now),
         })
+    }
+
+    fn warnings(&self, config: &FleetConfig, now: Timestamp) -> Vec<Fault> {
+        config.over(self.facts().config.as_deref(), now)
     }
 
     /// Brings another configuration into force, by somebody for a reason that may be empty.
@@ -45,14 +54,14 @@ impl Fleet {
             .as_ref()
             .is_some_and(|old| old.document == config.document)
         {
-            let as_before = Vec::new();
             return Ok(Reply::Config {
                 revision: present,
-                as_before,
+                as_before: Vec::new(),
+                warnings: Vec::new(),
             });
         }
         self.keeps_what_is_avoided(&config)?;
-        let as_before = self.as_before(&config);
+        let (as_before, warnings) = (self.as_before(&config), self.warnings(&config, now));
         let revision = present + 1;
         let by = by.to_owned();
         let other_sides = self.sides_changed_by(&config);
@@ -70,6 +79,7 @@ impl Fleet {
         Ok(Reply::Config {
             revision,
             as_before,
+            warnings,
         })
     }
 

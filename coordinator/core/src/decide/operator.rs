@@ -119,7 +119,7 @@ impl Fleet {
             OperatorRequest::ReleaseTarget { target, .. } => {
                 or_refused(self.release_target(now, by, &target, draft))
             }
-            OperatorRequest::CheckConfig(config) => or_refused(self.check_config(&config)),
+            OperatorRequest::CheckConfig(config) => or_refused(self.check_config(now, &config)),
             OperatorRequest::SetConfig {
                 config,
                 if_revision,

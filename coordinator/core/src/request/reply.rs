@@ -91,6 +91,8 @@ pub enum Reply {
         revision: u64,
         /// Rollouts whose groups have other rules in it, and that go on under those of before.
         as_before: Vec<AsBefore>,
+        /// What is valid and perhaps not what was meant.
+        warnings: Vec<Fault>,
     },
     /// To `CreateToken`: its id.
     Token(String),

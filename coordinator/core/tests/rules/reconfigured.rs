@@ -159,6 +159,7 @@ fn as_before(world: &mut World, document: &Value) -> Vec<(String, Vec<String>)> 
     let Reply::Config {
         as_before: told,
         revision: before,
+        ..
     } = check(world, document)
     else {
         panic!("refused");
@@ -166,6 +167,7 @@ fn as_before(world: &mut World, document: &Value) -> Vec<(String, Vec<String>)> 
     let Reply::Config {
         as_before,
         revision,
+        ..
     } = world.ask(set(document))
     else {
         panic!("refused");
@@ -275,4 +277,71 @@ fn only_those_are_named_of_whom_somebody_is_still_to_go() {
     }
     changed["updateGroups"]["web"]["soak"] = json!("3m");
     assert!(as_before(&mut world, &changed).is_empty());
+}
+
+/// What is told of these calendars, in the place of the ones before.
+fn over(world: &mut World, calendars: &Value) -> Vec<String> {
+    let mut changed = document();
+    let all = changed["updateSettings"]["calendars"]
+        .as_object_mut()
+        .expect("calendars");
+    all.extend(calendars.as_object().cloned().expect("calendars"));
+    let Reply::Config {
+        warnings: foretold, ..
+    } = check(world, &changed)
+    else {
+        panic!("refused");
+    };
+    let Reply::Config { warnings, .. } = world.ask(set(&changed)) else {
+        panic!("refused");
+    };
+    assert_eq!(foretold, warnings);
+    warnings.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_freeze_that_is_over_already_is_told_once() {
+    let mut world = World::of(&document());
+    let day = |after: i64| {
+        let now = jiff::Timestamp::from_millisecond(world.now.as_millis()).expect("a time");
+        let day = now + jiff::SignedDuration::from_hours(24 * after);
+        day.strftime("%Y-%m-%d").to_string()
+    };
+    let [old, older, oldest, ancient] = [-1, -3, -9, -400].map(day);
+    let (range, today, soon) = (format!("{}/{oldest}", day(-30)), day(0), day(300));
+    let hint = "(is the year right?)";
+    let freezes = |dates: &[&str]| json!({ "freezes": { "dates": dates } });
+    assert_eq!(
+        over(&mut world, &freezes(&[&today, &soon, "12-24", "easter"])),
+        [""; 0]
+    );
+    assert_eq!(
+        over(&mut world, &freezes(&[&today, &old, &soon])),
+        [format!(
+            "updateSettings.calendars.freezes: {old} is over, and holds nothing up {hint}"
+        )]
+    );
+    // What is there already has been told.
+    assert_eq!(over(&mut world, &freezes(&[&old, "12-24"])), [""; 0]);
+    let many: &[&str] = &[&old, &older, &oldest, &ancient, &range];
+    assert_eq!(
+        over(&mut world, &freezes(many)),
+        [format!(
+            "updateSettings.calendars.freezes: {older}, {oldest}, {ancient} and 1 more is over, and \
+             holds nothing up {hint}"
+        )]
+    );
+    let event = |day: &str| {
+        let day = day.replace('-', "");
+        json!({ "spare": { "ics": format!(
+            "BEGIN:VCALENDAR\nBEGIN:VEVENT\nDTSTART;VALUE=DATE:{day}\nEND:VEVENT\nEND:VCALENDAR\n"
+        ) } })
+    };
+    assert_eq!(over(&mut world, &event(&soon)), [""; 0]);
+    assert_eq!(
+        over(&mut world, &event(&old)),
+        [format!(
+            "updateSettings.calendars.spare: every event is over, and holds nothing up {hint}"
+        )]
+    );
 }

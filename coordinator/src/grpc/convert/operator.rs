@@ -307,16 +307,21 @@ pub(crate) fn set_config(config: FleetConfig, message: &wire::SetConfigRequest) 
 
 /// What comes of a checked document.
 pub(crate) fn checked(revision: u64, faults: Vec<Fault>) -> wire::CheckConfigReply {
+    wire::CheckConfigReply {
+        revision,
+        faults: self::faults(faults),
+        ..wire::CheckConfigReply::default()
+    }
+}
+
+/// Faults, or warnings.
+pub(crate) fn faults(faults: Vec<Fault>) -> Vec<wire::ConfigFault> {
     let faults = faults.into_iter().map(|fault| wire::ConfigFault {
         path: fault.path,
         message: fault.message,
         hint: fault.hint,
     });
-    wire::CheckConfigReply {
-        revision,
-        faults: faults.collect(),
-        as_before: Vec::new(),
-    }
+    faults.collect()
 }
 
 pub(crate) fn config(revision: ConfigRevision) -> wire::ConfigReply {

@@ -109,11 +109,12 @@ impl OperatorService {
         let Reply::Config {
             revision,
             as_before,
+            warnings,
         } = reply
         else {
             return Err(convert::other(&reply));
         };
-        let said = convert::in_force::in_force(revision, as_before);
+        let said = convert::in_force::in_force(revision, as_before, warnings);
         Ok(Response::new(said))
     }
 

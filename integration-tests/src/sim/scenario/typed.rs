@@ -223,7 +223,11 @@ impl Stage {
             Reply::Config {
                 revision,
                 as_before,
-            } => view::config::written(&changes, &shown_in_force(revision, as_before)),
+                warnings,
+            } => {
+                let shown = shown_in_force(revision, as_before, warnings);
+                view::config::written(&changes, &shown)
+            }
             Reply::Refused(refusal) => format!("lab: {refusal}\n"),
             other => format!("{other:?}\n"),
         })
