@@ -4,6 +4,7 @@ mod approvals;
 mod coordinator;
 mod machine;
 mod promises;
+mod terms;
 
 pub(crate) use coordinator::boot_of;
 

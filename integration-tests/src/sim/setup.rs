@@ -259,6 +259,7 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
             "collectGarbage": machines.len().is_multiple_of(4),
         });
     }
+    super::times::of_some(&mut document, machines);
     document
 }
 

@@ -19,7 +19,7 @@ use super::{
         oracle,
         world::{Body, World},
     },
-    Told,
+    Told, terms,
 };
 
 /// Decisions with changes after which what is recorded is held against itself.
@@ -81,11 +81,18 @@ impl World {
             }
             self.check_change(fleet, ask, change);
             let mirror = &self.coordinator.mirror;
+            if let Some(wrong) = terms::wrong(mirror, fleet, change) {
+                self.violate(wrong);
+            }
+            let mirror = &self.coordinator.mirror;
             if let Some(wrong) = self.truth.approvals.check(mirror, change) {
                 self.violate(wrong);
             }
             self.truth.attempts += u64::from(is_attempt(change));
             self.coordinator.mirror.apply(change);
+        }
+        if let Some(wrong) = terms::waited_for_too_long(fleet) {
+            self.violate(wrong);
         }
         let now = self.coordinator_time();
         if let Some(wrong) = self.truth.promises.check_windows(fleet, now) {
