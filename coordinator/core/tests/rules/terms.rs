@@ -15,8 +15,11 @@ use serde_json::{Value, json};
 
 use crate::fleet::{World, minutes, name, path};
 
-/// Each key by its place among others, and what it comes to: minutes, or a number.
-const KEYS: [(&str, fn(&Terms) -> u64); 8] = [
+/// What a key comes to: minutes, or a number.
+type Read = fn(&Terms) -> u64;
+
+/// Each key by its place among others.
+const KEYS: [(&str, Read); 8] = [
     ("/leaseTime", |terms| whole_minutes(terms.lease)),
     ("/graceTime", |terms| whole_minutes(terms.grace)),
     ("/offlineAfter", |terms| whole_minutes(terms.offline_after)),
