@@ -57,6 +57,7 @@ pub(super) fn wrong(before: &Fleet, after: &Fleet, change: &Change) -> Option<St
     let of_leases = granted(before, after, change).or_else(|| overdue(before, after, change));
     of_leases
         .or_else(|| given_up(before, after, change))
+        .or_else(|| left_aside(before, after, change))
         .or_else(|| put_aside(before, change))
         .or_else(|| told(before, change))
 }
@@ -110,6 +111,37 @@ fn given_up(before: &Fleet, after: &Fleet, change: &Change) -> Option<String> {
     let most = Keys::of(before, machine)?.time(key)?;
     let too_soon = after.hearsay().now < since + most;
     too_soon.then(|| format!("{machine} is given up in less than {most:?}"))
+}
+
+/// A wave ends without those of it that have not begun, all of which count as offline.
+fn left_aside(before: &Fleet, after: &Fleet, change: &Change) -> Option<String> {
+    let (Change::WaveSoaking {
+        rollout,
+        group,
+        wave,
+        ..
+    }
+    | Change::WaveClosed {
+        rollout,
+        group,
+        wave,
+    }) = change
+    else {
+        return None;
+    };
+    let wave = before.rollout(rollout)?.group(group)?.waves.get(*wave)?;
+    let ends = matches!(wave.state, WaveState::Open(_));
+    let mut places = wave.places.iter().filter(|_| ends);
+    places.find_map(|place| {
+        let machine = &place.machine;
+        let pending = place.state == PlaceState::Pending;
+        let least = Keys::of(before, machine)?.time("/offlineAfter")?;
+        let heard = after.facts().machines.get(machine)?.heard.at;
+        let since = heard.map_or(after.hearsay().since, |at| at.max(after.hearsay().since));
+        let silent = after.hearsay().now.since(since);
+        let too_soon = pending && silent < least;
+        too_soon.then(|| format!("a wave ends without {machine}, silent for {silent:?} only"))
+    })
 }
 
 fn put_aside(before: &Fleet, change: &Change) -> Option<String> {
