@@ -97,8 +97,9 @@ impl Fleet {
                 self.commit(draft, Change::LeaseLost { lease: id, at: now });
             } else {
                 self.commit(draft, Change::LeaseOverdue { lease: id, at: now });
-                let grace = self.times().grace;
-                self.extend(id, now + grace);
+                let holder = self.facts().leases.get(&id).map(|lease| &lease.machine);
+                let grace = holder.map(|machine| self.terms_of(machine).grace);
+                self.extend(id, now + grace.unwrap_or_default());
             }
         }
     }
@@ -387,7 +388,7 @@ impl Fleet {
         now: Timestamp,
         draft: &mut Draft,
     ) {
-        if now < since + self.times().stage {
+        if now < since + self.shortest_terms().stage {
             return;
         }
         let Some(count) = self.index().waves.get(&(number, group, wave)) else {
@@ -424,28 +425,33 @@ impl Fleet {
         }
     }
 
-    /// When only machines that are offline are left, they are waited for for a bounded time.
+    /// When only machines that are offline are left, each is waited for for a bounded time.
     fn skip_late(&mut self, number: u64, now: Timestamp, draft: &mut Draft) {
         let Some(since) = self.only_late_since(number) else {
             return;
         };
-        if now < since + self.times().catch_up {
-            return;
-        }
         #[cfg(feature = "seeded-bugs")]
         // BUG (seeded): who is offline is waited for for ever.
         if self.has(crate::bug::Bug::LateForEver) {
             return;
         }
-        let rollout = &self.facts().rollouts[&number];
-        let late = rollout
-            .places()
-            .filter(|place| place.state == PlaceState::Pending);
-        let late: Vec<MachineName> = late.map(|place| place.machine.clone()).collect();
+        let late = self.still_pending(number);
+        let late = late.filter(|machine| since + self.terms_of(machine).catch_up <= now);
+        let late: Vec<MachineName> = late.cloned().collect();
         for machine in late {
             let reason = "not reached in time".to_owned();
             self.leave_out(rollout_id(number), machine, reason, draft);
         }
+    }
+
+    /// Who has not begun its part of the rollout.
+    pub(crate) fn still_pending(&self, number: u64) -> impl Iterator<Item = &MachineName> {
+        let groups = &self.facts().rollouts[&number].groups;
+        let waves = self.index().waves.range((number, 0, 0)..(number + 1, 0, 0));
+        waves.flat_map(move |((_, group, wave), count)| {
+            let places = &groups[*group].waves[*wave].places;
+            count.pending.iter().map(|place| &places[*place].machine)
+        })
     }
 
     /// The machine does not begin its part of the rollout any more.
@@ -480,9 +486,10 @@ impl Fleet {
         now: Timestamp,
         silence: std::time::Duration,
     ) -> Option<Timestamp> {
+        let term = self.lease_term(lease);
         let lease = self.facts().leases.get(&lease)?;
         let end_of_life = lease.granted_at + LEASE_LIFE_MAX;
-        let until = (now + self.lease_term() + silence).min(end_of_life);
+        let until = (now + term + silence).min(end_of_life);
         (now < until).then_some(until)
     }
 }

@@ -113,11 +113,6 @@ impl Machine {
 }
 
 impl Fleet {
-    fn alarms(&self) -> Alarms {
-        let config = self.facts().config.as_ref();
-        config.map(|config| config.alarms).unwrap_or_default()
-    }
-
     /// Tells what has lasted for too long.
     pub(crate) fn look_at_alarms(&mut self, now: Timestamp, draft: &mut Draft) {
         #[cfg(feature = "seeded-bugs")]
@@ -126,14 +121,12 @@ impl Fleet {
             return;
         }
         for alarm in Alarm::ALL {
-            let Some(after) = self.alarms().after(alarm) else {
-                continue;
-            };
             let lasting = self.index().lasting.get(&alarm).into_iter().flatten();
-            let due = lasting.take_while(|(since, _)| *since + after <= now);
+            let due = lasting.take_while(|(due, _)| *due <= now);
+            let since = |machine| self.facts().machines.get(machine)?.since(alarm);
             let machines: Vec<(MachineName, Timestamp)> = due
+                .filter_map(|(_, machine)| Some((machine.clone(), since(machine)?)))
                 .take(TOLD_AT_ONCE)
-                .map(|(since, machine)| (machine.clone(), *since))
                 .collect();
             if machines.is_empty() {
                 continue;
@@ -149,11 +142,10 @@ impl Fleet {
 
     /// When the next one has lasted for too long.
     pub(crate) fn alarm_deadline(&self, now: Timestamp) -> Timestamp {
-        let due = Alarm::ALL.into_iter().filter_map(|alarm| {
-            let after = self.alarms().after(alarm)?;
-            let (since, _) = self.index().lasting.get(&alarm)?.first()?;
-            Some(*since + after)
-        });
+        let lasting = self.index().lasting.values();
+        let due = lasting
+            .filter_map(|lasting| lasting.first())
+            .map(|(due, _)| *due);
         due.min().map_or(Timestamp::MAX, |due| due.max(now))
     }
 
@@ -162,7 +154,7 @@ impl Fleet {
         let known = self.facts().machines.get(machine);
         let known = known.filter(|_| self.group_of(machine).is_some());
         let holds = |alarm: Alarm| {
-            let after = self.alarms().after(alarm)?;
+            let after = self.terms_of(machine).alarms.after(alarm)?;
             let since = known?.since(alarm)?;
             (since + after <= now).then_some((alarm, since))
         };

@@ -53,35 +53,51 @@ impl Fleet {
             let name = group.map_or_else(|| "any".to_owned(), |group| group.to_string());
             return Err(Refusal::NotFound { what, name });
         }
-        let config = self.facts().config.as_ref();
-        let four_eyes = config.is_some_and(|config| config.four_eyes);
-        #[cfg(feature = "seeded-bugs")]
-        // BUG (seeded): whoever asks also answers.
-        let four_eyes = four_eyes && !self.has(crate::bug::Bug::OwnApproved);
-        if !reject && four_eyes && found.is_of(by.as_str()) {
-            let own = match found.asked_by.as_str() {
-                "" => "is your own",
-                _ => "comes of a schedule that you ran",
-            };
-            return Err(Refusal::Forbidden(format!(
-                "rollout {} {own}, and somebody else must approve it (updateSettings.fourEyes)",
-                found.id
-            )));
-        }
-        let (rollout, by) = (rollout_id(number), by.to_string());
+        let rollout = rollout_id(number);
         if reject {
             let group = groups.swap_remove(0);
             let text = format!("rejected {group} of rollout {rollout}");
-            let comment = comment.to_owned();
+            let (by, comment) = (by.to_string(), comment.to_owned());
             let reason = PauseReason::Rejected { group, by, comment };
             self.pause_rollout(&rollout, reason, draft);
             return Ok(Reply::Done(text));
         }
         let groups = with_others(found, groups);
+        self.not_their_own(found, &groups, by.as_str())?;
         let names: Vec<&str> = groups.iter().map(GroupName::as_str).collect();
         let text = format!("approved {} of rollout {rollout}", names.join(", "));
-        self.give(&rollout, groups, &by, comment, now, draft);
+        self.give(&rollout, groups, by.as_str(), comment, now, draft);
         Ok(Reply::Done(text))
+    }
+
+    /// Refuses a yes to a rollout of one's own, where one of these groups takes somebody else for it.
+    fn not_their_own(
+        &self,
+        rollout: &Rollout,
+        groups: &[GroupName],
+        by: &str,
+    ) -> Result<(), Refusal> {
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): whoever asks also answers.
+        if self.has(crate::bug::Bug::OwnApproved) {
+            return Ok(());
+        }
+        let Some(config) = self.facts().config.as_ref() else {
+            return Ok(());
+        };
+        let strict = groups.iter().find(|group| config.needs_four_eyes(group));
+        let Some(group) = strict.filter(|_| rollout.is_of(by)) else {
+            return Ok(());
+        };
+        let own = match rollout.asked_by.as_str() {
+            "" => "is your own",
+            _ => "comes of a schedule that you ran",
+        };
+        Err(Refusal::Forbidden(format!(
+            "rollout {} {own}, and somebody else must approve it ({})",
+            rollout.id,
+            config.path_for_group(group, "fourEyes")
+        )))
     }
 
     /// What is asked, with the command that answers it.

@@ -21,6 +21,8 @@ pub enum Bug {
     CalendarsIgnored,
     /// A machine's own rules are not looked at.
     OwnRulesIgnored,
+    /// Everybody is waited for as the fleet says, whatever its group or the machine itself says.
+    OwnTimesIgnored,
     /// Machines go in the order of the document, whatever else was to count.
     OrderIgnored,
     /// What a machine's attempts have taken is not looked at.

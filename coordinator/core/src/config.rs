@@ -14,6 +14,7 @@ mod read;
 mod schedules;
 mod section;
 mod settings;
+mod terms;
 mod traffic;
 mod waves;
 mod windows;
@@ -29,10 +30,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    alarm::Alarms,
     calendar::Calendar,
-    policy::{Policy, Share, Times},
+    policy::{Policy, Share},
     schedule::Schedule,
+    terms::{Shortest, Terms},
 };
 
 pub use section::duration;
@@ -70,8 +71,14 @@ pub struct FleetConfig {
     pub own: BTreeMap<MachineName, Policy>,
     /// Most machines of the fleet that may be away together; at least 1.
     pub max_parallel: u32,
-    /// Times of the whole fleet.
-    pub times: Times,
+    /// The terms of whoever has none of its own.
+    pub terms: Terms,
+    /// The terms of machines that have others, be it by their group's keys or by keys of their own.
+    pub own_terms: BTreeMap<MachineName, Terms>,
+    /// The shortest of all of these.
+    pub shortest: Shortest,
+    /// A rollout that could go on but does not for this long pauses itself.
+    pub no_progress: Duration,
     /// IANA name of the fleet's zone.
     pub timezone: String,
     /// Names of the channels that notifications go to.
@@ -81,15 +88,11 @@ pub struct FleetConfig {
     /// Machines of all groups of a rollout together that may fail before it pauses itself; `None`:
     /// only each group counts.
     pub max_failures: Option<Share>,
-    /// Failed attempts in a row after which a machine is put aside; `None`: never.
-    pub quarantine_after: Option<u32>,
     /// Machines that a target may fail on before it is put aside; `None`: any number.
     pub quarantine_target_after: Option<u32>,
-    /// What is told of machines when it has lasted for so long.
-    pub alarms: Alarms,
     /// Machines that run a coordinator.
     pub coordinators: Vec<MachineName>,
-    /// Whether nobody may approve a rollout of their own.
+    /// Whether nobody may approve a rollout of their own for a group that says nothing of it.
     pub four_eyes: bool,
     /// Of each machine, those that may not be away together with it.
     pub apart: BTreeMap<MachineName, BTreeSet<MachineName>>,
@@ -108,6 +111,10 @@ pub struct GroupConfig {
     pub machines: Vec<MachineName>,
     /// Its rules.
     pub policy: Policy,
+    /// The terms of those of its machines that have none of their own.
+    pub terms: Terms,
+    /// Whether nobody may approve a rollout of their own for it.
+    pub four_eyes: bool,
 }
 
 /// A configuration that was refused, with every fault.
@@ -139,6 +146,45 @@ impl FleetConfig {
     pub fn policy_of(&self, machine: &MachineName) -> Option<&Policy> {
         let of_its_group = || Some(&self.home_of(machine)?.1.policy);
         self.own.get(machine).or_else(of_its_group)
+    }
+
+    /// How long the machine is waited for, and what is put up with of it.
+    pub fn terms_of(&self, machine: &MachineName) -> Terms {
+        self.own_terms.get(machine).copied().unwrap_or(self.terms)
+    }
+
+    /// Whether nobody may approve a rollout of their own for this group.
+    pub fn needs_four_eyes(&self, group: &GroupName) -> bool {
+        let group = self.groups.get(group);
+        group.map_or(self.four_eyes, |group| group.four_eyes)
+    }
+
+    /// Where the document sets what this key is for a machine.
+    pub fn path_for_machine(&self, machine: &MachineName, key: &str) -> String {
+        let of_its_group = || match self.group_of.get(machine) {
+            Some(group) => self.path_for_group(group, key),
+            None => format!("updateSettings.{key}"),
+        };
+        let own = self.path_below("updateMachines", machine.as_str(), key);
+        own.unwrap_or_else(of_its_group)
+    }
+
+    /// Where the document sets what this key is for a group.
+    pub fn path_for_group(&self, group: &GroupName, key: &str) -> String {
+        let own = self.path_below("updateGroups", group.as_str(), key);
+        own.unwrap_or_else(|| format!("updateSettings.{key}"))
+    }
+
+    /// Where the key is set under this name, or in the policy that is named there.
+    fn path_below(&self, section: &str, name: &str, key: &str) -> Option<String> {
+        let keys = self.document.get(section)?.get(name)?;
+        let is_set = |keys: &Value| keys.get(key).is_some_and(|value| !value.is_null());
+        if is_set(keys) {
+            return Some(format!("{section}.{name}.{key}"));
+        }
+        let policy = keys.get("updatePolicy")?.as_str()?;
+        let keys = self.document.get("updatePolicies")?.get(policy)?;
+        is_set(keys).then(|| format!("updatePolicies.{policy}.{key}"))
     }
 
     /// How long time must pass after a group before its dependents begin.

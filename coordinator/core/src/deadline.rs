@@ -6,7 +6,7 @@ use common::Timestamp;
 
 use crate::{
     fleet::Fleet,
-    rollout::{Approval, PlaceState, RolloutState, Rules, WaveState},
+    rollout::{Approval, RolloutState, Rules, WaveState},
     wait::WaitReason,
 };
 
@@ -35,14 +35,13 @@ impl Fleet {
     }
 
     fn rollout_deadline(&self, number: u64, now: Timestamp) -> Timestamp {
-        let times = self.times();
         let rollout = &self.facts().rollouts[&number];
         let windows = self.windows_end(number, now);
         if rollout.state != RolloutState::Active {
             return windows;
         }
         let mut deadline = match self.only_late_since(number) {
-            Some(since) => return self.late_until(number, since + times.catch_up, now),
+            Some(since) => return self.late_until(number, since, now),
             None => self.patience_ends(number, now).min(windows),
         };
         for (index, group) in rollout.groups.iter().enumerate() {
@@ -91,13 +90,13 @@ impl Fleet {
         end.unwrap_or(Timestamp::MAX)
     }
 
-    /// When the late machines that have not begun are given up; those at work have their leases.
-    fn late_until(&self, number: u64, until: Timestamp, now: Timestamp) -> Timestamp {
-        let mut places = self.facts().rollouts[&number].places();
-        if places.any(|place| place.state == PlaceState::Pending) {
-            until.max(now + SHORTEST)
-        } else {
-            Timestamp::MAX
-        }
+    /// When the first of the late machines that have not begun is given up, of those that are late since then;
+    /// those at work have their leases.
+    fn late_until(&self, number: u64, since: Timestamp, now: Timestamp) -> Timestamp {
+        let late = self.still_pending(number);
+        let until = late.map(|machine| since + self.terms_of(machine).catch_up);
+        until
+            .min()
+            .map_or(Timestamp::MAX, |until| until.max(now + SHORTEST))
     }
 }

@@ -176,7 +176,7 @@ pub struct CheckWanted {
 /// How far a clock may step back and still be taken for standing still.
 pub const STEP_BACK: Duration = Duration::from_secs(2);
 
-/// The part of a lease's term by which a decision that the clock alone calls for may come too late:
+/// The part of the shortest lease's term by which a decision that the clock alone calls for may come too late:
 /// a half. Whoever drives the fleet does so at its deadline; a coordinator that comes later still
 /// was away itself, or its clock was set forward.
 const OVERSLEPT: u32 = 2;
@@ -235,7 +235,7 @@ impl Fleet {
         };
         let leases: Vec<LeaseId> = fleet.facts.leases.keys().copied().collect();
         for lease in leases {
-            fleet.extend(lease, now + fleet.lease_term());
+            fleet.extend(lease, now + fleet.lease_term(lease));
         }
         for number in fleet.index.unfinished.clone() {
             fleet.all_moved(number, now);
@@ -249,7 +249,7 @@ impl Fleet {
     /// coordinator was not there at its last deadline: in that time nobody could be heard, and
     /// nobody's lease may run out for it.
     pub(crate) fn follow_clock(&mut self, now: Timestamp) -> Timestamp {
-        let overslept = self.hearsay.deadline + self.lease_term() / OVERSLEPT < now;
+        let overslept = self.hearsay.deadline + self.shortest_terms().lease / OVERSLEPT < now;
         if now + STEP_BACK >= self.hearsay.now && !overslept {
             self.hearsay.now = self.hearsay.now.max(now);
             return self.hearsay.now;
@@ -313,18 +313,10 @@ impl Fleet {
         self.hearsay.deadline
     }
 
-    /// How long a lease lasts without renewal.
-    pub fn lease_term(&self) -> Duration {
-        self.times().lease
-    }
-
-    /// Times of the fleet, from the configuration in force.
-    pub(crate) fn times(&self) -> crate::policy::Times {
-        self.facts
-            .config
-            .as_ref()
-            .map(|config| config.times)
-            .unwrap_or_default()
+    /// How long this lease lasts without renewal.
+    pub(crate) fn lease_term(&self, lease: LeaseId) -> Duration {
+        let holder = self.facts.leases.get(&lease).map(|lease| &lease.machine);
+        holder.map_or(Duration::ZERO, |machine| self.terms_of(machine).lease)
     }
 
     /// Most machines of the fleet that may be away together.
@@ -376,7 +368,7 @@ impl Fleet {
             .and_then(|machine| machine.heard.at);
         // Before it listened, the coordinator could hear nobody.
         let since = heard.map_or(self.hearsay.since, |at| at.max(self.hearsay.since));
-        now.since(since) >= self.times().offline_after
+        now.since(since) >= self.terms_of(machine).offline_after
     }
 
     /// A sign of life of a machine.

@@ -40,6 +40,7 @@ pub mod retry;
 pub mod returns;
 pub mod rollout;
 pub mod schedule;
+pub mod terms;
 mod timetable;
 pub mod traffic;
 mod transition;

@@ -1,6 +1,8 @@
 //! How long a group of a rollout may stand still with nothing to wait for: after that the rollout
 //! pauses and says what it waits for, so that a person looks.
 
+use std::time::Duration;
+
 use common::Timestamp;
 
 use crate::{
@@ -30,6 +32,12 @@ enum Pace {
 }
 
 impl Fleet {
+    /// A rollout that could go on but does not for this long pauses itself.
+    fn no_progress_after(&self) -> Duration {
+        let config = self.facts().config.as_ref();
+        config.map_or(Duration::MAX, |config| config.no_progress)
+    }
+
     /// This group of the rollout went on.
     pub(crate) fn moved(&mut self, number: u64, group: usize, now: Timestamp) {
         let anew = Patience {
@@ -77,7 +85,7 @@ impl Fleet {
             }
             patience.looked = now;
             let since = patience.since;
-            if pace == Pace::StandsStill && since + self.times().no_progress <= now {
+            if pace == Pace::StandsStill && since + self.no_progress_after() <= now {
                 stalled = stalled.or(Some((group, since)));
             }
         }
@@ -99,7 +107,7 @@ impl Fleet {
             .filter(|group| self.pace(number, *group, now) == Pace::StandsStill);
         let ends = still.map(|group| {
             let patience = self.hearsay.patience.get(&(number, group));
-            patience.map_or(now, |patience| patience.since) + self.times().no_progress
+            patience.map_or(now, |patience| patience.since) + self.no_progress_after()
         });
         ends.min().unwrap_or(Timestamp::MAX)
     }

@@ -315,38 +315,3 @@ impl ApprovalOf {
 pub(crate) fn is_zero(number: &u32) -> bool {
     *number == 0
 }
-
-/// Times of the whole fleet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Times {
-    /// How long a lease lasts without a word from its holder.
-    pub lease: Duration,
-    /// How long an overdue machine may still come back before it counts as failed for good.
-    pub grace: Duration,
-    /// Silence after which a machine counts as offline.
-    pub offline_after: Duration,
-    /// How long a rollout waits for machines that are offline.
-    pub catch_up: Duration,
-    /// How long a machine may take to stage its target.
-    pub stage: Duration,
-    /// A rollout that could go on but does not for this long pauses itself.
-    pub no_progress: Duration,
-}
-
-impl Default for Times {
-    /// Lease: three lost heartbeats and a slow reboot fit into 15 minutes. Grace: as long again.
-    /// Offline: ten missed polls. Catch-up: a day, the longest a laptop sleeps over a workday.
-    /// Staging: a big closure over a slow line. No progress: longer than lease and grace together,
-    /// so that the more exact reasons come first.
-    fn default() -> Self {
-        let minutes = |n: u64| Duration::from_secs(n * 60);
-        Self {
-            lease: minutes(15),
-            grace: minutes(15),
-            offline_after: minutes(10),
-            catch_up: minutes(24 * 60),
-            stage: minutes(60),
-            no_progress: minutes(180),
-        }
-    }
-}

@@ -11,9 +11,6 @@ use crate::{
     wait::WaitReason,
 };
 
-/// Who puts a machine aside that failed too often.
-const THE_SETTINGS: &str = "the fleet's settings (quarantineAfter)";
-
 /// Why a machine takes part in no rollout until somebody releases it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantine {
@@ -64,14 +61,11 @@ impl Fleet {
     /// Whoever has failed too often in a row is put aside, and whoever is put aside does not begin
     /// its part of a rollout any more.
     pub(crate) fn look_at_quarantine(&mut self, now: Timestamp, draft: &mut Draft) {
-        let config = self.facts().config.as_ref();
-        let after = config.and_then(|config| config.quarantine_after);
-        while let Some((times, machine)) = self.index().failing.last().cloned()
-            && after.is_some_and(|after| after <= times)
-        {
+        while let Some(machine) = self.index().failing_too_often.first().cloned() {
+            let times = self.facts().machines[&machine].failures_in_a_row;
             let change = Change::Quarantined {
+                by: self.who_puts_aside(&machine),
                 machine,
-                by: THE_SETTINGS.to_owned(),
                 reason: format!("{times} attempts in a row failed"),
                 at: now,
             };
@@ -86,6 +80,18 @@ impl Fleet {
         let pending: Vec<_> = pending.collect();
         for (rollout, machine, reason) in pending {
             self.leave_out(rollout, machine, reason, draft);
+        }
+    }
+
+    /// By what a machine is put aside that failed too often: the key that says how often that is.
+    fn who_puts_aside(&self, machine: &MachineName) -> String {
+        let key = "quarantineAfter";
+        let config = self.facts().config.as_ref();
+        let path = config.map(|config| config.path_for_machine(machine, key));
+        let settings = format!("updateSettings.{key}");
+        match path.filter(|path| *path != settings) {
+            None => format!("the fleet's settings ({key})"),
+            Some(path) => format!("the fleet configuration ({path})"),
         }
     }
 

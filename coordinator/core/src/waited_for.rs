@@ -107,7 +107,7 @@ impl Fleet {
         let there_since = machine.and_then(|machine| machine.heard.since);
         let there_since = there_since.unwrap_or(self.hearsay().since);
         let begins = there_since.max(place.retry_at.unwrap_or(there_since));
-        begins.max(since) + self.times().stage
+        begins.max(since) + self.terms_of(&place.machine).stage
     }
 }
 

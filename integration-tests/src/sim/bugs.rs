@@ -35,6 +35,7 @@ impl SeededBug {
             Bug::WindowIgnoresClockChange,
             Bug::CalendarsIgnored,
             Bug::OwnRulesIgnored,
+            Bug::OwnTimesIgnored,
             Bug::OrderIgnored,
             Bug::TimeTakenIgnored,
             Bug::StaleReportWins,

@@ -6,6 +6,7 @@ mod gates;
 mod machine;
 mod promises;
 mod schedules;
+mod terms;
 
 pub(crate) use coordinator::boot_of;
 

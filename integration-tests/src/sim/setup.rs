@@ -260,6 +260,7 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
         });
     }
     other_words::say(&mut document);
+    super::times::of_some(&mut document, machines);
     document
 }
 

@@ -1,6 +1,6 @@
 //! What no single key can show: contradictions between keys, groups and machines.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use common::{GroupName, MachineName, Timestamp};
 use serde_json::Value;
@@ -12,9 +12,6 @@ use crate::{
     policy::Policy,
     window::Window,
 };
-
-/// Shortest lease that leaves room for a lost heartbeat and a busy machine.
-const LEASE_MIN: Duration = Duration::from_secs(30);
 
 /// Adds every contradiction to the faults.
 pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
@@ -47,14 +44,6 @@ pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
     apart(config, faults);
     coordinators(config, faults);
     super::schedules::check(config, faults);
-    if config.times.lease < LEASE_MIN {
-        let message = format!(
-            "{} s must have passed before a lease may end",
-            LEASE_MIN.as_secs()
-        );
-        let hint = "make it longer, or leave it out";
-        push(faults, "updateSettings.leaseTime".to_owned(), message, hint);
-    }
 }
 
 /// Policies that no group names, as far as they contradict themselves, or what holds for the whole fleet.

@@ -12,15 +12,18 @@ use super::{
     read,
     section::{Faults, Section, fault, nearest},
     settings::Settings,
-    windows,
+    terms, windows,
 };
-use crate::policy::{Policy, Preset};
+use crate::{
+    policy::{Policy, Preset},
+    terms::Terms,
+};
 
 /// Anything but nothing.
 const SOME: Duration = Duration::from_secs(1);
 
 /// Keys of groups that say something about several machines.
-const OF_GROUPS: [&str; 16] = [
+const OF_GROUPS: [&str; 17] = [
     "machines",
     "maxParallel",
     "maxFailures",
@@ -34,21 +37,25 @@ const OF_GROUPS: [&str; 16] = [
     "requireApproval",
     "approvalExpiry",
     "autoApproveAfter",
+    "fourEyes",
     "dependencies",
     "gates",
     "blueGreen",
 ];
 
-/// Reads them: each machine's rules, its group's where it has no keys of its own. Machines whose rules come
-/// to those of their group are left out.
+/// What machines have by keys of their own: their rules, and their terms.
+type Own = (BTreeMap<MachineName, Policy>, BTreeMap<MachineName, Terms>);
+
+/// Reads them: each machine's rules and terms, its group's where it has no keys of its own. Machines whose
+/// rules come to those of their group are left out of these.
 pub(super) fn read(
     value: &Value,
     groups: &BTreeMap<GroupName, GroupConfig>,
     policies: &Policies<'_>,
     settings: &Settings,
     faults: &mut Faults,
-) -> BTreeMap<MachineName, Policy> {
-    let mut own = BTreeMap::new();
+) -> Own {
+    let mut own = Own::default();
     let Some(section) = Section::new(value, "updateMachines", faults) else {
         return own;
     };
@@ -56,9 +63,9 @@ pub(super) fn read(
         let path = section.path_of(name);
         let home = groups.values().find_map(|group| {
             let machine = group.machines.iter().find(|m| m.as_str() == name)?;
-            Some((machine, &group.policy))
+            Some((machine, group))
         });
-        let Some((machine, policy)) = home else {
+        let Some((machine, group)) = home else {
             let names = groups.values().flat_map(|group| &group.machines);
             let hint = nearest(name, names.map(MachineName::as_str), "machines");
             fault(faults, &path, format!("{name} is in no group"), hint);
@@ -67,18 +74,20 @@ pub(super) fn read(
         if let Some(keys) = Section::new(value, &path, faults) {
             let given = keys.map;
             let named = named(given, &path, policies, faults);
-            let keys = named.map(|named| with_policy(given, &named));
+            let keys = named.as_ref().map(|named| with_policy(given, named));
             let keys = keys.as_ref().unwrap_or(given);
             let mut found = Vec::new();
-            let section = Section::of(keys, &path);
-            let policy_of_its_own = keys_of(section, policy, settings, &mut found);
+            let mut s = Section::of(keys, &path);
+            let terms = terms::of_both(&mut s, given, named.as_ref(), group.terms, &mut found);
+            let policy = keys_of(s, &group.policy, settings, &mut found);
             // What is wrong with a key of its policy is said of the policy.
             found.retain(|fault| {
                 read::is_of(fault, &path, given) || !read::is_of(fault, &path, keys)
             });
             faults.append(&mut found);
-            if policy_of_its_own != *policy {
-                own.insert(machine.clone(), policy_of_its_own);
+            own.1.insert(machine.clone(), terms);
+            if policy != group.policy {
+                own.0.insert(machine.clone(), policy);
             }
         }
     }

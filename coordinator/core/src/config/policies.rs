@@ -10,6 +10,7 @@ use super::{
     read::{policy, preset},
     section::{Faults, Section, fault},
     settings::Settings,
+    terms::terms,
 };
 use crate::policy::{Policy, Preset};
 
@@ -59,6 +60,8 @@ impl<'a> Policies<'a> {
             // Of presets only: a policy that builds on one that builds on it would have no end.
             let preset = preset(&mut keys, &Self::default(), faults);
             let policy = policy(&mut keys, preset, ANY_SIZE, settings, faults);
+            terms(&mut keys, settings.terms, faults);
+            keys.bool("fourEyes", faults);
             if !named.contains(name.as_str()) {
                 let (path, keys) = (path, keys.map);
                 alone.push(Alone { path, keys, policy });

@@ -15,11 +15,12 @@ use super::{
     schedules,
     section::{Faults, Section, Share, fault, nearest},
     settings::{Settings, settings_of},
-    traffic, waves,
+    terms, traffic, waves,
     windows::windows,
 };
 use crate::{
     policy::{ApprovalOf, Policy, Preset},
+    terms::Shortest,
     window,
 };
 
@@ -90,9 +91,10 @@ pub(super) fn document<'a>(
         }
     }
     let machines = top.get("updateMachines");
-    let own = machines
+    let (own, own_terms) = machines
         .map(|value| machines::read(value, &groups, &policies, &settings, faults))
         .unwrap_or_default();
+    let own_terms = terms::of_machines(&groups, own_terms, settings.terms);
     let schedules = top.get("schedules");
     let schedules = schedules
         .map(|value| schedules::schedules(value, &settings.timezone, faults))
@@ -112,11 +114,12 @@ pub(super) fn document<'a>(
         groups,
         own,
         max_parallel: settings.max_parallel,
-        times: settings.times,
+        terms: settings.terms,
+        shortest: Shortest::of(settings.terms, own_terms.values()),
+        own_terms,
+        no_progress: settings.no_progress,
         max_failures: settings.max_failures,
-        quarantine_after: settings.quarantine_after,
         quarantine_target_after: settings.quarantine_target_after,
-        alarms: settings.alarms,
         coordinators: settings.coordinators,
         four_eyes: settings.four_eyes,
         apart: settings.apart,
@@ -174,7 +177,7 @@ fn group(
 ) -> Option<GroupConfig> {
     let own = Section::new(value, path, faults)?.map;
     let named = own.get("updatePolicy").and_then(Value::as_str);
-    let named = named.and_then(|name| policies.0.get(name));
+    let named = named.and_then(|name| policies.0.get(name).copied());
     let keys = named.map_or_else(|| own.clone(), |policy| with_policy(own, policy));
     let mut s = Section::of(&keys, path);
     let all_faults = faults;
@@ -195,16 +198,23 @@ fn group(
         }
     };
     let mut policy = policy(&mut s, preset, machines.len(), settings, faults);
+    let four_eyes = s.bool("fourEyes", faults).unwrap_or(settings.four_eyes);
     policy.blue_green = traffic::blue_green(&mut s, faults);
     if policy.blue_green.is_some() {
         policy.canary = 0;
         policy.canary_percent = None;
     }
+    let terms = terms::of_both(&mut s, own, named, settings.terms, faults);
     s.finish(faults);
     // What is wrong with a key of its policy is said of the policy.
     faults.retain(|fault| is_of(fault, path, own) || !is_of(fault, path, &keys));
     all_faults.append(faults);
-    Some(GroupConfig { machines, policy })
+    Some(GroupConfig {
+        machines,
+        policy,
+        terms,
+        four_eyes,
+    })
 }
 
 /// Whether it is about one of these keys of what is at that path.

@@ -13,15 +13,13 @@ use super::{
     calendars,
     read::{SOME, number, rollback, timezone},
     section::{Faults, Section, Share, fault},
+    terms::terms,
 };
-use crate::{
-    alarm::Alarms,
-    calendar::Calendar,
-    policy::{self, Times},
-};
+use crate::{calendar::Calendar, policy, terms::Terms};
 
-/// A machine counts as offline no sooner: agents ask once a minute, and one answer may be lost.
-const OFFLINE_MIN: Duration = Duration::from_secs(120);
+/// Longer than the lease and the grace that machines have unless something else is said, so that the more exact
+/// reasons come first.
+const NO_PROGRESS: Duration = Duration::from_secs(3 * 3600);
 
 /// Defaults that groups take from `updateSettings`.
 pub(super) struct Settings {
@@ -32,11 +30,10 @@ pub(super) struct Settings {
     pub(super) stagger: Duration,
     pub(super) approval_expiry: Duration,
     pub(super) expected_duration: Duration,
-    pub(super) times: Times,
+    pub(super) terms: Terms,
+    pub(super) no_progress: Duration,
     pub(super) max_failures: Option<policy::Share>,
-    pub(super) quarantine_after: Option<u32>,
     pub(super) quarantine_target_after: Option<u32>,
-    pub(super) alarms: Alarms,
     pub(super) coordinators: Vec<MachineName>,
     pub(super) four_eyes: bool,
     pub(super) apart: BTreeMap<MachineName, BTreeSet<MachineName>>,
@@ -50,21 +47,7 @@ pub(super) struct Settings {
 
 /// Reads them, for a fleet of so many machines.
 pub(super) fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults) -> Settings {
-    let defaults = Times::default();
-    let times = Times {
-        lease: s.duration("leaseTime", faults).unwrap_or(defaults.lease),
-        grace: s.duration("graceTime", faults).unwrap_or(defaults.grace),
-        offline_after: s
-            .duration_from("offlineAfter", OFFLINE_MIN, faults)
-            .unwrap_or(defaults.offline_after),
-        catch_up: s.duration("catchUp", faults).unwrap_or(defaults.catch_up),
-        stage: s
-            .duration_from("stageTimeout", SOME, faults)
-            .unwrap_or(defaults.stage),
-        no_progress: s
-            .duration_from("noProgressAfter", SOME, faults)
-            .unwrap_or(defaults.no_progress),
-    };
+    let terms = terms(&mut s, Terms::default(), faults);
     let minutes = |n: u64| Duration::from_secs(n * 60);
     let calendars = calendars::read(&mut s, faults);
     let settings = Settings {
@@ -83,11 +66,14 @@ pub(super) fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults)
         expected_duration: s
             .duration("expectedDuration", faults)
             .unwrap_or(minutes(10)),
-        times,
+        terms,
+        no_progress: s
+            .duration_from("noProgressAfter", SOME, faults)
+            .unwrap_or(NO_PROGRESS),
         max_failures: s.share("maxFailures", faults),
-        quarantine_after: how_many(&mut s, "quarantineAfter", faults),
-        quarantine_target_after: how_many(&mut s, "quarantineTargetAfter", faults),
-        alarms: alarms(&mut s, faults),
+        // 0, or nothing: any number.
+        quarantine_target_after: number(&mut s, "quarantineTargetAfter", faults)
+            .filter(|times| *times > 0),
         coordinators: s.names("coordinators", faults).unwrap_or_default(),
         four_eyes: s.bool("fourEyes", faults).unwrap_or(false),
         apart: apart(&mut s, faults),
@@ -105,31 +91,6 @@ pub(super) fn settings_of(mut s: Section<'_>, fleet: usize, faults: &mut Faults)
     }
     s.finish(faults);
     settings
-}
-
-/// How many of something it takes; 0, or nothing: that never comes.
-fn how_many(s: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Option<u32> {
-    number(s, key, faults).filter(|times| *times > 0)
-}
-
-/// `alarms = { notUpdated = "720h"; notApplied = "168h"; }`; zero: never.
-fn alarms(settings: &mut Section<'_>, faults: &mut Faults) -> Alarms {
-    let defaults = Alarms::default();
-    let path = settings.path_of("alarms");
-    let value = settings.get("alarms");
-    let Some(mut s) = value.and_then(|value| Section::new(value, &path, faults)) else {
-        return defaults;
-    };
-    let alarms = Alarms {
-        not_updated: s
-            .duration("notUpdated", faults)
-            .unwrap_or(defaults.not_updated),
-        not_applied: s
-            .duration("notApplied", faults)
-            .unwrap_or(defaults.not_applied),
-    };
-    s.finish(faults);
-    alarms
 }
 
 /// `apart = [ [ "db-01" "db-02" ] ]`: each list names machines of which one may be away at a time.

@@ -413,10 +413,10 @@ fn what_was_in_force_once_is_read_as_it_was_whatever_the_rules_are_now() {
     old["updateGroups"]["dev"]["aKeyOfThen"] = json!(true);
     assert!(FleetConfig::parse(&old).is_err());
     let stored: FleetConfig = serde_json::from_value(old.clone()).expect("read");
-    assert_eq!(stored.times.offline_after, Duration::from_secs(60));
-    assert_eq!(stored.times.stage, Duration::ZERO);
-    assert_eq!(stored.times.no_progress, Duration::ZERO);
-    assert_eq!(stored.times.lease, Duration::from_secs(7));
+    assert_eq!(stored.terms.offline_after, Duration::from_secs(60));
+    assert_eq!(stored.terms.stage, Duration::ZERO);
+    assert_eq!(stored.no_progress, Duration::ZERO);
+    assert_eq!(stored.terms.lease, Duration::from_secs(7));
     assert_eq!(stored.max_parallel, 1);
     let dev = &stored.groups[&"dev".parse::<GroupName>().expect("name")].policy;
     assert_eq!(dev.max_parallel, 1);

@@ -43,6 +43,7 @@ impl Fleet {
                 }
                 self.index.find_gone(&self.facts);
                 self.index.find_lasting(&self.facts);
+                self.index.find_failing(&self.facts);
             }
             Change::Reported {
                 machine,
@@ -386,7 +387,8 @@ impl Fleet {
     /// Changes what is known of a machine, and since when what is to be told of it holds.
     fn with_machine(&mut self, name: &MachineName, change: impl FnOnce(&mut Machine)) {
         let known = self.facts.machines.entry(name.clone()).or_default();
-        self.index.no_longer_lasts(name, known);
+        let config = self.facts.config.as_deref();
+        self.index.no_longer_lasts(config, name, known);
         change(known);
         self.index.lasts(&self.facts, name);
     }

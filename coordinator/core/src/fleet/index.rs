@@ -9,6 +9,7 @@ use common::{GroupName, HealthState, LeaseId, MachineName, Timestamp};
 use super::Facts;
 use crate::{
     alarm::Alarm,
+    config::FleetConfig,
     machine::Machine,
     rollout::{Place, PlaceState, Rules},
 };
@@ -62,13 +63,13 @@ pub struct Index {
     pub open_places: BTreeMap<u64, usize>,
     /// Machines with a place in an unfinished rollout that have left the configuration since.
     pub gone: BTreeSet<MachineName>,
-    /// Machines whose last attempts failed, by how many there were on end.
-    pub failing: BTreeSet<(u32, MachineName)>,
+    /// Machines that failed on end as often as their terms take, and are not put aside yet.
+    pub failing_too_often: BTreeSet<MachineName>,
     /// Machines whose last update failed, by what that was to.
     pub failing_with: BTreeMap<String, BTreeSet<MachineName>>,
     /// The same targets, by how many machines they failed on.
     pub failing_targets: BTreeSet<(u32, String)>,
-    /// What holds of machines of the configuration and is still to be told, by since when.
+    /// What holds of machines of the configuration and is still to be told, by when that is.
     pub lasting: BTreeMap<Alarm, BTreeSet<(Timestamp, MachineName)>>,
 }
 
@@ -87,7 +88,7 @@ impl Index {
         }
         for (name, machine) in &facts.machines {
             index.judge(facts, name);
-            index.failing_as(name, 0, machine.failures_in_a_row);
+            index.look_whether_it_fails(facts, name);
             index.failing_with(name, None, machine.failed_with.as_deref());
         }
         for (number, rollout) in &facts.rollouts {
@@ -111,7 +112,7 @@ impl Index {
 
     /// What holds of the machine is to be told.
     pub(super) fn lasts(&mut self, facts: &Facts, name: &MachineName) {
-        let config = facts.config.as_ref();
+        let config = facts.config.as_deref();
         let Some(machine) = facts.machines.get(name) else {
             return;
         };
@@ -119,32 +120,48 @@ impl Index {
             return;
         }
         for alarm in Alarm::ALL {
-            if let Some(since) = machine.untold(alarm) {
+            if let Some(due) = due(config, name, machine, alarm) {
                 let lasting = self.lasting.entry(alarm).or_default();
-                lasting.insert((since, name.clone()));
+                lasting.insert((due, name.clone()));
             }
         }
     }
 
     /// What holds of the machine, as it is now, is not to be told any more.
-    pub(super) fn no_longer_lasts(&mut self, name: &MachineName, machine: &Machine) {
+    pub(super) fn no_longer_lasts(
+        &mut self,
+        config: Option<&FleetConfig>,
+        name: &MachineName,
+        machine: &Machine,
+    ) {
         for alarm in Alarm::ALL {
-            if let Some(since) = machine.untold(alarm)
+            if let Some(due) = due(config, name, machine, alarm)
                 && let Some(lasting) = self.lasting.get_mut(&alarm)
             {
-                lasting.remove(&(since, name.clone()));
+                lasting.remove(&(due, name.clone()));
             }
         }
         self.lasting.retain(|_, lasting| !lasting.is_empty());
     }
 
-    /// The machine has failed so often on end, and not as often as before.
-    pub(super) fn failing_as(&mut self, machine: &MachineName, before: u32, now: u32) {
-        if before > 0 {
-            self.failing.remove(&(before, machine.clone()));
+    /// Finds out anew who fails too often.
+    pub(super) fn find_failing(&mut self, facts: &Facts) {
+        self.failing_too_often.clear();
+        for name in facts.machines.keys() {
+            self.look_whether_it_fails(facts, name);
         }
-        if now > 0 {
-            self.failing.insert((now, machine.clone()));
+    }
+
+    /// Finds it out of one machine. Who is put aside already is not put aside again.
+    pub(super) fn look_whether_it_fails(&mut self, facts: &Facts, name: &MachineName) {
+        let failures = facts.machines.get(name).map(|m| m.failures_in_a_row);
+        let config = facts.config.as_ref();
+        let most = config.and_then(|config| config.terms_of(name).quarantine_after);
+        let too_often = failures.zip(most).is_some_and(|(now, most)| most <= now);
+        if too_often && !facts.quarantined.contains_key(name) {
+            self.failing_too_often.insert(name.clone());
+        } else {
+            self.failing_too_often.remove(name);
         }
     }
 
@@ -292,6 +309,18 @@ impl Index {
                 .insert(machine.clone());
         }
     }
+}
+
+/// When what holds of the machine is to be told, if that is so and it was not.
+fn due(
+    config: Option<&FleetConfig>,
+    name: &MachineName,
+    machine: &Machine,
+    alarm: Alarm,
+) -> Option<Timestamp> {
+    let since = machine.untold(alarm)?;
+    let after = config?.terms_of(name).alarms.after(alarm)?;
+    Some(since + after)
 }
 
 /// Where the machine's place is in this rollout.

@@ -38,6 +38,17 @@ fn consents(before: &Fleet, rollout: &RolloutId, group: &GroupName, at: Timestam
     asked.any(|g| long_enough(g) || told(g))
 }
 
+/// Whether somebody else than who began the rollout must approve this group, or one that shares its approval.
+fn takes_somebody_else(before: &Fleet, rollout: &RolloutId, group: &GroupName) -> bool {
+    let shares = |g: &RolloutGroup| g.policy.approval_of == ApprovalOf::Rollout;
+    let shared = group_of(before, rollout, group).is_some_and(shares);
+    let config = before.facts().config.as_ref();
+    let strict = |name| config.is_some_and(|config| config.needs_four_eyes(name));
+    let groups = before.rollout(rollout).into_iter().flat_map(|r| &r.groups);
+    let mut others = groups.filter(|g| shares(g) && g.approval.waits_since().is_some());
+    strict(group) || (shared && others.any(|g| strict(&g.name)))
+}
+
 /// Whether this fact may follow on this state; `None` when it may.
 pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
     let exists = match change {
@@ -54,8 +65,7 @@ pub fn follows(before: &Fleet, change: &Change) -> Option<Violation> {
         } => {
             let (by, comment, at) = (by.clone(), comment.clone(), *at);
             let own = before.rollout(rollout).is_some_and(|r| r.is_of(&by));
-            let config = before.facts().config.as_ref();
-            let own = own && config.is_some_and(|config| config.four_eyes);
+            let own = own && takes_somebody_else(before, rollout, group);
             let too_soon = by == THE_POLICY && !consents(before, rollout, group, at);
             let group = group_of(before, rollout, group);
             let step = ApprovalStep::Given { by, comment, at };
@@ -366,13 +376,14 @@ pub(super) fn aside(fleet: &Fleet, found: &mut Vec<Violation>) {
             violate(found, 2, text);
         }
     }
-    let config = fleet.facts().config.as_ref();
-    let after = config.and_then(|config| config.quarantine_after);
-    let Some(after) = after else {
+    let Some(config) = &fleet.facts().config else {
         return;
     };
     for (machine, known) in &fleet.facts().machines {
-        if known.failures_in_a_row >= after {
+        let after = || config.terms_of(machine).quarantine_after;
+        let too_often = || after().is_some_and(|after| known.failures_in_a_row >= after);
+        // Few fail, and everybody would have to be looked up.
+        if known.failures_in_a_row > 0 && too_often() && fleet.quarantine_of(machine).is_none() {
             let text = format!(
                 "{machine} failed {} times in a row",
                 known.failures_in_a_row
@@ -413,8 +424,10 @@ pub(super) fn told(fleet: &Fleet, found: &mut Vec<Violation>) {
         for alarm in Alarm::ALL {
             let since = known.since(alarm);
             let since = since.filter(|_| !known.told.contains(&alarm));
-            let after = config.alarms.after(alarm);
-            let due = since.and_then(|since| Some(since + after?));
+            let due = since.and_then(|since| {
+                let after = config.terms_of(name).alarms.after(alarm);
+                Some(since + after?)
+            });
             let late = due.is_some_and(|due| due <= now && due < deadline && now < deadline);
             // Few are late, and everybody would have to be looked up.
             if late && config.group_of.contains_key(name) {

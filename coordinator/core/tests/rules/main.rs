@@ -36,6 +36,7 @@ mod schedules_meet;
 mod sequence;
 mod staging;
 mod stop;
+mod terms;
 mod traffic;
 mod traffic_hooks;
 mod undo;

@@ -210,6 +210,9 @@ fn rollouts_that_go_on_under_rules_of_before_are_named() {
         ),
         // These hold at once.
         ("/updateSettings/leaseTime", json!("20m"), json!([])),
+        ("/updateGroups/web/catchUp", json!("2h"), json!([])),
+        ("/updateGroups/db/fourEyes", json!(true), json!([])),
+        ("/updateMachines/c/quarantineAfter", json!(2), json!([])),
         (
             "/updateSettings/calendars/freezes/dates",
             json!(["12-26"]),

@@ -19,7 +19,7 @@ use super::{
         oracle,
         world::{Body, World},
     },
-    Told, schedules,
+    Told, schedules, terms,
 };
 
 /// Decisions with changes after which what is recorded is held against itself.
@@ -98,12 +98,16 @@ impl World {
                 self.truth.approvals.check(mirror, change),
                 self.truth.gates.check(mirror, machines, self.now, change),
                 schedules::check(mirror, ask, change),
+                terms::wrong(mirror, fleet, change),
             ];
             for wrong in wrong.into_iter().flatten() {
                 self.violate(wrong);
             }
             self.truth.attempts += u64::from(is_attempt(change));
             self.coordinator.mirror.apply(change);
+        }
+        if let Some(wrong) = terms::waited_for_too_long(fleet) {
+            self.violate(wrong);
         }
         let now = self.coordinator_time();
         if let Some(wrong) = self.truth.promises.check_windows(fleet, now) {

@@ -122,7 +122,7 @@ impl Fleet {
         let id = lease.id;
         self.commit(draft, Change::LeaseGranted { lease, closure });
         self.moved(at.rollout, at.group, now);
-        self.extend(id, now + self.lease_term());
+        self.extend(id, now + self.lease_term(id));
         self.grant_of(id, now)
             .map_or(Directive::Wait(WaitReason::NoRollout), Directive::Proceed)
     }

@@ -169,10 +169,8 @@ impl Fleet {
         let Some(known) = self.facts.machines.get_mut(machine) else {
             return;
         };
-        let before = known.failures_in_a_row;
-        known.failures_in_a_row = times(before);
-        let now = known.failures_in_a_row;
-        self.index.failing_as(machine, before, now);
+        known.failures_in_a_row = times(known.failures_in_a_row);
+        self.index.look_whether_it_fails(&self.facts, machine);
     }
 
     /// What the machine's last update was to and failed with.
@@ -205,7 +203,8 @@ impl Fleet {
         self.fails(machine, |_| 0);
         self.fails_with(machine, None);
         if let Some(known) = self.facts.machines.remove(machine) {
-            self.index.no_longer_lasts(machine, &known);
+            let config = self.facts.config.as_deref();
+            self.index.no_longer_lasts(config, machine, &known);
         }
         self.index.judge(&self.facts, machine);
     }
