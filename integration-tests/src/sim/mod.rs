@@ -24,6 +24,7 @@ pub(crate) mod rng;
 mod run;
 pub mod scenario;
 mod setup;
+mod sides;
 mod times;
 mod traffic;
 mod traffic_hooks;

@@ -37,7 +37,7 @@ const FLAWS: [Flaw; 14] = [
 ];
 
 impl Chance {
-    fn order(&mut self, at: u64, command: Command) {
+    pub(super) fn order(&mut self, at: u64, command: Command) {
         let command = Box::new(command);
         self.event(at, Event::Operator { command });
     }
@@ -89,7 +89,7 @@ impl Chance {
             25..=29 => self.execute(world, fleet, Action::Reboot, now),
             43..=48 if unfinished.is_empty() => self.read_first(world, fleet, now),
             34..=37 => self.aside(world, fleet, now),
-            38..=49 if self.traffic(fleet, now) => {}
+            38..=49 if self.traffic(world, fleet, now) => {}
             _ if unfinished.is_empty() || self.rng.once_in(4) => self.release(world, fleet, now),
             _ => {}
         }
@@ -109,33 +109,6 @@ impl Chance {
             Command::SkipSchedule { schedule }
         };
         self.order(now, command);
-        true
-    }
-
-    /// Somebody moves the traffic of a group, or its balancer starts anew; false where there is none.
-    fn traffic(&mut self, fleet: &Fleet, now: u64) -> bool {
-        let config = fleet.facts().config.as_ref();
-        let groups = config.iter().flat_map(|config| &config.groups);
-        let sides: Vec<(String, [String; 2])> = groups
-            .filter_map(|(name, group)| {
-                let sides = group.policy.blue_green.as_ref()?;
-                let names = sides.sides.each_ref().map(|side| side.name.to_string());
-                Some((name.to_string(), names))
-            })
-            .collect();
-        let Some((group, names)) = self.rng.pick(&sides).cloned() else {
-            return false;
-        };
-        let to = match self.rng.below(4) {
-            0 => {
-                self.fault("balancer-starts-anew");
-                self.event(now, Event::BalancerStarts { group });
-                return true;
-            }
-            1 => None,
-            _ => self.rng.pick(&names).cloned(),
-        };
-        self.order(now, Command::MoveTraffic { group, to });
         true
     }
 
@@ -302,49 +275,6 @@ impl Chance {
         leaves
     }
 
-    /// The members of this group, if it has two sides, are divided anew: whoever was on a side mostly stays
-    /// there, and whoever was on none comes to the smaller one.
-    fn split_anew(&mut self, document: &mut Value, group: &str) {
-        let coordinators = document["updateSettings"]["coordinators"].clone();
-        let keys = &mut document["updateGroups"][group];
-        let members = keys["machines"].as_array().cloned().unwrap_or_default();
-        let Some(sides) = keys.pointer("/blueGreen/sides") else {
-            return;
-        };
-        let of = |side: &str| {
-            let side = sides[side].as_array().into_iter().flatten().cloned();
-            let stay = side.filter(|machine| members.contains(machine));
-            stay.collect::<Vec<Value>>()
-        };
-        let (mut blue, mut green) = (of("blue"), of("green"));
-        let joined = |machine: &&Value| !blue.contains(machine) && !green.contains(machine);
-        let joined: Vec<Value> = members.iter().filter(joined).cloned().collect();
-        for machine in joined {
-            let smaller = if blue.len() < green.len() {
-                &mut blue
-            } else {
-                &mut green
-            };
-            smaller.push(machine);
-        }
-        if self.rng.once_in(2) && blue.len() > 1 {
-            green.push(blue.swap_remove(self.rng.index(blue.len())));
-        } else if self.rng.once_in(2) && green.len() > 1 {
-            blue.push(green.swap_remove(self.rng.index(green.len())));
-        }
-        let runs_one = |machine: &Value| {
-            let mut coordinators = coordinators.as_array().into_iter().flatten();
-            coordinators.any(|one| one == machine)
-        };
-        if blue.is_empty() || green.is_empty() || members.iter().any(runs_one) {
-            if let Some(keys) = keys.as_object_mut() {
-                keys.remove("blueGreen");
-            }
-        } else {
-            keys["blueGreen"]["sides"] = json!({ "blue": blue, "green": green });
-        }
-    }
-
     fn execute(&mut self, world: &World, fleet: &Fleet, action: Action, now: u64) {
         let command = self.wish(world, fleet, action);
         if !self.rng.once_in(3) {
@@ -401,8 +331,16 @@ impl Chance {
         }
     }
 
-    /// A new system for everybody, which may be bad on some machines; then its rollout.
+    /// A new system for everybody; then its rollout.
     fn release(&mut self, world: &World, fleet: &Fleet, now: u64) {
+        self.prepare(world, now);
+        let later = now + self.rng.below(20 * MINUTE) + 1;
+        let command = self.wish(world, fleet, Action::Update);
+        self.order(later, command);
+    }
+
+    /// Everybody is to run a new system, which may be bad on some machines.
+    pub(super) fn prepare(&mut self, world: &World, now: u64) {
         self.systems += 1;
         let path = system(self.systems);
         let needs_reboot = self.rng.chance(self.rates.needs_reboot);
@@ -433,9 +371,6 @@ impl Chance {
         let targets = (0..world.machines.len()).map(|machine| (machine, path.clone()));
         let targets = targets.collect();
         self.order(now, Command::Prepare { targets });
-        let later = now + self.rng.below(20 * MINUTE) + 1;
-        let command = self.wish(world, fleet, Action::Update);
-        self.order(later, command);
     }
 
     /// After the faults: what runs badly is repaired, and whatever waits for people gets its
