@@ -33,6 +33,7 @@ mod returns;
 mod schedule_times;
 mod schedules;
 mod schedules_meet;
+mod schedules_refused;
 mod sequence;
 mod staging;
 mod stop;

@@ -1,10 +1,10 @@
-//! Schedules: begin, are missed, skipped, run by hand, and end; and what a configuration may say of them.
+//! Schedules: begin, are missed, skipped, run by hand, and end.
 
 use std::time::Duration;
 
 use common::{Declined, DeclinedKind, HealthState, OutcomeKind, Target, Timestamp};
 use coordinator_core::{
-    Change, FleetConfig, Reply, Request,
+    Change, Reply, Request,
     history::Entry,
     request::{Directive, OperatorRequest, Refusal},
     rollout::RolloutState,
@@ -36,7 +36,7 @@ pub(crate) fn update() -> Value {
     json!({ "cron": "0 2 * * *", "action": "update", "reason": "every night" })
 }
 
-fn health() -> Value {
+pub(crate) fn health() -> Value {
     json!({ "cron": "0 2 * * *", "action": "health-check" })
 }
 
@@ -507,88 +507,6 @@ fn other_times_begin_now_and_what_is_gone_is_forgotten() {
     assert!(world.fleet.facts().courses.is_empty());
     world.pass(hours(30));
     assert_eq!(world.fleet.facts().schedule_runs, 1);
-}
-
-#[test]
-fn what_a_schedule_may_not_say_is_refused_with_what_to_write() {
-    let table: [(Value, &str, &str); 13] = [
-        (
-            json!({ "cron": "0 0 30 2 *", "action": "update" }),
-            "cron",
-            "a day that exists",
-        ),
-        (
-            json!({ "cron": "0 2 * *", "action": "update" }),
-            "cron",
-            "minute, hour, day",
-        ),
-        (
-            json!({ "cron": 5, "action": "update" }),
-            "cron",
-            "in quotes",
-        ),
-        (json!({ "action": "update" }), "cron", "minute, hour, day"),
-        (json!({ "cron": "@daily" }), "action", "health-check"),
-        (
-            json!({ "cron": "@daily", "action": "reboot" }),
-            "action",
-            "health-check",
-        ),
-        (
-            json!({ "cron": "@daily", "action": "update", "groups": [] }),
-            "groups",
-            "leave it out",
-        ),
-        (
-            json!({ "cron": "@daily", "action": "update", "groups": ["devv"] }),
-            "groups[0]",
-            "\"dev\"?",
-        ),
-        (
-            json!({ "cron": "@hourly", "action": "update", "jitter": "60m" }),
-            "jitter",
-            "shorter",
-        ),
-        (
-            json!({ "cron": "@daily", "action": "update", "timezone": "Oslo" }),
-            "timezone",
-            "Europe/",
-        ),
-        (
-            json!({ "cron": "@daily", "action": "update", "source": {} }),
-            "source",
-            "keep the one",
-        ),
-        (
-            json!({ "cron": "@daily", "action": "health-check", "source": { "flake": "." } }),
-            "source",
-            "leave it out",
-        ),
-        (
-            json!({ "cron": "@daily", "action": "update", "jiter": 5 }),
-            "jiter",
-            "\"jitter\"?",
-        ),
-    ];
-    for (schedule, place, hint) in table {
-        let document = json!({
-            "updateGroups": { "dev": { "machines": ["a"] } },
-            "updateSettings": { "source": { "flake": "." } },
-            "schedules": { "nightly": schedule },
-        });
-        let faults = FleetConfig::parse(&document).expect_err(place).0;
-        let path = format!("schedules.nightly.{place}");
-        let found = faults.iter().find(|fault| fault.path == path);
-        let found = found.unwrap_or_else(|| panic!("{path}: {faults:#?}"));
-        assert!(found.hint.contains(hint), "{found}");
-    }
-    let nowhere = json!({
-        "updateGroups": { "dev": { "machines": ["a"] } },
-        "schedules": { "nightly": update(), "No": health() },
-    });
-    let faults = FleetConfig::parse(&nowhere).expect_err("no source").0;
-    let paths: Vec<&str> = faults.iter().map(|fault| fault.path.as_str()).collect();
-    assert_eq!(paths, ["schedules.No", "schedules.nightly.source"]);
 }
 
 #[test]
