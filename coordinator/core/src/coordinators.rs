@@ -155,9 +155,7 @@ impl Fleet {
             .filter(|other| *other != machine && self.is_down_for(machine, other, now))
             .cloned()
             .collect();
-        let minority = coordinators.len().saturating_sub(1) / 2;
-        // A coordinator that has no peers, or one, must be updated some day all the same.
-        let allowed = minority.max(1);
+        let allowed = self.coordinators_away();
         if machines.len() < allowed {
             return Ok(());
         }
@@ -165,7 +163,14 @@ impl Fleet {
         Err(WaitReason::Quorum { machines, allowed })
     }
 
-    fn coordinators(&self) -> &[MachineName] {
+    /// How many of those that run a coordinator may be away together. One that has no peers, or one peer, must
+    /// be updated some day all the same.
+    pub(crate) fn coordinators_away(&self) -> usize {
+        let minority = self.coordinators().len().saturating_sub(1) / 2;
+        minority.max(1)
+    }
+
+    pub(crate) fn coordinators(&self) -> &[MachineName] {
         let config = self.facts().config.as_ref();
         config.map_or(&[], |config| &config.coordinators)
     }

@@ -2,9 +2,9 @@
 //! done; which machines reboot and why; and what changes on them.
 //!
 //! The times are played through: by the limits of groups and fleet, dependencies, stagger, soak, gates, windows
-//! and calendars, and what each machine is expected to take. They hold if everybody is there, nobody fails,
-//! measurements and moves of traffic take no time, and people answer at once; machines that must not be away
-//! together, and what other rollouts take, are not looked at.
+//! and calendars, machines that must not be away together, and what each machine is expected to take. They hold
+//! if everybody is there, nobody fails, measurements and moves of traffic take no time, and people answer at once;
+//! what other rollouts take is not looked at.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -336,6 +336,10 @@ impl<'a> Play<'a> {
             let Some(machine) = to_go.pop_front() else {
                 break;
             };
+            if self.waits_for_others(&machine.name) {
+                held.push(machine);
+                continue;
+            }
             let policy = self.groups[index].group.policy_of(machine);
             let needs = self.fleet.needs(&machine.name, policy);
             match self.may_begin(index, machine.rules, policy, needs, at) {
@@ -357,6 +361,17 @@ impl<'a> Play<'a> {
             to_go.push_front(machine);
         }
         next
+    }
+
+    /// Whether it may not be away together with somebody who is: when one of them is back is looked at anyway.
+    fn waits_for_others(&self, machine: &MachineName) -> bool {
+        let is_away = |other: &&MachineName| self.away.iter().any(|(_, _, away)| away == *other);
+        if self.fleet.apart_from(machine).any(|other| is_away(&other)) {
+            return true;
+        }
+        let coordinators = self.fleet.coordinators();
+        coordinators.contains(machine)
+            && coordinators.iter().filter(is_away).count() >= self.fleet.coordinators_away()
     }
 
     /// Whether windows and calendars let it, or else when they do.

@@ -197,8 +197,14 @@ fn drawn() -> impl Strategy<Value = Drawn> {
     )
 }
 
-/// The configuration of these groups, with the first machine of one of them for the coordinator's.
-fn document(groups: &[Drawn], most: u32, stagger: u64, coordinator: Option<usize>) -> Value {
+/// The configuration of these groups, with the first machines of one of them, so many, for coordinators', and
+/// with these pairs apart.
+fn document(
+    groups: &[Drawn],
+    (most, stagger): (u32, u64),
+    coordinator: Option<(usize, usize)>,
+    apart: &[(usize, usize)],
+) -> Value {
     let mut analysis = Map::new();
     let mut all = Map::new();
     let mut fleet = 0;
@@ -238,15 +244,27 @@ fn document(groups: &[Drawn], most: u32, stagger: u64, coordinator: Option<usize
         all.insert(format!("g{index}"), group);
     }
     let most = usize::try_from(most).expect("small").min(fleet);
-    let coordinators: Vec<String> = coordinator
-        .iter()
-        .map(|group| format!("m{group}-0"))
+    let coordinators = coordinator.iter().flat_map(|(group, count)| {
+        let count = (*count).min(groups[*group].size);
+        (0..count).map(move |number| format!("m{group}-{number}"))
+    });
+    let coordinators: Vec<String> = coordinators.collect();
+    let names: Vec<&Value> = all.values().map(|group| &group["machines"]).collect();
+    let names: Vec<&Value> = names
+        .into_iter()
+        .filter_map(Value::as_array)
+        .flatten()
         .collect();
+    let apart = apart
+        .iter()
+        .map(|(one, other)| [names[one % fleet], names[other % fleet]]);
+    let apart: Vec<[&Value; 2]> = apart.filter(|[one, other]| one != other).collect();
     json!({
         "analysis": analysis,
         "updateGroups": all,
         "updateSettings": {
             "maxParallel": most, "staggerDelay": format!("{stagger}m"), "coordinators": coordinators,
+            "apart": apart,
         },
     })
 }
@@ -259,11 +277,12 @@ proptest! {
         groups in proptest::collection::vec(drawn(), 1..4),
         most in 1_u32..5,
         stagger in 0_u64..30,
-        coordinator in proptest::option::of(0_usize..3),
+        coordinator in proptest::option::of((0_usize..3, 1_usize..5)),
+        apart in proptest::collection::vec((0_usize..12, 0_usize..12), 0..3),
         immediate in any::<bool>(),
     ) {
-        let coordinator = coordinator.filter(|group| *group < groups.len());
-        let mut world = World::of(&document(&groups, most, stagger, coordinator));
+        let coordinator = coordinator.filter(|(group, _)| *group < groups.len());
+        let mut world = World::of(&document(&groups, (most, stagger), coordinator, &apart));
         let wish = Wish { immediate, ..wish(&[]) };
         let (plan, outlook) = seen(&world, &wish);
         let (turns, ended) = played(&mut world, &plan, &wish);
