@@ -6,7 +6,7 @@
 
 use common::{Gets, GroupName, MachineName, Timestamp, TrafficCall, TrafficOrder};
 
-use super::{Adapter, Move, Traffic, UP_WITHIN};
+use super::{Adapter, Move, Traffic, UP_WITHIN, moves::nobody_left};
 use crate::{decide::Draft, fleet::Fleet};
 
 /// How far a move has come.
@@ -124,9 +124,7 @@ impl Fleet {
         }
         let here = |machine: &&MachineName| self.group_of(machine).is_some();
         if !side.machines.iter().any(|machine| here(&machine)) {
-            // Nobody is to leave the traffic to nobody.
-            let (to, why) = (&side.name, "is in the configuration any more");
-            return Progress::Failed(format!("no machine of side {to} {why}"));
+            return Progress::Failed(nobody_left(&side.name));
         }
         for (side, gets) in steps {
             let order = moving.order(group, gets);

@@ -1,5 +1,7 @@
 //! Moves: who is to make which now, what their answers come to, what is attempted again, and what is given up.
 
+use std::borrow::Cow;
+
 use common::{
     GroupName, RolloutId, SideName, Timestamp,
     text::{DETAIL_MAX, tame_line},
@@ -160,7 +162,7 @@ impl Fleet {
     ) {
         let step = TrafficStep::Begun {
             to: to.clone(),
-            sides: Box::new(self.sides_for(group, to, frozen).clone()),
+            sides: Box::new(self.sides_for(group, to, frozen).into_owned()),
             rollout,
             by,
             at: now,
@@ -170,17 +172,28 @@ impl Fleet {
     }
 
     /// The sides with which the traffic would be moved: those of the configuration in force, if it still
-    /// has this one.
+    /// has this one, and else those of before without the machines that have left the fleet. A side may have
+    /// nobody then.
     pub(super) fn sides_for<'a>(
         &'a self,
         group: &GroupName,
         to: &SideName,
-        frozen: &'a BlueGreen,
-    ) -> &'a BlueGreen {
+        frozen: &BlueGreen,
+    ) -> Cow<'a, BlueGreen> {
         let present = self.sides_of(group);
-        present
-            .filter(|sides| sides.side(to).is_some())
-            .unwrap_or(frozen)
+        match present.filter(|sides| sides.side(to).is_some()) {
+            Some(present) => Cow::Borrowed(present),
+            None => Cow::Owned(self.without_leavers(frozen)),
+        }
+    }
+
+    fn without_leavers(&self, sides: &BlueGreen) -> BlueGreen {
+        let mut left = sides.clone();
+        for side in &mut left.sides {
+            side.machines
+                .retain(|machine| self.group_of(machine).is_some());
+        }
+        left
     }
 
     /// Groups with two sides that are others in this configuration.
@@ -207,10 +220,14 @@ impl Fleet {
     ) {
         for group in groups {
             let moving = self.traffic_of(group).and_then(|t| t.moving.clone());
-            let (Some(moving), Some(sides)) = (moving, self.sides_of(group).cloned()) else {
+            let Some(moving) = moving else {
                 continue;
             };
+            let present = self.sides_of(group).cloned();
+            let sides = present.unwrap_or_else(|| self.without_leavers(&moving.sides));
             let side = sides.side(&moving.to);
+            let nobody = side.is_some_and(|side| side.machines.is_empty());
+            let side = side.filter(|_| !nobody);
             let is_free = |side| self.not_ready(side, None, Care::Away, now).is_empty();
             let is_spoilt = |side| self.is_spoilt(&moving, group, side);
             if side.is_some_and(|side| is_free(side) && !is_spoilt(side)) {
@@ -219,7 +236,10 @@ impl Fleet {
                 continue;
             }
             if moving.failed.is_none() {
-                let error = "the sides of the group have been changed".to_owned();
+                let error = match nobody {
+                    true => nobody_left(&moving.to),
+                    false => "the sides of the group have been changed".to_owned(),
+                };
                 self.traffic_step(group, TrafficStep::Failed { error, at: now }, draft);
             }
             self.traffic_step(group, TrafficStep::GivenUp { at: now }, draft);
@@ -231,4 +251,9 @@ impl Fleet {
         let config = self.facts().config.as_ref()?;
         config.groups.get(group)?.policy.blue_green.as_deref()
     }
+}
+
+/// Nobody is to leave the traffic to nobody.
+pub(super) fn nobody_left(side: &SideName) -> String {
+    format!("no machine of side {side} is in the configuration any more")
 }

@@ -220,9 +220,13 @@ impl Fleet {
     ) -> Result<(), WaitReason> {
         let moving = self.traffic_of(&g.name).and_then(|t| t.moving.as_ref());
         let sides = self.sides_for(&g.name, &side.name, known);
-        let side = sides.side(&side.name).unwrap_or(side);
-        let mut machines = self.not_ready(side, wave, care, now);
-        let mut waits_for = side;
+        let present = sides.side(&side.name).unwrap_or(side);
+        let mut machines = match present.machines.is_empty() {
+            // Nobody would have the traffic.
+            true => side.machines.clone(),
+            false => self.not_ready(present, wave, care, now),
+        };
+        let mut waits_for = present;
         if machines.is_empty() && sides.adapter == Adapter::Hook {
             // Who is at work cannot be told to leave its traffic.
             waits_for = sides.other(&side.name);
@@ -261,10 +265,7 @@ impl Fleet {
         #[cfg(not(feature = "seeded-bugs"))]
         let careless = false;
         let care = if careless { Care::AtWork } else { Care::Ready };
-        let present = self.sides_for(&g.name, &side.name, sides).side(&side.name);
-        let not_as_it_is_to_be = self.not_updated(wave, present);
-        let spoilt = not_as_it_is_to_be.filter(|place| place.state.is_final());
-        let machines: Vec<MachineName> = spoilt.map(|place| place.machine.clone()).collect();
+        let machines = self.blocking(g, wave, (sides, side));
         let id = rollout_id(number);
         let (name, to) = (g.name.clone(), side.name.clone());
         if !machines.is_empty() && !careless {
@@ -282,6 +283,24 @@ impl Fleet {
             let by = (Some(id), format!("rollout {}", rollout.id));
             self.begin_move(&name, &to, &sides, by, now, draft);
         }
+    }
+
+    /// Those of the present wave who keep the traffic from following for good: they are not as the rollout wants
+    /// them and never will be, or all of the side have left.
+    fn blocking(
+        &self,
+        g: &RolloutGroup,
+        wave: &Wave,
+        (known, side): (&BlueGreen, &Side),
+    ) -> Vec<MachineName> {
+        let sides = self.sides_for(&g.name, &side.name, known);
+        let present = sides.side(&side.name);
+        if present.is_some_and(|present| present.machines.is_empty()) {
+            return side.machines.clone();
+        }
+        let not_as_it_is_to_be = self.not_updated(wave, present);
+        let spoilt = not_as_it_is_to_be.filter(|place| place.state.is_final());
+        spoilt.map(|place| place.machine.clone()).collect()
     }
 
     /// Whether the windows and calendars of the group let a rollout move its traffic to what it has updated: that
@@ -386,9 +405,11 @@ impl Fleet {
             return;
         }
         let now = self.hearsay().now;
-        let present = self.sides_for(group, &other.name, sides).side(&other.name);
-        let present = present.unwrap_or(other);
-        if !self.not_ready(present, None, Care::AtWork, now).is_empty() {
+        let present = self.sides_for(group, &other.name, sides);
+        let present = present.side(&other.name).unwrap_or(other);
+        if present.machines.is_empty()
+            || !self.not_ready(present, None, Care::AtWork, now).is_empty()
+        {
             return;
         }
         let (to, sides) = (other.name.clone(), sides.clone());
