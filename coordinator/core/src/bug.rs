@@ -113,6 +113,10 @@ pub enum Bug {
     OldAnswersCount,
     /// One machine that is at work for another rollout makes a schedule's run fail.
     BusyFailsRun,
+    /// A wave closes before it has soaked.
+    SoakCutShort,
+    /// What a rollout has brought where too much failed stays as it is.
+    NothingTakenBack,
     /// A run that was missed begins however late it has become.
     LateRunsBegin,
     /// Each look of a gate that compares may take chance for a change as often as all of them together.

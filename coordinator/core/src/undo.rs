@@ -71,6 +71,9 @@ impl Fleet {
             _ if !still_holds(rollout, &reason) => None,
             _ => self.plan(&wish).ok().filter(|plan| !plan.is_empty()),
         };
+        #[cfg(feature = "seeded-bugs")]
+        // BUG (seeded): there is never anything to take back.
+        let plan = plan.filter(|_| !self.has(crate::bug::Bug::NothingTakenBack));
         let begun = plan.and_then(|plan| self.begin(&plan, &wish, BY.into(), now, draft).ok());
         let change = match begun {
             None => Change::NothingToTakeBack { rollout: id },

@@ -81,6 +81,8 @@ impl SeededBug {
             Bug::BackToBad,
             Bug::OldAnswersCount,
             Bug::BusyFailsRun,
+            Bug::SoakCutShort,
+            Bug::NothingTakenBack,
             Bug::LateRunsBegin,
             Bug::EveryLookCounts,
             Bug::EventsIgnored,

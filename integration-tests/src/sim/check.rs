@@ -7,6 +7,7 @@ mod machine;
 mod promises;
 mod schedules;
 mod terms;
+mod waves;
 
 pub(crate) use coordinator::boot_of;
 

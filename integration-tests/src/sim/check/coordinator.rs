@@ -19,7 +19,7 @@ use super::{
         oracle,
         world::{Body, World},
     },
-    Told, schedules, terms,
+    Told, schedules, terms, waves,
 };
 
 /// Decisions with changes after which what is recorded is held against itself.
@@ -99,6 +99,7 @@ impl World {
                 self.truth.gates.check(mirror, machines, self.now, change),
                 schedules::check(mirror, ask, change),
                 terms::wrong(mirror, fleet, change),
+                waves::wrong(mirror, change, fleet.hearsay().now),
             ];
             for wrong in wrong.into_iter().flatten() {
                 self.violate(wrong);
