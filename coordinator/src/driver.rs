@@ -82,6 +82,8 @@ pub struct Driver {
     unresolved: watch::Sender<Vec<Unresolved>>,
     /// Traffic that is to be moved.
     moves: watch::Sender<Vec<Wanted>>,
+    /// Traffic that is to stay where it is.
+    kept: watch::Sender<Vec<Wanted>>,
     tellings: mpsc::Sender<Telling>,
     /// Where measurements are made; without it every one counts as lost.
     measurements: Option<mpsc::Sender<Measurement>>,
@@ -123,12 +125,13 @@ impl Driver {
         let revision = watch::Sender::new(0);
         let unresolved = watch::Sender::new(fleet.unresolved());
         let moves = watch::Sender::new(fleet.wanted_moves());
+        let kept = watch::Sender::new(fleet.kept_traffic());
         let handle = Handle::new(
             sender,
             identities.reader(),
             revision.subscribe(),
             unresolved.subscribe(),
-            moves.subscribe(),
+            (moves.subscribe(), kept.subscribe()),
         );
         let driver = Self {
             log: Log::new(&fleet),
@@ -143,6 +146,7 @@ impl Driver {
             revision,
             unresolved,
             moves,
+            kept,
             tellings,
             measurements: None,
         };
@@ -357,6 +361,14 @@ impl Driver {
         let traffic = |change: &Change| matches!(change, Change::Traffic { .. });
         if batch.changes.iter().any(traffic) {
             self.moves.send_replace(self.fleet.wanted_moves());
+        }
+        if !batch.changes.is_empty() {
+            let kept = self.fleet.kept_traffic();
+            self.kept.send_if_modified(|known| {
+                let other = *known != kept;
+                *known = kept;
+                other
+            });
         }
         let epoch = self.epoch();
         for machine in out.wake {

@@ -4,22 +4,29 @@
 
 pub mod haproxy;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use common::{GroupName, error_chain::Chain};
 use coordinator_core::{
     Request,
     traffic::{Answered, Side, UP_WITHIN, Wanted},
 };
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::sleep};
 
 use self::haproxy::{Backend, Limits, Placed};
 use crate::driver::Handle;
+
+/// From one look at traffic that is to stay where it is to the next.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
+
+/// The same where it could not be put back: somebody has to read why.
+const COMPLAIN_AGAIN: Duration = Duration::from_secs(60);
 
 /// Works until the driver ends.
 pub(crate) async fn run(handle: Handle) {
     let mut moves = handle.moves();
     let mut at_work: BTreeMap<GroupName, (Wanted, JoinHandle<()>)> = BTreeMap::new();
+    let mut keeping: BTreeMap<GroupName, JoinHandle<()>> = BTreeMap::new();
     loop {
         let wanted = moves.borrow_and_update().clone();
         // One that is not wanted any longer says nothing more before another one of its group begins.
@@ -32,21 +39,78 @@ pub(crate) async fn run(handle: Handle) {
         for (group, (known, task)) in std::mem::take(&mut at_work) {
             if wanted.contains(&known) {
                 at_work.insert(group, (known, task));
-            } else if let Err(error) = task.await
-                && error.is_panic()
-            {
-                tracing::error!(%group, "moving its traffic broke off: {error}");
+            } else {
+                ended(&group, task).await;
             }
         }
+        keep(&handle, &wanted, &mut keeping).await;
         for wanted in wanted {
             at_work.entry(wanted.group.clone()).or_insert_with(|| {
                 let task = tokio::spawn(perform(handle.clone(), wanted.clone()));
                 (wanted, task)
             });
         }
-        if moves.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = moves.changed() => if changed.is_err() {
+                return;
+            },
+            () = sleep(LOOK_AGAIN) => {}
         }
+    }
+}
+
+async fn ended(group: &GroupName, task: JoinHandle<()>) {
+    if let Err(error) = task.await
+        && error.is_panic()
+    {
+        tracing::error!(%group, "moving its traffic broke off: {error}");
+    }
+}
+
+/// Looks whether traffic that is to stay has stayed, except where a move is wanted: nothing is put back any more
+/// when that begins.
+async fn keep(
+    handle: &Handle,
+    wanted: &[Wanted],
+    keeping: &mut BTreeMap<GroupName, JoinHandle<()>>,
+) {
+    let kept = handle.kept_traffic();
+    let moves = |group: &GroupName| wanted.iter().any(|wanted| wanted.group == *group);
+    let stays = |group: &GroupName| kept.iter().any(|kept| kept.group == *group) && !moves(group);
+    for (group, task) in std::mem::take(keeping) {
+        if !stays(&group) {
+            task.abort();
+        } else if !task.is_finished() {
+            keeping.insert(group, task);
+            continue;
+        }
+        ended(&group, task).await;
+    }
+    for kept in kept {
+        if !moves(&kept.group) && !keeping.contains_key(&kept.group) {
+            let group = kept.group.clone();
+            keeping.insert(group, tokio::spawn(put_back(kept)));
+        }
+    }
+}
+
+/// Puts traffic back where it was if HAProxy has forgotten that, as it does when it is reloaded.
+async fn put_back(kept: Wanted) {
+    let Wanted { group, to, .. } = &kept;
+    match strayed(&kept).await {
+        Ok(None) => {}
+        Ok(Some(server)) => {
+            tracing::warn!(
+                %group,
+                "HAProxy does not keep the traffic of {group} on {to} ({server}), as after a reload; it is put \
+                 there again"
+            );
+            if let Err(error) = place(&kept).await {
+                tracing::warn!(%group, "the traffic of {group} is not back on {to}: {error}");
+                sleep(COMPLAIN_AGAIN).await;
+            }
+        }
+        Err(error) => tracing::debug!(%group, "its traffic cannot be looked at: {error}"),
     }
 }
 
@@ -63,31 +127,43 @@ async fn perform(handle: Handle, wanted: Wanted) {
     }
 }
 
-/// Puts the traffic where it is wanted; what is to be known about it, or why it is not there.
-async fn place(wanted: &Wanted) -> Result<String, String> {
+/// The servers that are to have the traffic, and those that are not to.
+fn servers(wanted: &Wanted) -> Result<(Vec<&str>, Vec<&str>), String> {
     let sides = &wanted.sides;
     let side = sides.side(&wanted.to);
     let side = side.ok_or_else(|| format!("there is no side {}", wanted.to))?;
-    let servers = |side: &'_ Side| -> Vec<String> {
-        let machines = side.machines.iter();
-        machines
-            .map(|machine| wanted.haproxy.server(machine).to_owned())
-            .collect()
-    };
-    let (into, out_of) = (servers(side), servers(sides.other(&side.name)));
-    let (into, out_of): (Vec<&str>, Vec<&str>) = (
-        into.iter().map(String::as_str).collect(),
-        out_of.iter().map(String::as_str).collect(),
-    );
-    let limits = Limits {
-        up: UP_WITHIN,
-        drain: sides.drain,
-    };
-    let backend = Backend {
+    let other = sides.other(&side.name);
+    Ok((servers_of(wanted, side), servers_of(wanted, other)))
+}
+
+fn servers_of<'a>(wanted: &'a Wanted, side: &'a Side) -> Vec<&'a str> {
+    let machines = side.machines.iter();
+    machines
+        .map(|machine| wanted.haproxy.server(machine))
+        .collect()
+}
+
+fn backend(wanted: &Wanted) -> Backend<'_> {
+    Backend {
         at: &wanted.haproxy.at,
         name: &wanted.haproxy.backend,
+    }
+}
+
+async fn strayed(kept: &Wanted) -> Result<Option<String>, String> {
+    let (into, out_of) = servers(kept)?;
+    let strayed = backend(kept).strayed(&into, &out_of).await;
+    strayed.map_err(|error| Chain(&error).to_string())
+}
+
+/// Puts the traffic where it is wanted; what is to be known about it, or why it is not there.
+async fn place(wanted: &Wanted) -> Result<String, String> {
+    let (into, out_of) = servers(wanted)?;
+    let limits = Limits {
+        up: UP_WITHIN,
+        drain: wanted.sides.drain,
     };
-    let placed = backend.place(&into, &out_of, limits).await;
+    let placed = backend(wanted).place(&into, &out_of, limits).await;
     let placed = placed.map_err(|error| Chain(&error).to_string())?;
     Ok(said(&placed))
 }

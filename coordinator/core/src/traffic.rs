@@ -352,7 +352,7 @@ pub struct Wanted {
     pub group: GroupName,
     /// Number of the move.
     pub number: u64,
-    /// Which attempt.
+    /// Which attempt; 0 where it is only to stay.
     pub attempt: u32,
     /// Where to.
     pub to: SideName,

@@ -80,6 +80,7 @@ pub struct Handle {
     revision: watch::Receiver<u64>,
     unresolved: watch::Receiver<Vec<Unresolved>>,
     moves: watch::Receiver<Vec<Wanted>>,
+    kept: watch::Receiver<Vec<Wanted>>,
 }
 
 impl Handle {
@@ -88,7 +89,7 @@ impl Handle {
         identities: Identities,
         revision: watch::Receiver<u64>,
         unresolved: watch::Receiver<Vec<Unresolved>>,
-        moves: watch::Receiver<Vec<Wanted>>,
+        (moves, kept): (watch::Receiver<Vec<Wanted>>, watch::Receiver<Vec<Wanted>>),
     ) -> Self {
         Self {
             queue,
@@ -96,6 +97,7 @@ impl Handle {
             revision,
             unresolved,
             moves,
+            kept,
         }
     }
 
@@ -170,6 +172,11 @@ impl Handle {
     /// Traffic that is to be moved; each move is durable.
     pub fn moves(&self) -> watch::Receiver<Vec<Wanted>> {
         self.moves.clone()
+    }
+
+    /// Traffic that is to stay where it is, at this moment.
+    pub fn kept_traffic(&self) -> Vec<Wanted> {
+        self.kept.borrow().clone()
     }
 
     /// Lets the driver finish what it was asked before, and end.

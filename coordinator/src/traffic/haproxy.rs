@@ -164,20 +164,35 @@ impl Backend<'_> {
         Ok(placed)
     }
 
-    /// Whether it is as it was to be: somebody else may have had another wish meanwhile.
-    async fn verify(&self, into: &[&str], out_of: &[&str]) -> Result<(), HaproxyError> {
+    /// A server that is in and is to be out, or the other way round, if there is one.
+    ///
+    /// # Errors
+    /// When HAProxy cannot be asked, or one of the servers is not there.
+    pub async fn strayed(
+        &self,
+        into: &[&str],
+        out_of: &[&str],
+    ) -> Result<Option<String>, HaproxyError> {
         let servers = self.servers().await?;
         for (wanted, servers_of_it) in [(true, into), (false, out_of)] {
             for server in servers_of_it {
                 if self.find(&servers, server)?.is_in() != wanted {
-                    return Err(HaproxyError::Overruled {
-                        backend: self.name.to_owned(),
-                        server: (*server).to_owned(),
-                    });
+                    return Ok(Some((*server).to_owned()));
                 }
             }
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Whether it is as it was to be: somebody else may have had another wish meanwhile.
+    async fn verify(&self, into: &[&str], out_of: &[&str]) -> Result<(), HaproxyError> {
+        match self.strayed(into, out_of).await? {
+            None => Ok(()),
+            Some(server) => Err(HaproxyError::Overruled {
+                backend: self.name.to_owned(),
+                server,
+            }),
+        }
     }
 
     /// Every server of the backend, by name.

@@ -39,6 +39,34 @@ impl Fleet {
         wanted.collect()
     }
 
+    /// Where traffic is to stay that the coordinator itself moves: of groups of which a rollout is not finished,
+    /// and that counts on it. What moves it may forget that by itself, as HAProxy does when it is reloaded.
+    pub fn kept_traffic(&self) -> Vec<Wanted> {
+        let traffic = self.facts().traffic.iter();
+        let settled = traffic.filter(|(_, traffic)| traffic.settled && traffic.moving.is_none());
+        let kept = settled.filter_map(|(group, traffic)| {
+            let sides = self.sides_of(group)?;
+            let to = traffic.on.as_ref().filter(|on| sides.side(on).is_some())?;
+            let Adapter::Haproxy(haproxy) = &sides.adapter else {
+                return None;
+            };
+            let mut unfinished = self.index().unfinished.iter();
+            let counts_on_it = unfinished.any(|number| {
+                let part = self.facts().rollouts[number].group(group);
+                part.is_some_and(|part| part.finished_at.is_none())
+            });
+            counts_on_it.then(|| Wanted {
+                group: group.clone(),
+                number: traffic.moves,
+                attempt: 0,
+                to: to.clone(),
+                sides: Box::new(sides.clone()),
+                haproxy: haproxy.clone(),
+            })
+        });
+        kept.collect()
+    }
+
     /// When the clock alone changes something about a move.
     pub(crate) fn traffic_deadline(&self, now: Timestamp) -> Option<Timestamp> {
         let traffic = self.facts().traffic.values();

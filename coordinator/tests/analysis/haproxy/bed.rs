@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -59,7 +60,7 @@ pub(crate) struct Bed {
     process: Child,
     addresses: BTreeMap<&'static str, SocketAddr>,
     serving: BTreeMap<&'static str, JoinSet<()>>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Bed {
@@ -104,29 +105,27 @@ impl Bed {
         let mut bed = Self {
             at: At::Socket(socket.display().to_string()),
             front,
-            process: Command::new("haproxy")
-                .arg("-f")
-                .arg(&file)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("haproxy, of the package of that name"),
+            process: haproxy(directory.path()),
             addresses,
             serving: BTreeMap::new(),
-            _directory: directory,
+            directory,
         };
         for server in ["blue-1", "blue-2", "green-1", "green-2"] {
             bed.serve(server);
         }
+        bed.answers().await;
+        bed
+    }
+
+    async fn answers(&self) {
         let answers = async {
-            while get(front, "/").await.is_err() {
+            while get(self.front, "/").await.is_err() {
                 sleep(Duration::from_millis(50)).await;
             }
         };
         timeout(Duration::from_secs(10), answers)
             .await
             .expect("HAProxy answers");
-        bed
     }
 
     /// A backend is there, and says its name.
@@ -158,11 +157,28 @@ impl Bed {
         assert_eq!(answer.trim(), "", "{command}");
     }
 
+    /// HAProxy begins anew from its file, as with a reload: what it was told is forgotten.
+    pub(crate) async fn begin_anew(&mut self) {
+        self.end();
+        self.process = haproxy(self.directory.path());
+        self.answers().await;
+    }
+
     /// HAProxy is gone.
     pub(crate) fn end(&mut self) {
         self.process.kill().expect("it runs");
         self.process.wait().expect("it ends");
     }
+}
+
+fn haproxy(directory: &Path) -> Child {
+    Command::new("haproxy")
+        .arg("-f")
+        .arg(directory.join("haproxy.cfg"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("haproxy, of the package of that name")
 }
 
 impl Drop for Bed {

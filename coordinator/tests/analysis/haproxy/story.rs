@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use coordinator::traffic::haproxy::Backend;
 use coordinator_core::traffic::At;
 use lab_proto::{
     agent::{
@@ -20,6 +21,7 @@ use tonic::{Code, transport::Channel};
 use super::{
     BLUE, GREEN,
     bed::{Bed as Haproxy, Load},
+    in_and_up,
 };
 use crate::comparison::bed::{Bed, NEW, OLD, poll, report, staged};
 
@@ -280,5 +282,31 @@ async fn the_way_back_is_there_in_the_middle_of_a_rollout_and_for_whoever_may() 
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(error.contains("HAProxy cannot be reached"), "{error}");
+    story.bed.server.stop().await.expect("a calm end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_haproxy_that_forgets_in_the_middle_of_a_rollout_is_told_again() {
+    let mut story = Story::begin().await;
+    let begun = story.bed.admin.execute(ExecuteRequest::default()).await;
+    begun.expect("begun");
+    story.settles_alone_on("blue").await;
+    let at = story.haproxy.at.clone();
+    let backend = Backend {
+        at: &at,
+        name: "web",
+    };
+    story.haproxy.begin_anew().await;
+    // Both sides have traffic again, which is put right.
+    for left in (0..200).rev() {
+        let (is_in, _) = in_and_up(backend).await;
+        if is_in == BLUE {
+            break;
+        }
+        assert!(left > 0, "{is_in:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // And nobody is at odds about it: the rollout goes on.
+    story.ends().await;
     story.bed.server.stop().await.expect("a calm end");
 }
