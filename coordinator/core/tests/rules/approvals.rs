@@ -171,6 +171,75 @@ fn an_answer_that_never_comes_is_refused() {
     }
 }
 
+/// The faults of a configuration in which silence is consent for one group.
+fn where_silence_is_consent(fleet: &Value, policy: &Value, group: &Value) -> Vec<String> {
+    let document = json!({
+        "updateGroups": { "db": {
+            "machines": ["a"], "updatePolicy": "asks", "fourEyes": group,
+        } },
+        "updatePolicies": { "asks": {
+            "updatePolicy": "manual-approval", "autoApproveAfter": "2h", "fourEyes": policy,
+        } },
+        "updateSettings": { "fourEyes": fleet },
+    });
+    assert!(
+        serde_json::from_value::<FleetConfig>(document.clone()).is_ok(),
+        "one that was in force already is read"
+    );
+    let faults = FleetConfig::parse(&document).err();
+    let faults = faults.into_iter().flat_map(|faults| faults.0);
+    faults.map(|fault| fault.to_string()).collect()
+}
+
+#[test]
+fn silence_is_no_second_pair_of_eyes() {
+    let (yes, no, unsaid) = (json!(true), json!(false), json!(null));
+    for (fleet, policy, group, where_from) in [
+        (&yes, &unsaid, &unsaid, "updateSettings.fourEyes"),
+        (&no, &yes, &unsaid, "updatePolicies.asks.fourEyes"),
+        (&no, &no, &yes, "updateGroups.db.fourEyes"),
+    ] {
+        let faults = where_silence_is_consent(fleet, policy, group);
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        for says in [
+            "updateGroups.db.autoApproveAfter",
+            where_from,
+            "nobody would have looked",
+        ] {
+            assert!(faults[0].contains(says), "{says}: {faults:?}");
+        }
+    }
+    for (fleet, policy, group) in [
+        (&yes, &yes, &no),
+        (&yes, &no, &unsaid),
+        (&no, &unsaid, &unsaid),
+    ] {
+        let faults = where_silence_is_consent(fleet, policy, group);
+        assert_eq!(faults, [""; 0]);
+    }
+}
+
+#[test]
+fn a_policy_that_no_group_names_says_that_too() {
+    let policy = |four_eyes: Value| {
+        let keys = json!({
+            "updatePolicy": "manual-approval", "autoApproveAfter": "2h", "fourEyes": four_eyes,
+        });
+        let document = json!({
+            "updateGroups": { "db": { "machines": ["a"] } },
+            "updatePolicies": { "asks": keys },
+            "updateSettings": { "fourEyes": true },
+        });
+        FleetConfig::parse(&document)
+            .err()
+            .map(|faults| faults.0[0].path.clone())
+    };
+    let at = "updatePolicies.asks.autoApproveAfter".to_owned();
+    assert_eq!(policy(json!(true)), Some(at));
+    // Groups that name it may say otherwise than the fleet.
+    assert_eq!(policy(json!(null)), None);
+}
+
 /// Three machines in waves of one, each of which is asked for.
 fn by_waves() -> World {
     let group = json!({
