@@ -2,6 +2,7 @@
 //! of rollout, group, wave and place (a machine's part in it). What may follow what is in
 //! `transition.rs`.
 
+mod end;
 mod pause;
 mod place;
 
@@ -13,6 +14,7 @@ use crate::{
     policy::{ApprovalOf, Policy},
 };
 
+pub(crate) use end::NOT_REACHED;
 pub use pause::PauseReason;
 pub use place::{Place, PlaceState, RETURNS_MAX, Rules};
 

@@ -5,6 +5,8 @@
 mod change;
 mod words;
 
+pub(crate) use words::list;
+
 use std::time::Duration;
 
 use common::{GroupName, MachineName, RolloutId, SideName, Timestamp};

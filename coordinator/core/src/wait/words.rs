@@ -8,7 +8,7 @@ use super::WaitReason;
 use crate::window::clock;
 
 /// `a, b and 3 more`.
-fn list<T: fmt::Display>(items: &[T]) -> String {
+pub(crate) fn list<T: fmt::Display>(items: &[T]) -> String {
     const SHOWN: usize = 4;
     let mut text = items
         .iter()
