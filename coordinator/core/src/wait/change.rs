@@ -221,6 +221,11 @@ impl WaitReason {
     pub fn hint(&self, whom: Whom<'_>) -> Option<String> {
         match self {
             Self::Stopped { .. } => Some("lab resume --reason …".to_owned()),
+            Self::Paused {
+                rollout,
+                asks_again: true,
+                ..
+            } => Some(format!("lab update resume {rollout}, which asks again")),
             Self::Paused { rollout, .. } => Some(format!("lab update resume {rollout}")),
             Self::NoRollout => whom.choose("lab update execute"),
             Self::NoTarget => whom.choose("lab update prepare"),

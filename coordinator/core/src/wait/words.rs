@@ -4,7 +4,7 @@ use std::fmt;
 
 use common::time::span;
 
-use super::WaitReason;
+use super::{FourEyes, WaitReason};
 use crate::window::clock;
 
 /// `a, b and 3 more`.
@@ -22,11 +22,20 @@ pub(crate) fn list<T: fmt::Display>(items: &[T]) -> String {
     text
 }
 
+impl fmt::Display for FourEyes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { author, path } = self;
+        write!(f, "by somebody other than {author} ({path})")
+    }
+}
+
 impl fmt::Display for WaitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stopped { by, reason } => write!(f, "emergency stop by {by}: {reason}"),
-            Self::Paused { rollout, reason } => write!(f, "rollout {rollout} is paused: {reason}"),
+            Self::Paused {
+                rollout, reason, ..
+            } => write!(f, "rollout {rollout} is paused: {reason}"),
             Self::NoRollout => f.write_str("no rollout has work for this machine"),
             Self::UpToDate => f.write_str("already runs its target"),
             Self::MovedOn { rollout } => {
@@ -101,7 +110,15 @@ impl fmt::Display for WaitReason {
                 let until = clock(*until, zone);
                 write!(f, "time must pass after group {group}, until {until}")
             }
-            Self::Approval { group, .. } => write!(f, "group {group} waits for approval"),
+            Self::Approval {
+                group, four_eyes, ..
+            } => {
+                write!(f, "group {group} waits for approval")?;
+                match four_eyes {
+                    Some(others) => write!(f, " {others}"),
+                    None => Ok(()),
+                }
+            }
             Self::Held { group, wave, .. } => write!(
                 f,
                 "wave {wave} of group {group} is done, and somebody must let the next one go"

@@ -7,6 +7,7 @@ use coordinator_core::{
     identity::{Actor, Role},
     request::{OperatorRequest, Refusal},
     rollout::{Approval, PauseReason, RolloutGroup, RolloutState},
+    wait::Whom,
 };
 use serde_json::{Value, json};
 
@@ -325,6 +326,65 @@ fn what_is_no_scope_of_an_approval_is_refused() {
         let document = json!({ "updateGroups": { "db": group } });
         let faults = FleetConfig::parse(&document).expect_err("refused");
         assert_eq!(faults.0[0].path, "updateGroups.db.requireApproval");
+    }
+}
+
+#[test]
+fn whoever_is_asked_is_told_that_somebody_else_than_the_author_must_answer() {
+    let mut world = world(json!({}), json!({ "fourEyes": true }));
+    world.execute();
+    let others = "by somebody other than ada (updateSettings.fourEyes)";
+    let text = format!("`lab update approve r1 --group=db`, {others}");
+    assert_eq!(asked(&mut world), said("db", &text));
+    let waits = world.wait("a").to_string();
+    assert_eq!(waits, format!("group db waits for approval {others}"));
+}
+
+#[test]
+fn of_a_schedule_the_author_is_who_ran_it_and_at_its_time_nobody() {
+    let waits = |by_hand| ran(true, by_hand).wait("a").to_string();
+    let others = "by somebody other than ada (updateSettings.fourEyes)";
+    assert_eq!(waits(true), format!("group db waits for approval {others}"));
+    assert_eq!(waits(false), "group db waits for approval");
+}
+
+#[test]
+fn one_answer_for_several_groups_is_somebody_elses_when_one_of_them_wants_that() {
+    let group = |machine: &str, four_eyes: bool| json!({ "machines": [machine], "requireApproval": "rollout", "fourEyes": four_eyes });
+    let groups = json!({ "app": group("a", false), "web": group("b", true) });
+    let mut world = World::new(groups, json!({}));
+    world.execute();
+    let waits = world.wait("a").to_string();
+    assert!(
+        waits.contains("other than ada (updateGroups.web.fourEyes)"),
+        "{waits}"
+    );
+}
+
+#[test]
+fn resuming_after_a_no_or_no_answer_only_asks_again() {
+    let mut rejected = world(json!({}), json!({}));
+    rejected.execute();
+    assert_eq!(answer(&mut rejected, "ada", true), None);
+    let mut expired = world(json!({ "approvalExpiry": "3h" }), json!({}));
+    expired.execute();
+    expired.pass(minutes(181));
+    for mut world in [rejected, expired] {
+        let reason = world.wait("a");
+        let hint = reason.hint(Whom::default());
+        assert_eq!(
+            hint.as_deref(),
+            Some("lab update resume r1, which asks again")
+        );
+        let rollout = "r1".parse().expect("a name");
+        let RolloutState::Paused(pause) = world.state(&rollout) else {
+            panic!("not paused");
+        };
+        let way_out = pause.way_out(&rollout);
+        assert!(
+            way_out.contains("`lab update resume r1` asks again"),
+            "{way_out}"
+        );
     }
 }
 
