@@ -377,7 +377,7 @@ impl crate::Fleet {
         };
         match opens_at {
             Some(at) => format!("{left} still to go; they can at {}", clock(at, zone)),
-            None => format!("{left} still to go, and no window is ever long enough"),
+            None => format!("{left} still to go, and no window within two years is long enough"),
         }
     }
 

@@ -131,7 +131,7 @@ impl fmt::Display for WaitReason {
                 write!(f, "the maintenance window opens at {opens_at}")
             }
             Self::WindowClosed { opens_at: None, .. } => {
-                f.write_str("the maintenance window never opens for long enough")
+                f.write_str("the maintenance window does not open for long enough within two years")
             }
             Self::Frozen {
                 calendar,
@@ -143,7 +143,7 @@ impl fmt::Display for WaitReason {
                 write!(f, "frozen by {entry} in calendar {calendar}; ")?;
                 match opens_at {
                     Some(at) => write!(f, "it can go at {}", clock(*at, zone)),
-                    None => f.write_str("no time is left for it"),
+                    None => f.write_str("within two years no time is left for it"),
                 }
             }
             Self::WindowTooShort {
@@ -161,7 +161,7 @@ impl fmt::Display for WaitReason {
                 )?;
                 match opens_at {
                     Some(at) => write!(f, "the next one opens at {}", clock(*at, zone)),
-                    None => f.write_str("no window is long enough"),
+                    None => f.write_str("within two years no window is long enough"),
                 }
             }
             Self::WaveNotOpen { wave, open, .. } if wave == open => {
