@@ -1,14 +1,68 @@
 //! Changing one key of the configuration document, and telling two documents apart.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Exit, LabError};
 
-/// Where settings live that belong to no group.
+/// Where settings live that belong to nobody.
 const SETTINGS: &str = "updateSettings";
 
-/// Where groups live.
-const GROUPS: &str = "updateGroups";
+/// Whose keys, where they are not the settings.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// A group's.
+    Group(&'a str),
+    /// A machine's own.
+    Machine(&'a str),
+    /// Those of a policy of the document; presets have none.
+    Policy(&'a str),
+}
+
+impl<'a> Place<'a> {
+    fn name(self) -> &'a str {
+        match self {
+            Self::Group(name) | Self::Machine(name) | Self::Policy(name) => name,
+        }
+    }
+
+    /// The section of the document that has it.
+    fn section(self) -> &'static str {
+        match self {
+            Self::Group(_) => "updateGroups",
+            Self::Machine(_) => "updateMachines",
+            Self::Policy(_) => "updatePolicies",
+        }
+    }
+
+    /// It is not there; what is there instead?
+    fn missing(self, known: Option<&Map<String, Value>>) -> LabError {
+        let known: Vec<&str> = known
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let (what, those) = match self {
+            Self::Group(name) => (format!("there is no group {name:?}"), "the groups are"),
+            Self::Policy(name) => (format!("there is no policy {name:?}"), "the policies are"),
+            Self::Machine(name) => (
+                format!("the machine {name:?} has no keys of its own"),
+                "machines that have some are",
+            ),
+        };
+        let error = LabError::new(Exit::NotFound, what);
+        match (self, known.is_empty()) {
+            (_, false) => error.hint(format!("{those}: {}", known.join(", "))),
+            (Self::Group(_), true) => error
+                .hint("import a configuration first: lab update-config import update-config.nix"),
+            (Self::Policy(_), true) => error.hint(
+                "import a configuration that has it: lab update-config import update-config.nix",
+            ),
+            (Self::Machine(name), true) => error.hint(format!(
+                "lab update-config set --machine={name} --key=KEY --value=VALUE"
+            )),
+        }
+    }
+}
 
 /// A key that differs between two documents.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -26,79 +80,84 @@ pub fn value(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
 }
 
-/// Sets `key` (dots go deeper) of a group or of the settings.
+/// Sets `key` (dots go deeper) there, or else in the settings.
 pub fn set(
     document: &mut Value,
-    group: Option<&str>,
+    place: Option<Place<'_>>,
     key: &str,
     value: Value,
 ) -> Result<(), LabError> {
     let (parents, last) = split(key)?;
-    let mut place = section(document, group)?;
+    let mut keys = keys_of(document, place)?;
     for parent in parents {
-        let child = place
-            .entry(parent)
-            .or_insert_with(|| Value::Object(Map::new()));
-        place = child
+        let child = child(keys, parent);
+        keys = child
             .as_object_mut()
             .ok_or_else(|| LabError::usage(format!("{parent:?} is not a set of keys")).at(key))?;
     }
-    place.insert(last.to_owned(), value);
+    keys.insert(last.to_owned(), value);
     Ok(())
 }
 
-/// Removes `key` of a group or of the settings.
-pub fn unset(document: &mut Value, group: Option<&str>, key: &str) -> Result<(), LabError> {
+/// Removes `key` there, or else of the settings. A machine that is left without keys is not named any more.
+pub fn unset(document: &mut Value, place: Option<Place<'_>>, key: &str) -> Result<(), LabError> {
     let (parents, last) = split(key)?;
     let missing = || LabError::new(Exit::NotFound, format!("the key {key:?} is not set"));
-    let mut place = section(document, group)?;
+    let mut keys = keys_of(document, place)?;
     for parent in parents {
-        let child = place.get_mut(parent).and_then(Value::as_object_mut);
-        place = child.ok_or_else(missing)?;
+        let child = keys.get_mut(parent).and_then(Value::as_object_mut);
+        keys = child.ok_or_else(missing)?;
     }
-    place.remove(last).map(|_| ()).ok_or_else(missing)
+    keys.remove(last).ok_or_else(missing)?;
+    if let Some(place @ Place::Machine(name)) = place
+        && let Some(machines) = document
+            .get_mut(place.section())
+            .and_then(Value::as_object_mut)
+    {
+        machines.retain(|machine, keys| machine != name || keys != &json!({}));
+    }
+    Ok(())
 }
 
-/// The part of the document that belongs to one group.
-pub fn group<'a>(document: &'a Value, name: &str) -> Result<&'a Value, LabError> {
-    let groups = document.get(GROUPS).and_then(Value::as_object);
-    let found = groups.and_then(|groups| groups.get(name));
-    found.ok_or_else(|| no_group(name, groups))
+/// The part of the document that is there.
+pub fn part<'a>(document: &'a Value, place: Place<'_>) -> Result<&'a Value, LabError> {
+    let section = document.get(place.section()).and_then(Value::as_object);
+    let found = section.and_then(|section| section.get(place.name()));
+    found.ok_or_else(|| place.missing(section))
 }
 
-fn section<'a>(
+fn keys_of<'a>(
     document: &'a mut Value,
-    group: Option<&str>,
+    place: Option<Place<'_>>,
 ) -> Result<&'a mut Map<String, Value>, LabError> {
     let odd = || LabError::usage("the configuration in force is not a set of keys");
     let whole = document.as_object_mut().ok_or_else(odd)?;
-    let Some(name) = group else {
-        let settings = whole
-            .entry(SETTINGS)
-            .or_insert_with(|| Value::Object(Map::new()));
-        return settings.as_object_mut().ok_or_else(odd);
+    let Some(place) = place else {
+        return child(whole, SETTINGS).as_object_mut().ok_or_else(odd);
     };
-    let groups = whole.get_mut(GROUPS).and_then(Value::as_object_mut);
-    let groups = groups.ok_or_else(|| no_group(name, None))?;
-    if !groups.contains_key(name) {
-        return Err(no_group(name, Some(groups)));
-    }
-    let found = groups.get_mut(name).and_then(Value::as_object_mut);
-    found.ok_or_else(odd)
+    let keys = match place {
+        // The coordinator knows which machines there are, and refuses others.
+        Place::Machine(name) => {
+            let machines = child(whole, place.section()).as_object_mut();
+            child(machines.ok_or_else(odd)?, name)
+        }
+        Place::Group(name) | Place::Policy(name) => {
+            let section = whole
+                .get_mut(place.section())
+                .and_then(Value::as_object_mut);
+            let section = section.ok_or_else(|| place.missing(None))?;
+            if !section.contains_key(name) {
+                return Err(place.missing(Some(section)));
+            }
+            child(section, name)
+        }
+    };
+    keys.as_object_mut().ok_or_else(odd)
 }
 
-fn no_group(name: &str, groups: Option<&Map<String, Value>>) -> LabError {
-    let known: Vec<&str> = groups
-        .into_iter()
-        .flatten()
-        .map(|(name, _)| name.as_str())
-        .collect();
-    let error = LabError::new(Exit::NotFound, format!("there is no group {name:?}"));
-    if known.is_empty() {
-        error.hint("import a configuration first: lab update-config import update-config.nix")
-    } else {
-        error.hint(format!("the groups are: {}", known.join(", ")))
-    }
+/// What is under that key; a set of keys where there was nothing.
+fn child<'a>(keys: &'a mut Map<String, Value>, key: &str) -> &'a mut Value {
+    keys.entry(key).or_insert_with(|| Value::Object(Map::new()))
 }
 
 /// The keys on the way, and the last one.
@@ -154,7 +213,6 @@ fn compare(path: &str, before: Option<&Value>, after: Option<&Value>, found: &mu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn document() -> Value {
         json!({
@@ -187,7 +245,7 @@ mod tests {
         let mut edited = document();
         set(
             &mut edited,
-            Some("dev"),
+            Some(Place::Group("dev")),
             "maintenanceWindow",
             json!("01:00-02:00"),
         )
@@ -214,21 +272,62 @@ mod tests {
     #[test]
     fn one_key_is_removed() {
         let mut edited = document();
-        unset(&mut edited, Some("dev"), "maintenanceWindow").expect("unset");
+        unset(&mut edited, Some(Place::Group("dev")), "maintenanceWindow").expect("unset");
         unset(&mut edited, None, "source.flake").expect("unset");
         assert_eq!(
             edited["updateGroups"]["dev"],
             json!({ "machines": ["dev-01"] })
         );
-        let again = unset(&mut edited, Some("dev"), "maintenanceWindow");
+        let again = unset(&mut edited, Some(Place::Group("dev")), "maintenanceWindow");
         assert_eq!(again.map_err(|error| error.exit), Err(Exit::NotFound));
+    }
+
+    #[test]
+    fn keys_of_machines_come_and_go_with_the_first_and_the_last() {
+        let mut edited = document();
+        let db = Some(Place::Machine("db-01"));
+        set(&mut edited, db, "retries", json!(2)).expect("set");
+        set(&mut edited, db, "alarms.notUpdated", json!("60h")).expect("set");
+        let own = json!({ "retries": 2, "alarms": { "notUpdated": "60h" } });
+        assert_eq!(edited["updateMachines"], json!({ "db-01": own }));
+        unset(&mut edited, db, "alarms").expect("unset");
+        assert_eq!(
+            edited["updateMachines"],
+            json!({ "db-01": { "retries": 2 } })
+        );
+        unset(&mut edited, db, "retries").expect("unset");
+        assert_eq!(edited["updateMachines"], json!({}));
+        let error = part(&edited, Place::Machine("db-01")).expect_err("nothing");
+        assert!(error.what.contains("no keys of its own"), "{error}");
+        let again = unset(&mut edited, db, "retries");
+        assert_eq!(again.map_err(|error| error.exit), Err(Exit::NotFound));
+    }
+
+    #[test]
+    fn policies_are_edited_where_there_are_some() {
+        let mut edited = document();
+        edited["updatePolicies"] = json!({ "lax": { "maxFailures": "50%" } });
+        let lax = Some(Place::Policy("lax"));
+        set(&mut edited, lax, "canary", json!(0)).expect("set");
+        unset(&mut edited, lax, "maxFailures").expect("unset");
+        assert_eq!(
+            part(&edited, Place::Policy("lax")),
+            Ok(&json!({ "canary": 0 }))
+        );
+        unset(&mut edited, lax, "canary").expect("unset");
+        // A group may name it; that it is there is not said by its keys.
+        assert_eq!(edited["updatePolicies"], json!({ "lax": {} }));
+        let other = Some(Place::Policy("strict"));
+        let error = set(&mut edited, other, "canary", json!(1)).expect_err("a slip of the pen");
+        assert_eq!(error.exit, Exit::NotFound);
+        assert_eq!(error.hint.as_deref(), Some("the policies are: lax"));
     }
 
     #[test]
     fn what_cannot_be_edited_says_why() {
         let error = |group, key| set(&mut document(), group, key, json!(1)).expect_err("refused");
         assert_eq!(
-            error(Some("prod"), "x").hint.as_deref(),
+            error(Some(Place::Group("prod")), "x").hint.as_deref(),
             Some("the groups are: critical, dev")
         );
         assert_eq!(error(None, "a..b").exit, Exit::Usage);

@@ -216,6 +216,7 @@ async fn looked_back_on(bed: &mut Bed, rollout: &str) {
         "config",
     ];
     assert_eq!(kinds, expected);
+    assert_eq!(history[0].text, "1 updated");
     assert_eq!(
         (history[2].from.as_str(), history[2].to.as_str()),
         (OLD, NEW)

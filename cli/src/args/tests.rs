@@ -92,6 +92,9 @@ fn every_other_command_is_understood() {
         "lab update watch r-0012 --output json",
         "lab -o json update watch",
         "lab update-config unset --key=source.flake",
+        "lab update-config unset --machine=a --key=retries",
+        "lab update-config set --policy=lax --key=canary --value=0",
+        "lab update-config show --machine=a --revision=2",
         "lab update-config set --key=maxParallel --value=-1",
         "lab update-config import update-config.nix --reason=new",
         "lab update-config check update-config.nix",
@@ -186,6 +189,14 @@ fn wrong_usage_is_told_before_anything_is_asked() {
         ("lab token create --operator=geir", "--role"),
         (
             "lab token create --machine=a --operator=b --role=admin",
+            "cannot be used with",
+        ),
+        (
+            "lab update-config set --group=dev --machine=a --key=retries --value=1",
+            "cannot be used with",
+        ),
+        (
+            "lab update-config show --machine=a --policy=lax",
             "cannot be used with",
         ),
         ("lab identity approve", "NAME"),

@@ -70,8 +70,8 @@ async fn show(context: &Context, args: &Show) -> Result<Exit, LabError> {
     let revision = args.revision.unwrap_or(0);
     let reply = ask(client.get_config(GetConfigRequest { revision })).await?;
     let document = parsed(&reply.document)?;
-    let shown = match &args.group {
-        Some(group) => config_edit::group(&document, group.as_str())?,
+    let shown = match args.whose.place() {
+        Some(place) => config_edit::part(&document, place)?,
         None => &document,
     };
     let whole = told(&reply, shown);
@@ -93,17 +93,15 @@ fn told(reply: &ConfigReply, document: &Value) -> Value {
 
 async fn set(context: &Context, args: Set) -> Result<Exit, LabError> {
     let value = config_edit::value(&args.value);
-    let group = args.group.map(String::from);
     edit(context, args.reason, |document| {
-        config_edit::set(document, group.as_deref(), &args.key, value)
+        config_edit::set(document, args.whose.place(), &args.key, value)
     })
     .await
 }
 
 async fn unset(context: &Context, args: Unset) -> Result<Exit, LabError> {
-    let group = args.group.map(String::from);
     edit(context, args.reason, |document| {
-        config_edit::unset(document, group.as_deref(), &args.key)
+        config_edit::unset(document, args.whose.place(), &args.key)
     })
     .await
 }

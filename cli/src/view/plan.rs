@@ -78,7 +78,8 @@ fn ends(plan: &PlanReply, look: &Look) -> String {
         _ if plan.groups.is_empty() => return String::new(),
         Some(at) => format!("ends {}, if all goes well", look.when(at)),
         None if plan.never_ends => {
-            "⚠ never ends: somebody's windows are never open for long enough".to_owned()
+            "⚠ does not end: within two years somebody's windows are not open for long enough"
+                .to_owned()
         }
         None => return String::new(),
     };
@@ -139,7 +140,7 @@ fn one_group(group: &PlannedGroup, look: &Look) -> String {
             |at| format!("opens {}", look.when_there(at, &group.timezone)),
         );
         let opens = match group.never_opens {
-            true => "⚠ never open for long enough".to_owned(),
+            true => "⚠ within two years not open for long enough".to_owned(),
             false => opens,
         };
         text.push_str(&format!("  window {}, {opens}\n", group.window));

@@ -179,6 +179,13 @@ fn after() -> Value {
     json!({ "updateGroups": { "dev": { "machines": ["a"] } } })
 }
 
+/// What is sent when the machine is given its first key.
+fn given_to_a() -> Value {
+    let mut document = before();
+    document["updateMachines"] = json!({ "a": { "retries": 2 } });
+    json!({ "document": document.to_string(), "if_revision": 3, "reason": "" })
+}
+
 #[tokio::test]
 async fn configuration() {
     let in_force = ConfigReply {
@@ -265,6 +272,17 @@ async fn configuration() {
             }),
         ),
         unset(faulty.clone(), 2, "", refused),
+        Row {
+            line: "update-config set --machine=a --key=retries --value=2",
+            answers: vec![get.clone(), ("set_config", checked(4))],
+            asks: ("set_config", given_to_a()),
+            code: 0,
+            text: "+ updateMachines.a.retries: 2\nrevision 4 is in force\n",
+            json: json!({
+                "revision": 4, "faults": [], "as_before": [], "warnings": [],
+                "changes": [{ "path": "updateMachines.a.retries", "before": null, "after": 2 }],
+            }),
+        },
         check_file(
             checked(3),
             0,

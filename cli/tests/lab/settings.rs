@@ -70,6 +70,9 @@ async fn configuration_is_changed_key_by_key_and_refused_as_a_whole() {
     let (code, _, err) = run(&coordinator, &["update-config", "show", "--group=prod"]).await;
     assert_eq!(code, 5);
     assert!(err.contains("the groups are: dev"), "{err}");
+    let (code, _, err) = run(&coordinator, &["update-config", "show", "--machine=a"]).await;
+    assert_eq!(code, 5);
+    assert!(err.contains("no keys of its own"), "{err}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use crate::{
     decide::Draft,
     fleet::{Fleet, rollout_id},
     lease::LEASE_LIFE_MAX,
-    rollout::{PauseReason, PlaceState, RolloutGroup, RolloutState, WaveState},
+    rollout::{NOT_REACHED, PauseReason, PlaceState, RolloutGroup, RolloutState, WaveState},
     wait::WaitReason,
 };
 
@@ -442,7 +442,7 @@ impl Fleet {
         let late = late.filter(|machine| since + self.terms_of(machine).catch_up <= now);
         let late: Vec<MachineName> = late.cloned().collect();
         for machine in late {
-            let reason = "not reached in time".to_owned();
+            let reason = NOT_REACHED.to_owned();
             self.leave_out(rollout_id(number), machine, reason, draft);
         }
     }

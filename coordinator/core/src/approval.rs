@@ -9,6 +9,7 @@ use crate::{
     policy::ApprovalOf,
     request::{Refusal, Reply},
     rollout::{Approval, PauseReason, Rollout, RolloutGroup},
+    wait::FourEyes,
 };
 
 /// Who approves when nobody has answered in time.
@@ -82,11 +83,7 @@ impl Fleet {
         if self.has(crate::bug::Bug::OwnApproved) {
             return Ok(());
         }
-        let Some(config) = self.facts().config.as_ref() else {
-            return Ok(());
-        };
-        let strict = groups.iter().find(|group| config.needs_four_eyes(group));
-        let Some(group) = strict.filter(|_| rollout.is_of(by)) else {
+        let Some(path) = self.strict(groups.iter()).filter(|_| rollout.is_of(by)) else {
             return Ok(());
         };
         let own = match rollout.asked_by.as_str() {
@@ -94,22 +91,45 @@ impl Fleet {
             _ => "comes of a schedule that you ran",
         };
         Err(Refusal::Forbidden(format!(
-            "rollout {} {own}, and somebody else must approve it ({})",
-            rollout.id,
-            config.path_for_group(group, "fourEyes")
+            "rollout {} {own}, and somebody else must approve it ({path})",
+            rollout.id
         )))
+    }
+
+    /// By which key somebody else than its author must approve one of these groups, where one of them wants that.
+    fn strict<'a>(&self, mut groups: impl Iterator<Item = &'a GroupName>) -> Option<String> {
+        let config = self.facts().config.as_ref()?;
+        let group = groups.find(|group| config.needs_four_eyes(group))?;
+        Some(config.path_for_group(group, "fourEyes"))
+    }
+
+    /// Who may not answer what this group waits for, if anybody: whoever is offered the command is to know.
+    pub(crate) fn four_eyes(&self, rollout: &Rollout, group: &RolloutGroup) -> Option<FourEyes> {
+        let author = rollout.author()?;
+        // One answer is for all of them.
+        let together = rollout.groups.iter().filter(|other| {
+            other.name == group.name || (is_shared(group) && is_shared(other) && waits(other))
+        });
+        let path = self.strict(together.map(|group| &group.name))?;
+        Some(FourEyes { author, path })
     }
 
     /// What is asked, with the command that answers it.
     pub(crate) fn approval_text(&self, rollout: &RolloutId, group: &GroupName) -> String {
         let command = format!("lab update approve {rollout} --group={group}");
-        let found = self.rollout(rollout).and_then(|found| found.group(group));
-        let wave = found.map_or(0, |group| group.current + 1);
-        match found.map(|group| group.policy.approval_of) {
-            None | Some(ApprovalOf::Group) => format!("`{command}`"),
-            Some(ApprovalOf::Wave) => format!("wave {wave}: `{command}`"),
-            Some(ApprovalOf::Rollout) => {
-                format!("with every group that shares its approval: `{command}`")
+        let Some((found, group)) = self
+            .rollout(rollout)
+            .and_then(|found| Some((found, found.group(group)?)))
+        else {
+            return format!("`{command}`");
+        };
+        let by = self.four_eyes(found, group);
+        let by = by.map_or_else(String::new, |others| format!(", {others}"));
+        match group.policy.approval_of {
+            ApprovalOf::Group => format!("`{command}`{by}"),
+            ApprovalOf::Wave => format!("wave {}: `{command}`{by}", group.current + 1),
+            ApprovalOf::Rollout => {
+                format!("with every group that shares its approval: `{command}`{by}")
             }
         }
     }

@@ -5,6 +5,7 @@ mod agent;
 mod configuration;
 mod course;
 mod identities;
+mod never_fits;
 mod operator;
 mod returns;
 mod rollouts;

@@ -90,6 +90,7 @@ impl Fleet {
                 counts_at: asked.and_then(|since| Some(since + after?)),
                 expires_at: asked.map(|since| since + expiry),
                 zone: group.policy.timezone.clone(),
+                four_eyes: self.four_eyes(rollout, group).map(Box::new),
             });
         }
         if rollout.immediate {

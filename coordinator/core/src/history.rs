@@ -3,7 +3,7 @@
 use common::{MachineName, OutcomeKind, RolloutId, StorePath, Timestamp, time::span};
 use serde::{Deserialize, Serialize};
 
-use crate::window::clock;
+use crate::{rollout::Rollout, window::clock};
 
 /// One line of `lab update-history`. Stored as JSON: fields are only ever added.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -226,6 +226,10 @@ impl crate::Fleet {
                 rollout, succeeded, ..
             } => Entry {
                 rollout: Some(rollout.clone()),
+                text: self
+                    .rollout(rollout)
+                    .map(Rollout::came_to)
+                    .unwrap_or_default(),
                 ..entry(if *succeeded {
                     "rollout-finished"
                 } else {
@@ -373,7 +377,7 @@ impl crate::Fleet {
         };
         match opens_at {
             Some(at) => format!("{left} still to go; they can at {}", clock(at, zone)),
-            None => format!("{left} still to go, and no window is ever long enough"),
+            None => format!("{left} still to go, and no window within two years is long enough"),
         }
     }
 

@@ -3,7 +3,7 @@
 use common::{Action, MachineName, Timestamp};
 
 use crate::{
-    fleet::{Fleet, Location, rollout_id},
+    fleet::{Fleet, Location},
     lease::Lease,
     rollout::{Place, PlaceState, Rollout, RolloutGroup, RolloutState, WaveState},
     wait::WaitReason,
@@ -65,8 +65,7 @@ impl Fleet {
         match &rollout.state {
             RolloutState::Active => {}
             RolloutState::Paused(reason) => {
-                let (rollout, reason) = (rollout.id.clone(), reason.to_string());
-                return Err(WaitReason::Paused { rollout, reason });
+                return Err(WaitReason::paused(&rollout.id, reason));
             }
             RolloutState::Finished | RolloutState::Failed | RolloutState::Aborted { .. } => {
                 return Err(WaitReason::NoRollout);
@@ -348,8 +347,7 @@ impl Fleet {
             .get(group)
             .filter(|group| group.finished_at.is_none())?;
         if let RolloutState::Paused(reason) = &rollout.state {
-            let (rollout, reason) = (rollout_id(number), reason.to_string());
-            return Some(WaitReason::Paused { rollout, reason });
+            return Some(WaitReason::paused(&rollout.id, reason));
         }
         self.gate_of(number, group, now)
             .and_then(|()| self.traffic_wait(number, group, now))

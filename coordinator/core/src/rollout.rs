@@ -2,10 +2,11 @@
 //! of rollout, group, wave and place (a machine's part in it). What may follow what is in
 //! `transition.rs`.
 
+mod end;
 mod pause;
 mod place;
 
-use common::{Action, GroupName, RolloutId, SideName, Timestamp};
+use common::{Action, GroupName, OperatorName, RolloutId, SideName, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     policy::{ApprovalOf, Policy},
 };
 
+pub(crate) use end::NOT_REACHED;
 pub use pause::PauseReason;
 pub use place::{Place, PlaceState, RETURNS_MAX, Rules};
 
@@ -215,6 +217,12 @@ impl Rollout {
     /// Whether it is this person's own: they began it, or ran the schedule that did.
     pub fn is_of(&self, person: &str) -> bool {
         self.created_by == person || self.asked_by == person
+    }
+
+    /// Whose own it is, if it is a person's: who ran the schedule that began it comes before its name.
+    pub fn author(&self) -> Option<OperatorName> {
+        let names = [&self.asked_by, &self.created_by];
+        names.into_iter().find_map(|name| name.parse().ok())
     }
 
     /// Whether machines are to try their target even if it failed there before: when an operator

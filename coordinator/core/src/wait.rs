@@ -5,12 +5,24 @@
 mod change;
 mod words;
 
+pub(crate) use words::list;
+
 use std::time::Duration;
 
-use common::{GroupName, MachineName, RolloutId, SideName, Timestamp};
+use common::{GroupName, MachineName, OperatorName, RolloutId, SideName, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use self::change::Whom;
+use crate::rollout::PauseReason;
+
+/// Whose own rollout it is, for which somebody else must say yes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FourEyes {
+    /// Who began it, or ran the schedule that did.
+    pub author: OperatorName,
+    /// By which key of the configuration.
+    pub path: String,
+}
 
 /// Why a machine, or a group of a rollout, does not go now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +41,9 @@ pub enum WaitReason {
         rollout: RolloutId,
         /// Why, in a sentence.
         reason: String,
+        /// Whether resuming it only asks again for the approval that was not given.
+        #[serde(default)]
+        asks_again: bool,
     },
     /// No rollout has work for the machine.
     NoRollout,
@@ -191,6 +206,9 @@ pub enum WaitReason {
         /// IANA name of the group's zone.
         #[serde(default)]
         zone: String,
+        /// Who may not say it, where four eyes are asked for.
+        #[serde(default)]
+        four_eyes: Option<Box<FourEyes>>,
     },
     /// Somebody must say that the group is to go on after a wave.
     Held {
@@ -374,6 +392,15 @@ pub enum WaitReason {
 }
 
 impl WaitReason {
+    /// That the machine's rollout is paused.
+    pub(crate) fn paused(rollout: &RolloutId, reason: &PauseReason) -> Self {
+        Self::Paused {
+            rollout: rollout.clone(),
+            reason: reason.to_string(),
+            asks_again: reason.asks_again(),
+        }
+    }
+
     /// The kind, as in JSON.
     pub fn kind(&self) -> &'static str {
         match self {

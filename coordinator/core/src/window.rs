@@ -23,7 +23,7 @@ const LOOKAHEAD_DAYS: i64 = 15;
 const MIDNIGHT_AFTER: &str = "24:00";
 
 /// Clock times at which disruption may begin and must have ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "StoredWindow", into = "StoredWindow")]
 pub struct Window {
     start: Time,

@@ -15,6 +15,10 @@ pub(crate) fn of_some(document: &mut Value, machines: &[String]) {
             1 => add(group, of_servers()),
             _ => {}
         }
+        // Silence is nobody's answer, and so not somebody else's.
+        if group.get("autoApproveAfter").is_some() {
+            group["fourEyes"] = json!(false);
+        }
     }
     document["updatePolicies"]["patient"] = json!({
         "updatePolicy": "aggressive", "maxParallel": 1, "catchUp": "36h", "leaseTime": "20m",

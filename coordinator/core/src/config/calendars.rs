@@ -58,7 +58,8 @@ fn calendar(mut keys: Section<'_>, faults: &mut Faults) -> Calendar {
     let events = events(&mut keys, faults);
     if keys.get("icsFile").is_some() {
         let message = "is read by `lab update-config import`, which puts the text here as ics";
-        let hint = "import the document with lab, or write its text as ics";
+        let hint = "import the document with lab, or write its text as ics; in Nix, which reads the file where \
+                    it stands: ics = builtins.readFile ./releases.ics;";
         fault(faults, &keys.path_of("icsFile"), message, hint);
     }
     if faults.len() == before && hours.is_empty() && days.is_empty() && events.is_empty() {

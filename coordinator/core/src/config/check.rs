@@ -24,7 +24,10 @@ pub(super) fn check(config: &FleetConfig, faults: &mut Vec<Fault>) {
         machines(name, group, config, &mut seen, faults);
         let path = format!("updateGroups.{name}");
         dependencies(&path, Some(name), &group.policy, config, faults);
-        approvals(&path, &group.policy, faults);
+        let strict = group
+            .four_eyes
+            .then(|| config.path_for_group(name, "fourEyes"));
+        approvals(&path, &group.policy, strict, faults);
         soft_reboot(&path, &group.policy, faults);
         super::canary::check(name, group, config, faults);
         waves(name, group, faults);
@@ -58,7 +61,9 @@ pub(super) fn policies(alone: &[Alone<'_>], config: &FleetConfig, faults: &mut V
             soft_reboot(path, policy, faults);
         }
         if policy.needs_approval || says_of_its_preset("requireApproval") {
-            approvals(path, policy, faults);
+            let strict = keys.get("fourEyes") == Some(&Value::Bool(true));
+            let strict = strict.then(|| format!("{path}.fourEyes"));
+            approvals(path, policy, strict, faults);
         }
         if says_of_its_preset("canary") {
             super::canary::pauses(path, policy, faults);
@@ -136,7 +141,8 @@ fn dependencies(
     }
 }
 
-fn approvals(path: &str, policy: &Policy, faults: &mut Vec<Fault>) {
+/// `strict` is the key by which nobody approves a rollout of their own: silence would be consent to it.
+fn approvals(path: &str, policy: &Policy, strict: Option<String>, faults: &mut Vec<Fault>) {
     let path = |key: &str| format!("{path}.{key}");
     if let Some(after) = policy.approved_after {
         if !policy.needs_approval {
@@ -149,6 +155,13 @@ fn approvals(path: &str, policy: &Policy, faults: &mut Vec<Fault>) {
                 policy.approval_expiry.as_secs()
             );
             let hint = "make it shorter than approvalExpiry";
+            push(faults, path("autoApproveAfter"), message, hint);
+        } else if let Some(strict) = strict {
+            let message = format!(
+                "counts silence as an answer, where {strict} asks for somebody else's: nobody would \
+                 have looked"
+            );
+            let hint = "remove it, or set fourEyes to false";
             push(faults, path("autoApproveAfter"), message, hint);
         }
     }

@@ -28,7 +28,9 @@ impl Fleet {
     }
 
     fn warnings(&self, config: &FleetConfig, now: Timestamp) -> Vec<Fault> {
-        config.over(self.facts().config.as_deref(), now)
+        let mut warnings = config.over(self.facts().config.as_deref(), now);
+        warnings.extend(self.never_fit(config, now));
+        warnings
     }
 
     /// Brings another configuration into force, by somebody for a reason that may be empty.

@@ -129,6 +129,21 @@ impl PauseReason {
         }
     }
 
+    /// Whether resuming asks for the approval again that was not given.
+    pub fn asks_again(&self) -> bool {
+        match self {
+            Self::Rejected { .. } | Self::ApprovalExpired { .. } => true,
+            Self::Operator { .. }
+            | Self::BudgetSpent { .. }
+            | Self::FleetBudgetSpent { .. }
+            | Self::CanaryFailed { .. }
+            | Self::NoProgress { .. }
+            | Self::AnalysisFailed { .. }
+            | Self::TrafficBlocked { .. }
+            | Self::TrafficStuck { .. } => false,
+        }
+    }
+
     /// What an operator can do, in a sentence with commands.
     pub fn way_out(&self, rollout: &RolloutId) -> String {
         let again = if self.measured_nothing() {
@@ -145,9 +160,8 @@ impl PauseReason {
             Self::AnalysisFailed { .. } => "goes on without this gate",
             Self::TrafficBlocked { .. } => "looks again",
             Self::TrafficStuck { .. } => "tries again",
-            Self::Operator { .. } | Self::Rejected { .. } | Self::ApprovalExpired { .. } => {
-                "goes on"
-            }
+            Self::Rejected { .. } | Self::ApprovalExpired { .. } => "asks again",
+            Self::Operator { .. } => "goes on",
         };
         format!(
             "{again}`lab update resume {rollout}` {go_on}, `lab update abort {rollout}` ends it, \

@@ -124,6 +124,13 @@ impl WaitReason {
                 "it counts as failed if it has not obtained its target",
             ),
             Self::CleaningUp { until, .. } => says(until, "it goes without that"),
+            // Nothing is looked for further ahead: with its end more may be seen.
+            Self::Frozen {
+                opens_at: None,
+                ends_at,
+                ..
+            } => says(ends_at, "that is over, and it is looked again"),
+            Self::Frozen { opens_at, .. } => says(opens_at, ""),
             Self::Approval {
                 counts_at,
                 expires_at,
@@ -153,7 +160,6 @@ impl WaitReason {
             | Self::Stagger { .. }
             | Self::Held { .. }
             | Self::WindowClosed { .. }
-            | Self::Frozen { .. }
             | Self::WindowTooShort { .. }
             | Self::Soaking { .. }
             | Self::Analysing { .. }
@@ -194,9 +200,12 @@ impl WaitReason {
             | Self::TrafficMoving { .. }
             | Self::SideNotReady { .. } => true,
             Self::Approval { counts_at, .. } => counts_at.is_some() && self.next() == *counts_at,
-            Self::WindowClosed { opens_at, .. }
-            | Self::WindowTooShort { opens_at, .. }
-            | Self::Frozen { opens_at, .. } => opens_at.is_some(),
+            Self::WindowClosed { opens_at, .. } | Self::WindowTooShort { opens_at, .. } => {
+                opens_at.is_some()
+            }
+            Self::Frozen {
+                opens_at, ends_at, ..
+            } => opens_at.or(*ends_at).is_some(),
             // Within a rollout the traffic moves to the other side once that is updated.
             Self::LiveSide { behind, was, .. } => behind.is_empty() && was.is_none(),
             Self::Stopped { .. }
@@ -221,6 +230,11 @@ impl WaitReason {
     pub fn hint(&self, whom: Whom<'_>) -> Option<String> {
         match self {
             Self::Stopped { .. } => Some("lab resume --reason …".to_owned()),
+            Self::Paused {
+                rollout,
+                asks_again: true,
+                ..
+            } => Some(format!("lab update resume {rollout}, which asks again")),
             Self::Paused { rollout, .. } => Some(format!("lab update resume {rollout}")),
             Self::NoRollout => whom.choose("lab update execute"),
             Self::NoTarget => whom.choose("lab update prepare"),

@@ -4,11 +4,11 @@ use std::fmt;
 
 use common::time::span;
 
-use super::WaitReason;
+use super::{FourEyes, WaitReason};
 use crate::window::clock;
 
 /// `a, b and 3 more`.
-fn list<T: fmt::Display>(items: &[T]) -> String {
+pub(crate) fn list<T: fmt::Display>(items: &[T]) -> String {
     const SHOWN: usize = 4;
     let mut text = items
         .iter()
@@ -22,11 +22,20 @@ fn list<T: fmt::Display>(items: &[T]) -> String {
     text
 }
 
+impl fmt::Display for FourEyes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { author, path } = self;
+        write!(f, "by somebody other than {author} ({path})")
+    }
+}
+
 impl fmt::Display for WaitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stopped { by, reason } => write!(f, "emergency stop by {by}: {reason}"),
-            Self::Paused { rollout, reason } => write!(f, "rollout {rollout} is paused: {reason}"),
+            Self::Paused {
+                rollout, reason, ..
+            } => write!(f, "rollout {rollout} is paused: {reason}"),
             Self::NoRollout => f.write_str("no rollout has work for this machine"),
             Self::UpToDate => f.write_str("already runs its target"),
             Self::MovedOn { rollout } => {
@@ -101,7 +110,15 @@ impl fmt::Display for WaitReason {
                 let until = clock(*until, zone);
                 write!(f, "time must pass after group {group}, until {until}")
             }
-            Self::Approval { group, .. } => write!(f, "group {group} waits for approval"),
+            Self::Approval {
+                group, four_eyes, ..
+            } => {
+                write!(f, "group {group} waits for approval")?;
+                match four_eyes {
+                    Some(others) => write!(f, " {others}"),
+                    None => Ok(()),
+                }
+            }
             Self::Held { group, wave, .. } => write!(
                 f,
                 "wave {wave} of group {group} is done, and somebody must let the next one go"
@@ -114,7 +131,7 @@ impl fmt::Display for WaitReason {
                 write!(f, "the maintenance window opens at {opens_at}")
             }
             Self::WindowClosed { opens_at: None, .. } => {
-                f.write_str("the maintenance window never opens for long enough")
+                f.write_str("the maintenance window does not open for long enough within two years")
             }
             Self::Frozen {
                 calendar,
@@ -126,7 +143,7 @@ impl fmt::Display for WaitReason {
                 write!(f, "frozen by {entry} in calendar {calendar}; ")?;
                 match opens_at {
                     Some(at) => write!(f, "it can go at {}", clock(*at, zone)),
-                    None => f.write_str("no time is left for it"),
+                    None => f.write_str("within two years no time is left for it"),
                 }
             }
             Self::WindowTooShort {
@@ -144,7 +161,7 @@ impl fmt::Display for WaitReason {
                 )?;
                 match opens_at {
                     Some(at) => write!(f, "the next one opens at {}", clock(*at, zone)),
-                    None => f.write_str("no window is long enough"),
+                    None => f.write_str("within two years no window is long enough"),
                 }
             }
             Self::WaveNotOpen { wave, open, .. } if wave == open => {

@@ -7,6 +7,7 @@ use coordinator_core::{
     identity::{Actor, Role},
     request::{OperatorRequest, Refusal},
     rollout::{Approval, PauseReason, RolloutGroup, RolloutState},
+    wait::Whom,
 };
 use serde_json::{Value, json};
 
@@ -171,6 +172,75 @@ fn an_answer_that_never_comes_is_refused() {
     }
 }
 
+/// The faults of a configuration in which silence is consent for one group.
+fn where_silence_is_consent(fleet: &Value, policy: &Value, group: &Value) -> Vec<String> {
+    let document = json!({
+        "updateGroups": { "db": {
+            "machines": ["a"], "updatePolicy": "asks", "fourEyes": group,
+        } },
+        "updatePolicies": { "asks": {
+            "updatePolicy": "manual-approval", "autoApproveAfter": "2h", "fourEyes": policy,
+        } },
+        "updateSettings": { "fourEyes": fleet },
+    });
+    assert!(
+        serde_json::from_value::<FleetConfig>(document.clone()).is_ok(),
+        "one that was in force already is read"
+    );
+    let faults = FleetConfig::parse(&document).err();
+    let faults = faults.into_iter().flat_map(|faults| faults.0);
+    faults.map(|fault| fault.to_string()).collect()
+}
+
+#[test]
+fn silence_is_no_second_pair_of_eyes() {
+    let (yes, no, unsaid) = (json!(true), json!(false), json!(null));
+    for (fleet, policy, group, where_from) in [
+        (&yes, &unsaid, &unsaid, "updateSettings.fourEyes"),
+        (&no, &yes, &unsaid, "updatePolicies.asks.fourEyes"),
+        (&no, &no, &yes, "updateGroups.db.fourEyes"),
+    ] {
+        let faults = where_silence_is_consent(fleet, policy, group);
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        for says in [
+            "updateGroups.db.autoApproveAfter",
+            where_from,
+            "nobody would have looked",
+        ] {
+            assert!(faults[0].contains(says), "{says}: {faults:?}");
+        }
+    }
+    for (fleet, policy, group) in [
+        (&yes, &yes, &no),
+        (&yes, &no, &unsaid),
+        (&no, &unsaid, &unsaid),
+    ] {
+        let faults = where_silence_is_consent(fleet, policy, group);
+        assert_eq!(faults, [""; 0]);
+    }
+}
+
+#[test]
+fn a_policy_that_no_group_names_says_that_too() {
+    let policy = |four_eyes: Value| {
+        let keys = json!({
+            "updatePolicy": "manual-approval", "autoApproveAfter": "2h", "fourEyes": four_eyes,
+        });
+        let document = json!({
+            "updateGroups": { "db": { "machines": ["a"] } },
+            "updatePolicies": { "asks": keys },
+            "updateSettings": { "fourEyes": true },
+        });
+        FleetConfig::parse(&document)
+            .err()
+            .map(|faults| faults.0[0].path.clone())
+    };
+    let at = "updatePolicies.asks.autoApproveAfter".to_owned();
+    assert_eq!(policy(json!(true)), Some(at));
+    // Groups that name it may say otherwise than the fleet.
+    assert_eq!(policy(json!(null)), None);
+}
+
 /// Three machines in waves of one, each of which is asked for.
 fn by_waves() -> World {
     let group = json!({
@@ -256,6 +326,65 @@ fn what_is_no_scope_of_an_approval_is_refused() {
         let document = json!({ "updateGroups": { "db": group } });
         let faults = FleetConfig::parse(&document).expect_err("refused");
         assert_eq!(faults.0[0].path, "updateGroups.db.requireApproval");
+    }
+}
+
+#[test]
+fn whoever_is_asked_is_told_that_somebody_else_than_the_author_must_answer() {
+    let mut world = world(json!({}), json!({ "fourEyes": true }));
+    world.execute();
+    let others = "by somebody other than ada (updateSettings.fourEyes)";
+    let text = format!("`lab update approve r1 --group=db`, {others}");
+    assert_eq!(asked(&mut world), said("db", &text));
+    let waits = world.wait("a").to_string();
+    assert_eq!(waits, format!("group db waits for approval {others}"));
+}
+
+#[test]
+fn of_a_schedule_the_author_is_who_ran_it_and_at_its_time_nobody() {
+    let waits = |by_hand| ran(true, by_hand).wait("a").to_string();
+    let others = "by somebody other than ada (updateSettings.fourEyes)";
+    assert_eq!(waits(true), format!("group db waits for approval {others}"));
+    assert_eq!(waits(false), "group db waits for approval");
+}
+
+#[test]
+fn one_answer_for_several_groups_is_somebody_elses_when_one_of_them_wants_that() {
+    let group = |machine: &str, four_eyes: bool| json!({ "machines": [machine], "requireApproval": "rollout", "fourEyes": four_eyes });
+    let groups = json!({ "app": group("a", false), "web": group("b", true) });
+    let mut world = World::new(groups, json!({}));
+    world.execute();
+    let waits = world.wait("a").to_string();
+    assert!(
+        waits.contains("other than ada (updateGroups.web.fourEyes)"),
+        "{waits}"
+    );
+}
+
+#[test]
+fn resuming_after_a_no_or_no_answer_only_asks_again() {
+    let mut rejected = world(json!({}), json!({}));
+    rejected.execute();
+    assert_eq!(answer(&mut rejected, "ada", true), None);
+    let mut expired = world(json!({ "approvalExpiry": "3h" }), json!({}));
+    expired.execute();
+    expired.pass(minutes(181));
+    for mut world in [rejected, expired] {
+        let reason = world.wait("a");
+        let hint = reason.hint(Whom::default());
+        assert_eq!(
+            hint.as_deref(),
+            Some("lab update resume r1, which asks again")
+        );
+        let rollout = "r1".parse().expect("a name");
+        let RolloutState::Paused(pause) = world.state(&rollout) else {
+            panic!("not paused");
+        };
+        let way_out = pause.way_out(&rollout);
+        assert!(
+            way_out.contains("`lab update resume r1` asks again"),
+            "{way_out}"
+        );
     }
 }
 

@@ -99,6 +99,42 @@ fn a_rollout_that_reached_nobody_has_failed() {
     world.pass_without(minutes(150), &["a"]);
     assert_eq!(world.place(&rollout, "a"), "skipped");
     assert_eq!(*world.state(&rollout), RolloutState::Failed);
+    assert_eq!(
+        told_at_the_end(&world),
+        ("rollout-failed", "1 not reached in time (a)")
+    );
+}
+
+/// The last entry of the history: its kind, and what it says.
+fn told_at_the_end(world: &World) -> (&str, &str) {
+    let last = world.history.last().expect("an entry");
+    (&last.kind, &last.text)
+}
+
+#[test]
+fn who_is_told_of_the_end_is_told_what_has_come_of_it() {
+    let groups = json!({ "web": { "updatePolicy": "aggressive", "canary": 0, "maxFailures": 3,
+        "machines": ["a", "b", "c", "d", "e", "f", "g", "h", "i"] } });
+    let mut world = World::new(groups, json!({ "maxParallel": 9, "catchUp": "2h" }));
+    world.execute();
+    world.update("a");
+    world.update("c");
+    for (machine, outcome) in [
+        ("b", OutcomeKind::RolledBack),
+        ("d", OutcomeKind::RebootRequired),
+    ] {
+        let grant = world.go(machine);
+        world.end(machine, &grant, outcome);
+    }
+    world.pass_without(minutes(150), &["e", "f", "g", "h", "i"]);
+    assert_eq!(
+        told_at_the_end(&world),
+        (
+            "rollout-finished",
+            "2 updated, 1 rolled back (b), 1 to be rebooted (d), \
+             5 not reached in time (e, f, g, h and 1 more)"
+        )
+    );
 }
 
 #[test]

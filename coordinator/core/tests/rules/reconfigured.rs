@@ -282,6 +282,54 @@ fn only_those_are_named_of_whom_somebody_is_still_to_go() {
     assert!(as_before(&mut world, &changed).is_empty());
 }
 
+/// The machine has taken so long the last time.
+fn took(world: &mut World, machine: &str, hours: u64) {
+    let mut facts = world.fleet.facts().clone();
+    let known = facts.machines.get_mut(&crate::fleet::name(machine));
+    known.expect("known").took_s.push_back(hours * 3600);
+    world.goes_on_from(facts);
+}
+
+#[test]
+fn whose_updates_never_fit_into_the_new_times_is_told() {
+    let mut world = World::of(&document());
+    let mut changed = document();
+    changed["updateSettings"]["maxParallel"] = json!(3);
+    let told = |world: &mut World, document: &Value| {
+        let Reply::Config { warnings, .. } = check(world, document) else {
+            panic!("refused");
+        };
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    took(&mut world, "a", 5);
+    took(&mut world, "c", 4);
+    // Who is always let begin takes as long as it does.
+    took(&mut world, "d", 100);
+    assert_eq!(told(&mut world, &changed), [""; 0]);
+    took(&mut world, "b", 6);
+    let hint = "and within two years there is never so much time (make maintenanceWindow longer, or avoid less)";
+    let web =
+        |says: &str| format!("updateGroups.web.maintenanceWindow: of group web, {says}, {hint}");
+    assert_eq!(told(&mut world, &changed), [web("b took up to 6 h")]);
+    // Its calendar leaves five of the eight hours of its window.
+    took(&mut world, "c", 6);
+    let own = format!("updateMachines.c.maintenanceWindow: of group db, c took up to 6 h, {hint}");
+    assert_eq!(
+        told(&mut world, &changed),
+        [own.clone(), web("b took up to 6 h")]
+    );
+    changed["updateGroups"]["web"]["maintenanceWindow"] = json!("00:00-04:00");
+    let both = [own, web("b, a took up to 6 h")];
+    assert_eq!(told(&mut world, &changed), both);
+    let Reply::Config { warnings, .. } = world.ask(set(&changed)) else {
+        panic!("refused");
+    };
+    assert_eq!(
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        both
+    );
+}
+
 /// What is told of these calendars, in the place of the ones before.
 fn over(world: &mut World, calendars: &Value) -> Vec<String> {
     let mut changed = document();

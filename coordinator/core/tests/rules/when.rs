@@ -99,6 +99,31 @@ fn nobody_begins_while_a_calendar_says_no_nor_shortly_before() {
 }
 
 #[test]
+fn freezes_beyond_what_is_looked_at_are_not_said_to_be_for_ever() {
+    let years = ["2026", "2027", "2028"].map(|year| format!("{year}-01-01/{year}-12-31"));
+    let settings = json!({ "calendars": { "years": { "dates": years } }, "avoid": ["years"] });
+    let mut world = world(&json!({}), &settings);
+    world.execute();
+    let reason = world.wait("a");
+    assert_eq!(reason.until(), None);
+    let text = reason.to_string();
+    assert!(
+        text.ends_with("within two years no time is left for it"),
+        "{text}"
+    );
+    assert!(reason.by_itself(), "{text}");
+    let WaitReason::Frozen { ends_at, .. } = reason else {
+        panic!("{text}");
+    };
+    assert_eq!(reason.next(), ends_at);
+    let then = reason.then();
+    assert_eq!(
+        then.as_deref(),
+        Some("that is over, and it is looked again")
+    );
+}
+
+#[test]
 fn immediate_passes_over_calendars_as_over_windows() {
     let settings =
         json!({ "calendars": { "days": { "dates": ["2026-03-02"] } }, "avoid": ["days"] });
@@ -406,7 +431,7 @@ fn calendars_that_cannot_be_meant_are_refused() {
             none(),
             one(json!({ "icsFile": "x.ics" })),
             format!("{c}.icsFile"),
-            "update-config import",
+            "ics = builtins.readFile ./releases.ics;",
         ),
         (none(), one(json!("12-24")), c.into(), "an object"),
         (

@@ -260,6 +260,7 @@ fn wait_reasons_say_their_numbers_in_json() {
                 rollout: "r1".parse().expect("a name"),
                 counts_at: Some(until),
                 expires_at: None,
+                four_eyes: None,
                 zone: "Europe/Oslo".into(),
             },
             "timezone",

@@ -51,7 +51,11 @@ pub(crate) fn reason(reason: &WaitReason, whom: Whom<'_>) -> wire::WaitReason {
             shown.reason.clone_from(reason);
             shown.timezone.clone_from(zone);
         }
-        WaitReason::Paused { rollout, reason } => {
+        WaitReason::Paused {
+            rollout,
+            reason,
+            asks_again: _,
+        } => {
             shown.rollout = rollout.to_string();
             shown.reason.clone_from(reason);
         }
@@ -61,6 +65,7 @@ pub(crate) fn reason(reason: &WaitReason, whom: Whom<'_>) -> wire::WaitReason {
             zone,
             counts_at: _,
             expires_at: _,
+            four_eyes: _,
         } => {
             shown.group = group.to_string();
             shown.rollout = rollout.to_string();

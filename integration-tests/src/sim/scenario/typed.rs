@@ -213,9 +213,8 @@ impl Stage {
     fn set_key(&mut self, set: Set) -> Result<String, String> {
         let before = self.document()?;
         let mut document = before.clone();
-        let group = set.group.map(String::from);
         let value = config_edit::value(&set.value);
-        config_edit::set(&mut document, group.as_deref(), &set.key, value)
+        config_edit::set(&mut document, set.whose.place(), &set.key, value)
             .map_err(|error| error.to_string())?;
         let changes = config_edit::changes(&before, &document);
         self.gives(set.reason);
