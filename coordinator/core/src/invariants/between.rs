@@ -114,7 +114,10 @@ fn grants(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
         let policy = group.rules(place.rules);
         let expected = policy.expected_duration;
         let known = after.facts().machines.get(&lease.machine);
-        let needs = known.map_or(expected, |known| known.needs(expected));
+        let needs = known.map_or(expected, |known| {
+            let reboots = known.reboots_for(rollout.action, &place.target, policy);
+            known.needs(reboots, expected)
+        });
         if let Err(reason) = after.gate(rollout, (group, wave), (policy, needs), lease.granted_at) {
             violate(found, 3, say(&format!("granted although {reason}")));
         }
