@@ -146,6 +146,14 @@ name! {
     BootId
 }
 
+impl BootId {
+    /// The kernel's boot: soft-reboots since, which agents count after a dot, leave it as it is.
+    pub fn of_kernel(&self) -> &str {
+        let name = self.as_str();
+        name.split_once('.').map_or(name, |(kernel, _)| kernel)
+    }
+}
+
 /// A lease. Strictly increasing for the life of the fleet; an agent keeps the highest it has seen.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,

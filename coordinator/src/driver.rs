@@ -159,6 +159,12 @@ impl Driver {
         if let Some(machine) = machine {
             self.fleet.runs_on(machine);
         }
+        if let Some(machine) = self.fleet.runs_elsewhere() {
+            tracing::info!(
+                "no group has the machine that this coordinator runs on, {machine}: none is updated last \
+                 because of that; where it goes by another name, set machine in the settings"
+            );
+        }
         self
     }
 

@@ -1,5 +1,6 @@
-//! Machines that run a coordinator (`updateSettings.coordinators`): they go after everybody else, the
-//! one whose coordinator serves last of all, and never so many at once that the others are no majority.
+//! Machines that run a coordinator: they go after everybody else, the one whose coordinator serves last of all,
+//! whether or not `updateSettings.coordinators` lists it. Of those that it lists there are never so many away
+//! at once that the others are no majority.
 
 use std::collections::BTreeSet;
 
@@ -47,15 +48,23 @@ impl Fleet {
         self.hearsay.own = Some(machine);
     }
 
-    /// When the machine has its turn among those of all groups.
+    /// The machine that this coordinator is said to run on, when no group has it: nobody goes last then for
+    /// that it serves. `None` as long as there is no configuration to look into.
+    pub fn runs_elsewhere(&self) -> Option<&MachineName> {
+        let own = self.hearsay.own.as_ref()?;
+        let config = self.facts().config.as_ref()?;
+        (!config.group_of.contains_key(own)).then_some(own)
+    }
+
+    /// When the machine has its turn among those of all groups. The one that serves needs no listing: that it
+    /// goes last is for everybody who is updated by it.
     pub(crate) fn turn_of(&self, machine: &MachineName) -> Turn {
-        let coordinators = self.coordinators();
-        if !coordinators.contains(machine) {
-            Turn::Any
-        } else if coordinators.len() == 1 || self.hearsay.own.as_ref() == Some(machine) {
+        if self.hearsay.own.as_ref() == Some(machine) {
             Turn::Own
-        } else {
+        } else if self.coordinators().contains(machine) {
             Turn::Coordinators
+        } else {
+            Turn::Any
         }
     }
 
@@ -170,6 +179,7 @@ impl Fleet {
         minority.max(1)
     }
 
+    /// Those that are listed: what there is a quorum of.
     pub(crate) fn coordinators(&self) -> &[MachineName] {
         let config = self.facts().config.as_ref();
         config.map_or(&[], |config| &config.coordinators)

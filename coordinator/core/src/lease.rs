@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use common::{Action, Epoch, GroupName, LeaseId, MachineName, RolloutId, StorePath, Timestamp};
+use common::{
+    Action, BootId, Epoch, GroupName, LeaseId, MachineName, RolloutId, StorePath, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 /// Longest life of a lease, however often it is renewed: no attempt takes a working day, and one
@@ -31,6 +33,9 @@ pub struct Lease {
     pub action: Action,
     /// What the machine ran when it was granted.
     pub from: Option<StorePath>,
+    /// The boot that the machine was in then. Not known of leases from before this was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootId>,
     /// When it was granted.
     pub granted_at: Timestamp,
     /// Whether it ran out without a result; the slot stays taken.

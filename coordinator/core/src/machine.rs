@@ -53,6 +53,9 @@ pub struct Machine {
     /// What its last attempts took that were carried out, in seconds, newest last.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     pub took_s: VecDeque<u64>,
+    /// The same of those alone in which the machine was rebooted; soft-reboots are none.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    pub took_with_reboot_s: VecDeque<u64>,
     /// Since when it has run what it runs, as far as that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runs_since: Option<Timestamp>,
@@ -138,27 +141,52 @@ impl Pin {
 }
 
 impl Machine {
-    /// What its next attempt is expected to take: the longest of its last ones. One or two of them
-    /// say too little to go below what is expected of everybody.
-    pub fn needs(&self, expected: Duration) -> Duration {
-        let Some(longest) = self.took_s.iter().max() else {
-            return expected;
+    /// What its next attempt is expected to take: the longest of its last ones, or for one that reboots the
+    /// machine of its last ones that did. One or two of them say too little to go below what is expected of
+    /// everybody, or what the machine has shown otherwise.
+    pub fn needs(&self, reboots: bool, expected: Duration) -> Duration {
+        let longest = |took: &VecDeque<u64>| took.iter().max().copied().map(Duration::from_secs);
+        let all = longest(&self.took_s);
+        let (its, alike) = if reboots {
+            (
+                longest(&self.took_with_reboot_s),
+                self.took_with_reboot_s.len(),
+            )
+        } else {
+            (all, self.took_s.len())
         };
-        let longest = Duration::from_secs(*longest);
-        let least = if self.took_s.len() < TOOK_FEW {
-            expected
+        let least = if alike < TOOK_FEW {
+            all.unwrap_or(expected).max(expected)
         } else {
             NEEDS_MIN
         };
-        longest.max(least)
+        its.unwrap_or(least).max(least)
     }
 
-    /// Remembers what an attempt took that was carried out.
-    pub(crate) fn has_taken(&mut self, took: Duration) {
-        if self.took_s.len() == TOOK_KEPT {
-            self.took_s.pop_front();
+    /// Whether what it has staged takes a reboot.
+    pub(crate) fn has_staged_a_reboot(&self) -> bool {
+        let staged = self
+            .report
+            .as_ref()
+            .and_then(|report| report.staged.as_ref());
+        staged.is_some_and(|staged| staged.needs_reboot)
+    }
+
+    /// Whether its present boot is another one of the kernel than this.
+    pub(crate) fn has_booted_since(&self, boot: &BootId) -> bool {
+        let report = self.report.as_ref();
+        report.is_some_and(|report| report.boot_id.of_kernel() != boot.of_kernel())
+    }
+
+    /// Remembers what an attempt took that was carried out, and whether it rebooted the machine.
+    pub(crate) fn has_taken(&mut self, took: Duration, rebooted: bool) {
+        let with_reboot = rebooted.then_some(&mut self.took_with_reboot_s);
+        for kept in [Some(&mut self.took_s), with_reboot].into_iter().flatten() {
+            if kept.len() == TOOK_KEPT {
+                kept.pop_front();
+            }
+            kept.push_back(took.as_secs());
         }
-        self.took_s.push_back(took.as_secs());
     }
 
     /// What it really runs, as far as it has said.

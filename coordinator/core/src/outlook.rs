@@ -11,12 +11,13 @@ use std::{
     time::Duration,
 };
 
-use common::{Action, Changes, GroupName, MachineName, PackageChange, Timestamp};
+use common::{Action, Changes, GroupName, MachineName, PackageChange, Target, Timestamp};
 
 use crate::{
     analysis::{Gate, gates_of},
     coordinators::Part,
     fleet::Fleet,
+    machine::Machine,
     opening::Seen,
     plan::{Plan, PlannedGroup, PlannedMachine},
     policy::Policy,
@@ -80,6 +81,24 @@ pub struct Reboot {
     pub why: Vec<String>,
     /// Which.
     pub how: RebootHow,
+}
+
+impl Machine {
+    /// Whether an attempt at this is known to reboot the machine itself: before the target is staged nobody
+    /// knows it.
+    pub fn reboots_for(&self, action: Action, target: &Target, policy: &Policy) -> bool {
+        let soft_is_enough = self.report.as_ref().and_then(|report| {
+            let staged = report.staged.as_ref()?;
+            (staged.needs_reboot && staged.target == *target).then_some(staged.soft_reboot)
+        });
+        match (action, soft_is_enough) {
+            (Action::Reboot, _) => true,
+            (Action::Update | Action::Rollback, None) => false,
+            (Action::Update | Action::Rollback, Some(soft)) => {
+                RebootHow::of(action, policy, soft) == RebootHow::Machine
+            }
+        }
+    }
 }
 
 impl Fleet {
@@ -341,7 +360,9 @@ impl<'a> Play<'a> {
                 continue;
             }
             let policy = self.groups[index].group.policy_of(machine);
-            let needs = self.fleet.needs(&machine.name, policy);
+            let needs = self
+                .fleet
+                .needs(&machine.name, self.plan.action, &machine.target, policy);
             match self.may_begin(index, machine.rules, policy, needs, at) {
                 Ok(()) => {
                     let back = at + needs;

@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
-use common::{MachineName, Timestamp};
+use common::{Action, MachineName, Target, Timestamp};
 
 use crate::{
     calendar::Calendar,
@@ -34,7 +34,8 @@ impl Fleet {
         let rules = self.rules_for(place);
         let policy = group.rules(rules);
         let seen = self.seen(at.rollout, at.group, rules, now);
-        self.has_time(policy, &seen, self.needs(machine, policy), now)
+        let needs = self.needs(machine, rollout.action, &place.target, policy);
+        self.has_time(policy, &seen, needs, now)
     }
 
     /// Whose rules hold for this machine.
@@ -107,9 +108,15 @@ impl Fleet {
         rules
     }
 
-    /// What an attempt of this machine is expected to take: what its own have taken, and what the
-    /// policy says before there are enough of them.
-    pub fn needs(&self, machine: &MachineName, policy: &Policy) -> Duration {
+    /// What this attempt of the machine is expected to take: what its own have taken, those with a reboot if
+    /// it is known to take one, and what the policy says before there are enough of them.
+    pub fn needs(
+        &self,
+        machine: &MachineName,
+        action: Action,
+        target: &Target,
+        policy: &Policy,
+    ) -> Duration {
         let known = self.facts().machines.get(machine);
         let expected = policy.expected_duration;
         #[cfg(feature = "seeded-bugs")]
@@ -117,17 +124,24 @@ impl Fleet {
         if self.has(crate::bug::Bug::TimeTakenIgnored) {
             return expected;
         }
-        known.map_or(expected, |known| known.needs(expected))
+        known.map_or(expected, |known| {
+            known.needs(known.reboots_for(action, target, policy), expected)
+        })
     }
 
     /// When the windows and calendars of a planned group let the first of its machines go.
-    pub(crate) fn goes_at(&self, group: &PlannedGroup, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn goes_at(
+        &self,
+        action: Action,
+        group: &PlannedGroup,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
         let machines = group.waves.iter().flat_map(|wave| &wave.machines);
         // The quickest of those who obey the same.
         let mut quickest: BTreeMap<Rules, (&Policy, Duration)> = BTreeMap::new();
         for machine in machines {
             let policy = group.policy_of(machine);
-            let needs = self.needs(&machine.name, policy);
+            let needs = self.needs(&machine.name, action, &machine.target, policy);
             let least = quickest.entry(machine.rules).or_insert((policy, needs));
             least.1 = least.1.min(needs);
         }
@@ -167,7 +181,8 @@ impl Fleet {
     /// What is to be known anew of a group's windows. Rules that nobody obeys who is still to go are left
     /// alone, unless they are the only ones.
     fn look_anew(&self, number: u64, group: usize, now: Timestamp) -> Vec<(Rules, Seen)> {
-        let g = &self.facts().rollouts[&number].groups[group];
+        let rollout = &self.facts().rollouts[&number];
+        let g = &rollout.groups[group];
         let waves = (number, group, 0)..(number, group + 1, 0);
         let obeyed = |rules: Rules| {
             let mut waves = self.index().waves.range(waves.clone());
@@ -181,7 +196,8 @@ impl Fleet {
         anew.filter(|rules| !known(*rules) && obeyed(*rules))
             .map(|rules| {
                 let policy = g.rules(rules);
-                let needs = pending(g, rules).map(|place| self.needs(&place.machine, policy));
+                let needs = pending(g, rules)
+                    .map(|place| self.needs(&place.machine, rollout.action, &place.target, policy));
                 let needs = needs.min().unwrap_or(policy.expected_duration);
                 (rules, self.look(policy, needs, now))
             })

@@ -193,10 +193,15 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
         };
         members[group].push(machine);
     }
-    // One of three may be away; those who run a coordinator, and the one that serves.
+    // One of three may be away; those who run a coordinator, and the one that serves, the first of them.
     // Groups of theirs have no two sides: of some fleets only the one that serves.
     let coordinators = if machines.len() % 4 == 2 { 1..2 } else { 1..4 };
     let coordinators = machines.get(coordinators).unwrap_or_default();
+    // It goes last unlisted as well.
+    let listed = match machines.len() % 8 {
+        3 => coordinators.get(1..).unwrap_or_default(),
+        _ => coordinators,
+    };
     let mut groups = Map::new();
     for (index, members) in members.iter().enumerate() {
         groups.insert(
@@ -224,7 +229,7 @@ fn document(machines: &[String], poll_hold_s: u64, begin: jiff::Timestamp, rng: 
         "updateSettings": {
             "maxParallel": rng.between(1, 6),
             "apart": apart,
-            "coordinators": coordinators,
+            "coordinators": listed,
             "maxFailures": max_failures,
             "quarantineAfter": quarantine,
             "quarantineTargetAfter": (machines.len() + 1) % 4,

@@ -60,20 +60,21 @@ impl Fleet {
                 continue;
             };
             let mut machines = Vec::new();
-            let order = |machine: &&MachineName| {
-                let own = config.own.get(*machine).unwrap_or(&group.policy);
-                self.place_in_order(&group.policy, own.expected_duration, machine)
-            };
-            let mut members: Vec<&MachineName> = group
-                .machines
-                .iter()
-                .filter(|machine| chosen.contains(machine))
-                .collect();
-            members.sort_by_cached_key(order);
-            let mut own: Vec<Policy> = Vec::new();
-            for machine in members {
+            let members = group.machines.iter();
+            let members = members.filter(|machine| chosen.contains(machine));
+            let members = members.map(|machine| {
                 let place = undone.as_ref().and_then(|undone| undone.get(machine));
-                match self.planned(machine, wish, place.copied()) {
+                (machine, self.planned(machine, wish, place.copied()))
+            });
+            let mut members: Vec<_> = members.collect();
+            members.sort_by_cached_key(|(machine, planned)| {
+                let own = config.own.get(*machine).unwrap_or(&group.policy);
+                let target = planned.as_ref().ok().map(|planned| &planned.target);
+                self.place_in_order(&group.policy, own, machine, (wish.action, target))
+            });
+            let mut own: Vec<Policy> = Vec::new();
+            for (machine, planned) in members {
+                match planned {
                     Ok(planned) => machines.push(PlannedMachine {
                         rules: rules_of(config.own.get(machine), &mut own),
                         ..planned
@@ -125,7 +126,7 @@ impl Fleet {
                 waves,
             };
             if !wish.immediate {
-                planned.goes_at = self.goes_at(&planned, now);
+                planned.goes_at = self.goes_at(wish.action, &planned, now);
             }
             groups.push(planned);
         }
@@ -149,8 +150,9 @@ impl Fleet {
     fn place_in_order(
         &self,
         policy: &Policy,
-        expected: Duration,
+        own: &Policy,
         machine: &MachineName,
+        (action, target): (Action, Option<&Target>),
     ) -> Vec<u64> {
         #[cfg(feature = "seeded-bugs")]
         // BUG (seeded): nothing counts before the order of the document.
@@ -161,10 +163,12 @@ impl Fleet {
         let place = |order: &Order| match order {
             Order::FailedLast => u64::from(known.is_some_and(|machine| machine.failed_last)),
             Order::LongestFirst => {
-                u64::MAX
-                    - known
-                        .map_or(expected, |machine| machine.needs(expected))
-                        .as_secs()
+                let expected = own.expected_duration;
+                let needs = |machine: &Machine| {
+                    let reboots = target.is_some_and(|to| machine.reboots_for(action, to, own));
+                    machine.needs(reboots, expected)
+                };
+                u64::MAX - known.map_or(expected, needs).as_secs()
             }
         };
         policy.order.iter().map(place).collect()

@@ -50,11 +50,17 @@ impl Fleet {
                 report,
                 at,
             } => {
+                let mut needs_less = false;
                 self.with_machine(machine, |known| {
                     let running = known.running().cloned();
+                    let before = known.has_staged_a_reboot();
                     known.learn((**report).clone());
                     known.look_at_what_runs(running.as_ref(), *at);
+                    needs_less = before && !known.has_staged_a_reboot();
                 });
+                if needs_less {
+                    self.look_again_for(machine);
+                }
                 self.index.judge(&self.facts, machine);
             }
             Change::Alarmed {
@@ -366,6 +372,17 @@ impl Fleet {
                     course.apply(step);
                 }
             }
+        }
+    }
+
+    /// A machine that is still to go needs less time than before: it may be the quickest of its group now.
+    fn look_again_for(&mut self, machine: &MachineName) {
+        let Some(at) = self.index.place_of.get(machine).copied() else {
+            return;
+        };
+        if let Some((_, _, place)) = self.at(at) {
+            let rules = (at.rollout, at.group, place.rules);
+            self.hearsay.windows.remove(&rules);
         }
     }
 

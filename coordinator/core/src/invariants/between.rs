@@ -114,7 +114,10 @@ fn grants(before: &Fleet, after: &Fleet, found: &mut Vec<Violation>) {
         let policy = group.rules(place.rules);
         let expected = policy.expected_duration;
         let known = after.facts().machines.get(&lease.machine);
-        let needs = known.map_or(expected, |known| known.needs(expected));
+        let needs = known.map_or(expected, |known| {
+            let reboots = known.reboots_for(rollout.action, &place.target, policy);
+            known.needs(reboots, expected)
+        });
         if let Err(reason) = after.gate(rollout, (group, wave), (policy, needs), lease.granted_at) {
             violate(found, 3, say(&format!("granted although {reason}")));
         }
@@ -135,15 +138,13 @@ fn coordinators(fleet: &Fleet, lease: &Lease, rollout: &Rollout, found: &mut Vec
     let Some(config) = &fleet.facts().config else {
         return;
     };
-    if !config.coordinators.contains(&lease.machine) {
-        return;
-    }
     let say = |text: &str| format!("lease {} of {}: {text}", lease.id, lease.machine);
     let away = config.coordinators.iter();
     let away = away
         .filter(|m| fleet.index().is_away(fleet.facts(), m))
         .count();
-    if away > 1 && 2 * away >= config.coordinators.len() {
+    let is_one = config.coordinators.contains(&lease.machine);
+    if is_one && away > 1 && 2 * away >= config.coordinators.len() {
         violate(found, 2, say("with it half of the coordinators are away"));
     }
     // Those that depend on a group with such a machine come after it, whoever is at work in between.

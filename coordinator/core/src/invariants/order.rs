@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::MachineName;
+use common::{Action, MachineName};
 
 use crate::{
     config::GroupConfig,
@@ -23,11 +23,11 @@ pub(super) fn holds(before: &Fleet, rollout: &Rollout) -> bool {
     let config = before.facts().config.as_ref();
     rollout.groups.iter().all(|group| {
         let home = config.and_then(|config| config.groups.get(&group.name));
-        home.is_none_or(|home| of_group(before, home, group))
+        home.is_none_or(|home| of_group(before, rollout.action, home, group))
     })
 }
 
-fn of_group(before: &Fleet, home: &GroupConfig, group: &RolloutGroup) -> bool {
+fn of_group(before: &Fleet, action: Action, home: &GroupConfig, group: &RolloutGroup) -> bool {
     let by_name = !group.policy.canary_machines.is_empty();
     let alike = |a: &Wave, b: &Wave| {
         a.turn == b.turn && a.side == b.side && !(by_name && a.canary != b.canary)
@@ -38,14 +38,14 @@ fn of_group(before: &Fleet, home: &GroupConfig, group: &RolloutGroup) -> bool {
     places.iter().enumerate().all(|(index, (wave, place))| {
         let mut later = places[index + 1..].iter();
         later.all(|(other, after)| {
-            !alike(wave, other) || !goes_before(before, home, group, after, place)
+            !alike(wave, other) || !goes_before((before, action), home, group, after, place)
         })
     })
 }
 
 /// Whether the first is to go before the second.
 fn goes_before(
-    before: &Fleet,
+    (before, action): (&Fleet, Action),
     home: &GroupConfig,
     group: &RolloutGroup,
     first: &Place,
@@ -59,8 +59,8 @@ fn goes_before(
             ),
             // The longer comes first.
             Order::LongestFirst => (
-                takes(before, group, second).as_secs(),
-                takes(before, group, first).as_secs(),
+                takes(before, action, group, second).as_secs(),
+                takes(before, action, group, first).as_secs(),
             ),
         };
         if one != other {
@@ -76,19 +76,24 @@ fn has_failed(before: &Fleet, machine: &MachineName) -> bool {
     known.is_some_and(|known| known.failed_last)
 }
 
-/// What an attempt is expected to take: the longest of those that are known, and where these are few no less
-/// than its rules say.
-fn takes(before: &Fleet, group: &RolloutGroup, place: &Place) -> Duration {
-    let expected = group.rules(place.rules).expected_duration;
-    let known = before.facts().machines.get(&place.machine);
-    let took: Vec<u64> =
-        known.map_or_else(Vec::new, |known| known.took_s.iter().copied().collect());
-    let mut longest = match took.len() {
-        ENOUGH.. => LEAST,
-        _ => expected,
+/// What an attempt is expected to take: the longest of those that are known, of one with a reboot of those with
+/// one, and where these are few no less than its rules say and all others took.
+fn takes(before: &Fleet, action: Action, group: &RolloutGroup, place: &Place) -> Duration {
+    let policy = group.rules(place.rules);
+    let Some(known) = before.facts().machines.get(&place.machine) else {
+        return policy.expected_duration;
     };
-    for seconds in took {
-        longest = longest.max(Duration::from_secs(seconds));
+    let reboots = known.reboots_for(action, &place.target, policy);
+    let alike = if reboots {
+        &known.took_with_reboot_s
+    } else {
+        &known.took_s
+    };
+    let mut took: Vec<u64> = alike.iter().copied().collect();
+    if took.len() < ENOUGH {
+        took.push(policy.expected_duration.as_secs());
+        took.extend(&known.took_s);
     }
-    longest
+    let longest = took.into_iter().map(Duration::from_secs).max();
+    longest.unwrap_or_default().max(LEAST)
 }

@@ -1,7 +1,10 @@
 //! Machines that run a coordinator: last of all, and never a majority of them.
 
 use common::{Action, HealthState, OutcomeKind};
-use coordinator_core::{FleetConfig, WaitReason, rollout::RolloutState};
+use coordinator_core::{
+    FleetConfig, WaitReason,
+    rollout::{RolloutState, Turn},
+};
 use serde_json::{Value, json};
 
 use crate::fleet::{World, minutes, name, wish};
@@ -30,6 +33,87 @@ fn the_coordinators_own_machine_goes_after_everybody_else_of_whatever_group() {
     world.update("b2");
     world.update("ctrl");
     assert_eq!(*world.state(&rollout), RolloutState::Finished);
+}
+
+/// Nobody has to list it: the coordinator knows where it runs.
+#[test]
+fn the_machine_that_it_runs_on_goes_last_unlisted() {
+    let groups = json!({ "a": group(json!(["ctrl", "a1"])), "b": group(json!(["b1"])) });
+    let mut world = world(groups, json!([]));
+    world.fleet.runs_on(name("ctrl"));
+    let plan = world.fleet.plan(&wish(&[])).expect("a plan");
+    let last = plan.groups[0].waves.last().expect("waves");
+    assert_eq!(
+        (last.turn, &last.machines[0].name),
+        (Turn::Own, &name("ctrl"))
+    );
+    let rollout = world.execute();
+    world.waits_for("ctrl", "wave-not-open");
+    world.update("a1");
+    world.waits_for("ctrl", "coordinator-last");
+    world.update("b1");
+    world.update("ctrl");
+    assert_eq!(*world.state(&rollout), RolloutState::Finished);
+    assert_eq!(world.fleet.runs_elsewhere(), None);
+}
+
+/// Those that are listed have a quorum, and the one that serves comes after them.
+#[test]
+fn unlisted_it_goes_after_those_that_are_and_counts_for_no_quorum() {
+    let groups = json!({ "a": group(json!(["own"])), "ctrl": group(json!(["c1", "c2", "c3"])) });
+    let mut world = world(groups, json!(["c1", "c2", "c3"]));
+    world.fleet.runs_on(name("own"));
+    world.execute();
+    let grant = world.go("c1");
+    world.waits_for("c2", "quorum");
+    world.end("c1", &grant, OutcomeKind::Confirmed);
+    for machine in ["c2", "c3"] {
+        world.waits_for("own", "coordinator-last");
+        world.update(machine);
+    }
+    // However many of the others are ill.
+    world.health("c2", HealthState::Unhealthy);
+    world.health("c3", HealthState::Unhealthy);
+    world.update("own");
+}
+
+#[test]
+fn a_group_that_waits_for_the_one_it_runs_in_does_so_unlisted() {
+    let mut after = group(json!(["w1"]));
+    after["dependencies"] = json!(["ctrl"]);
+    let groups = json!({ "ctrl": group(json!(["c1"])), "web": after, "dev": group(json!(["d1"])) });
+    let mut world = world(groups, json!([]));
+    world.fleet.runs_on(name("c1"));
+    world.execute();
+    world.waits_for("w1", "dependency");
+    world.waits_for("c1", "coordinator-last");
+    for machine in ["d1", "c1", "w1"] {
+        world.update(machine);
+    }
+}
+
+#[test]
+fn a_canary_by_name_that_it_runs_on_has_another_stand_in() {
+    let mut web = group(json!(["c1", "w1", "w2"]));
+    web["canary"] = json!(["c1"]);
+    web["canarySoak"] = json!("10m");
+    let mut world = world(json!({ "web": web }), json!([]));
+    world.fleet.runs_on(name("c1"));
+    world.execute();
+    world.update("w1");
+    world.pass(minutes(11));
+    world.waits_for("c1", "wave-not-open");
+    world.update("w2");
+    world.update("c1");
+}
+
+#[test]
+fn it_may_run_on_a_machine_that_is_in_no_group() {
+    let mut world = world(json!({ "web": group(json!(["w1"])) }), json!([]));
+    world.fleet.runs_on(name("ctrl"));
+    assert_eq!(world.fleet.runs_elsewhere(), Some(&name("ctrl")));
+    world.execute();
+    world.update("w1");
 }
 
 #[test]

@@ -37,6 +37,7 @@ mod schedules_refused;
 mod sequence;
 mod staging;
 mod stop;
+mod takes;
 mod terms;
 mod traffic;
 mod traffic_hooks;

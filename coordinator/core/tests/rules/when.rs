@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::{OutcomeKind, RolloutId, Timestamp};
+use common::{Action, OutcomeKind, RolloutId, Target, Timestamp};
 use coordinator_core::{
     Change, FleetConfig, Request, WaitReason, config::Faults, request::OperatorRequest,
 };
@@ -176,7 +176,8 @@ fn what_a_machine_needs_is_the_longest_of_its_last_attempts() {
     let needs = |world: &World, machine: &str| {
         let policy = &world.fleet.facts().config.as_ref().expect("one").groups;
         let policy = &policy.values().next().expect("a group").policy;
-        world.fleet.needs(&name(machine), policy)
+        let (machine, target) = (name(machine), Target::Closure(crate::fleet::path("2")));
+        world.fleet.needs(&machine, Action::Update, &target, policy)
     };
     assert_eq!(needs(&world, "a"), minutes(30), "nothing is known yet");
     let attempt = |world: &mut World, took: Duration, how: OutcomeKind| {

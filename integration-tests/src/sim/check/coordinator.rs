@@ -1,6 +1,6 @@
 //! What the coordinator decides and says, against the state before it and against what is true.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use common::{Action, MachineReport, OutcomeKind};
 use coordinator_core::{
@@ -40,17 +40,29 @@ fn boot_number(report: &MachineReport) -> u32 {
     boot.and_then(|boot| boot.parse().ok()).unwrap_or(0)
 }
 
-/// What the machine needs by what is recorded of it: the longest of its last attempts, and while there
-/// are fewer than three not less than its policy expects.
-fn needs(mirror: &Fleet, machine: &common::MachineName, policy: &Policy) -> Duration {
+/// What the machine needs by what is recorded of it: the longest of its last attempts, of one with a reboot of
+/// those that had one, and while there are fewer than three not less than its policy expects and than any took.
+fn needs(mirror: &Fleet, place: &Place, action: Action, policy: &Policy) -> Duration {
     let expected = policy.expected_duration;
-    let known = mirror.facts().machines.get(machine);
-    let took: Vec<u64> =
-        known.map_or_else(Vec::new, |known| known.took_s.iter().copied().collect());
-    let longest = Duration::from_secs(took.iter().copied().max().unwrap_or(0));
-    match took.len() {
-        0..=2 => longest.max(expected),
-        _ => longest.max(Duration::from_secs(60)),
+    let Some(known) = mirror.facts().machines.get(&place.machine) else {
+        return expected;
+    };
+    let staged = known
+        .report
+        .as_ref()
+        .and_then(|report| report.staged.as_ref());
+    let staged = staged.filter(|staged| staged.target == place.target && staged.needs_reboot);
+    let by_target = staged
+        .is_some_and(|staged| policy.allow_reboot && !(policy.soft_reboot && staged.soft_reboot));
+    let alike = match by_target || action == Action::Reboot {
+        true => &known.took_with_reboot_s,
+        false => &known.took_s,
+    };
+    let longest =
+        |took: &VecDeque<u64>| Duration::from_secs(took.iter().copied().max().unwrap_or(0));
+    match alike.len() {
+        0..=2 => longest(&known.took_s).max(longest(alike)).max(expected),
+        _ => longest(alike).max(Duration::from_secs(60)),
     }
 }
 
@@ -167,22 +179,23 @@ impl World {
                 *newest = now.max(*newest);
             }
             Change::LeaseGranted { lease, .. } => {
-                let group = mirror
-                    .rollout(&lease.rollout)
-                    .filter(|rollout| !rollout.immediate)
-                    .and_then(|rollout| rollout.group(&lease.group));
+                let rollout = mirror.rollout(&lease.rollout);
+                let rollout = rollout.filter(|rollout| !rollout.immediate);
+                let group = rollout.and_then(|rollout| rollout.group(&lease.group));
                 let config = mirror.facts().config.as_ref();
                 let nothing = serde_json::Value::Null;
                 let document = config.map_or(&nothing, |config| &config.document);
-                let policy = group.map(|group| {
-                    let place = group.places().find(|place| place.machine == lease.machine);
-                    place.map_or(&group.policy, |place| group.rules(place.rules))
+                let place = group.and_then(|group| {
+                    let place = group
+                        .places()
+                        .find(|place| place.machine == lease.machine)?;
+                    Some((place, group.rules(place.rules)))
                 });
-                if let Some(policy) = policy
+                if let Some((place, policy)) = place
                     && let Some(why) = oracle::outside(
                         policy,
                         document,
-                        needs(mirror, &lease.machine, policy),
+                        needs(mirror, place, lease.action, policy),
                         fleet.hearsay().now,
                     )
                 {

@@ -110,6 +110,7 @@ impl Fleet {
                 epoch: self.facts().epoch,
                 action: rollout.action,
                 from: machine.running().cloned(),
+                boot: machine.report.as_ref().map(|report| report.boot_id.clone()),
                 granted_at: now,
                 overdue_since: None,
             };

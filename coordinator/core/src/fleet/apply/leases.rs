@@ -94,7 +94,9 @@ impl Fleet {
             OutcomeKind::Refused | OutcomeKind::Abandoned => machine.failures_in_a_row,
         };
         if matches!(outcome, OutcomeKind::Confirmed | OutcomeKind::RolledBack) {
-            machine.has_taken(at.since(lease.granted_at));
+            let boot = lease.boot.as_ref();
+            let rebooted = boot.is_some_and(|boot| machine.has_booted_since(boot));
+            machine.has_taken(at.since(lease.granted_at), rebooted);
         }
         match (outcome, lease.action) {
             (OutcomeKind::Stuck, _) => {
