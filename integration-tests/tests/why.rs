@@ -55,6 +55,7 @@ fn after(reason: Option<&WaitReason>) -> Option<WaitReason> {
         Why::Stopped { .. } => Why::Paused {
             rollout: rollout(),
             reason: said(),
+            asks_again: false,
         },
         Why::Paused { .. } => Why::NoRollout,
         Why::NoRollout => Why::UpToDate,
@@ -129,6 +130,7 @@ fn after(reason: Option<&WaitReason>) -> Option<WaitReason> {
             counts_at: None,
             expires_at: Some(soon),
             zone: zone(),
+            four_eyes: None,
         },
         Why::Approval { .. } => Why::Held {
             group: group("web"),

@@ -1,5 +1,7 @@
 //! What has come of a rollout, in a sentence: whoever is told that it has ended may never look at its status.
 
+use std::collections::BTreeMap;
+
 use super::{Place, PlaceState, Rollout};
 use crate::wait::list;
 
@@ -7,18 +9,54 @@ use crate::wait::list;
 /// on purpose.
 pub(crate) const NOT_REACHED: &str = "not reached in time";
 
-/// How a place ended, in words, and whether it is named: those are that somebody may have to look after.
-fn end_of(place: &Place) -> (&'static str, bool) {
-    match place.state {
-        PlaceState::Updated => ("updated", false),
-        PlaceState::RolledBack => ("rolled back", true),
-        PlaceState::Refused => ("refused", true),
-        PlaceState::Failed => ("failed", true),
-        PlaceState::RebootRequired => ("to be rebooted", true),
-        PlaceState::Skipped if place.reason == NOT_REACHED => (NOT_REACHED, true),
-        PlaceState::Skipped => ("left out", true),
-        PlaceState::Pending | PlaceState::Leased(_) | PlaceState::Overdue(_) => {
-            ("not finished", true)
+/// How a machine's part ended, in the order in which it is told.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    Updated,
+    RolledBack,
+    Refused,
+    Failed,
+    ToBeRebooted,
+    NotReached,
+    LeftOut,
+    NotFinished,
+}
+
+impl End {
+    fn of(place: &Place) -> Self {
+        match place.state {
+            PlaceState::Updated => Self::Updated,
+            PlaceState::RolledBack => Self::RolledBack,
+            PlaceState::Refused => Self::Refused,
+            PlaceState::Failed => Self::Failed,
+            PlaceState::RebootRequired => Self::ToBeRebooted,
+            PlaceState::Skipped if place.reason == NOT_REACHED => Self::NotReached,
+            PlaceState::Skipped => Self::LeftOut,
+            PlaceState::Pending | PlaceState::Leased(_) | PlaceState::Overdue(_) => {
+                Self::NotFinished
+            }
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Updated => "updated",
+            Self::RolledBack => "rolled back",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::ToBeRebooted => "to be rebooted",
+            Self::NotReached => NOT_REACHED,
+            Self::LeftOut => "left out",
+            Self::NotFinished => "not finished",
+        }
+    }
+
+    /// So many came to it. Those are named that somebody may have to look after.
+    fn told(self, machines: &[&str]) -> String {
+        let (count, words) = (machines.len(), self.words());
+        match self == Self::Updated {
+            true => format!("{count} {words}"),
+            false => format!("{count} {words} ({})", list(machines)),
         }
     }
 }
@@ -26,26 +64,12 @@ fn end_of(place: &Place) -> (&'static str, bool) {
 impl Rollout {
     /// `11 updated, 1 failed (web-3), 2 not reached in time (lap-1, lap-2)`
     pub(crate) fn came_to(&self) -> String {
-        let mut ends: Vec<((PlaceState, &str, bool), Vec<&str>)> = Vec::new();
+        let mut ends: BTreeMap<End, Vec<&str>> = BTreeMap::new();
         for place in self.places() {
-            let (word, named) = end_of(place);
-            let found = ends.iter_mut().find(|((_, other, _), _)| *other == word);
-            match found {
-                Some((_, machines)) => machines.push(place.machine.as_str()),
-                None => {
-                    let end = (place.state, word, named);
-                    ends.push((end, vec![place.machine.as_str()]));
-                }
-            }
+            let machines = ends.entry(End::of(place)).or_default();
+            machines.push(place.machine.as_str());
         }
-        ends.sort();
-        let told = ends.iter().map(|((_, word, named), machines)| {
-            let count = machines.len();
-            match named {
-                true => format!("{count} {word} ({})", list(machines)),
-                false => format!("{count} {word}"),
-            }
-        });
+        let told = ends.iter().map(|(end, machines)| end.told(machines));
         told.collect::<Vec<_>>().join(", ")
     }
 }
