@@ -107,7 +107,9 @@ impl Fleet {
         });
         let free = |machine: &MachineName| {
             let at = self.index().place_of.get(machine);
-            at.is_none_or(|at| at.rollout == number) && self.lease_of(machine).is_none()
+            let here = at.is_none_or(|at| at.rollout == number);
+            // Who has left the fleet cannot be named, and keeps nobody else from going back.
+            here && self.lease_of(machine).is_none() && self.group_of(machine).is_some()
         };
         let machines = updated.map(|(_, place)| &place.machine);
         machines.filter(|machine| free(machine)).cloned().collect()

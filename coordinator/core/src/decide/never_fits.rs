@@ -58,9 +58,11 @@ impl Fleet {
             let Some(policy) = config.policy_of(machine) else {
                 continue;
             };
-            let needs = self.needs(machine, policy);
+            let known = self.facts().machines.get(machine);
+            let expected = policy.expected_duration;
+            let needs = known.map_or(expected, |known| known.needs(false, expected));
             let always = policy.windows.is_empty() && policy.avoid.is_empty();
-            if !always && needs > policy.expected_duration {
+            if !always && needs > expected {
                 let times = (
                     group,
                     &policy.windows[..],

@@ -242,6 +242,31 @@ fn what_a_spent_budget_leaves_behind_is_taken_back_once_nobody_is_at_work() {
 }
 
 #[test]
+fn who_has_left_the_fleet_keeps_nobody_from_being_taken_back() {
+    let mut world = strict(&json!({}));
+    let rollout = world.execute();
+    world.update("a");
+    let c = world.go("c");
+    world.fails("b");
+    world.configure(&json!({
+        "updateGroups": {
+            "web": { "machines": ["a", "b", "c"], "updatePolicy": "aggressive" },
+            "zoo": { "machines": ["x"], "updatePolicy": "aggressive" },
+        },
+    }));
+    world.end("c", &c, OutcomeKind::Confirmed);
+    assert_eq!(undone_by(&world, &rollout), ["a"]);
+    let mut world = strict(&json!({}));
+    let rollout = world.execute();
+    world.update("a");
+    world.update("c");
+    let x = world.go("x");
+    world.fails("b");
+    world.end("x", &x, OutcomeKind::Confirmed);
+    assert_eq!(undone_by(&world, &rollout), ["a"]);
+}
+
+#[test]
 fn what_waits_for_the_next_boot_is_taken_back_too() {
     let mut world = strict(&json!({}));
     let rollout = world.begin(of(&["a", "b"]));
