@@ -98,17 +98,33 @@ impl Look {
 
     /// A span of time as `Sun 22 Nov 02:00 to 02:40`.
     pub fn between(&self, from: &str, until: &str) -> String {
-        let (Ok(from), Ok(until)) = (from.parse::<Timestamp>(), until.parse::<Timestamp>()) else {
-            return format!("{from} to {until}");
+        match (from.parse(), until.parse()) {
+            (Ok(from), Ok(until)) => self.between_by(from, until, &self.zone),
+            _ => format!("{from} to {until}"),
+        }
+    }
+
+    /// The same, and what the clocks of another zone show, where they show something else.
+    pub fn between_there(&self, from: &str, until: &str, zone: &str) -> String {
+        let here = self.between(from, until);
+        let (Ok(from), Ok(until)) = (from.parse(), until.parse()) else {
+            return here;
         };
-        let day = |time: Timestamp| time.to_zoned(self.zone.clone()).date();
-        let end = if day(from) == day(until) {
-            let end = until.to_zoned(self.zone.clone());
-            end.strftime("%H:%M").to_string()
-        } else {
-            self.absolute(until)
+        let there = TimeZone::get(zone).map(|there| self.between_by(from, until, &there));
+        match there {
+            Ok(there) if there != here => format!("{here} ({there} {zone})"),
+            Ok(_) | Err(_) => here,
+        }
+    }
+
+    fn between_by(&self, from: Timestamp, until: Timestamp, zone: &TimeZone) -> String {
+        let begin = self.clock(from, zone.clone());
+        let (first, last) = (from.to_zoned(zone.clone()), until.to_zoned(zone.clone()));
+        let end = match first.date() == last.date() {
+            true => last.strftime("%H:%M").to_string(),
+            false => self.clock(until, zone.clone()),
         };
-        format!("{} to {end}", self.absolute(from))
+        format!("{begin} to {end}")
     }
 
     /// A time as `3 h ago`.
@@ -283,6 +299,14 @@ pub(crate) mod tests {
         }
         let tokyo = format!("{here} (Mon 23 Nov 00:30 Asia/Tokyo)");
         assert_eq!(there("Asia/Tokyo"), tokyo);
+        let between =
+            |zone| look.between_there("2026-11-22T14:30:00Z", "2026-11-22T15:30:00Z", zone);
+        let here = "Sun 22 Nov 15:30 to 16:30";
+        for alike in ["Europe/Berlin", "", "Mars/Olympus"] {
+            assert_eq!(between(alike), here);
+        }
+        let tokyo = format!("{here} (Sun 22 Nov 23:30 to Mon 23 Nov 00:30 Asia/Tokyo)");
+        assert_eq!(between("Asia/Tokyo"), tokyo);
     }
 
     #[test]

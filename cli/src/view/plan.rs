@@ -76,7 +76,10 @@ fn left_out(plan: &PlanReply, look: &Look) -> String {
 fn ends(plan: &PlanReply, look: &Look) -> String {
     let sentence = match &plan.ends_at {
         _ if plan.groups.is_empty() => return String::new(),
-        Some(at) => format!("ends {}, if all goes well", look.when(at)),
+        Some(at) => format!(
+            "ends {}, if all goes well",
+            look.when_there(at, zone_of(plan))
+        ),
         None if plan.never_ends => {
             "⚠ does not end: within two years somebody's windows are not open for long enough"
                 .to_owned()
@@ -84,6 +87,17 @@ fn ends(plan: &PlanReply, look: &Look) -> String {
         None => return String::new(),
     };
     look.columns(0, [vec![sentence]])
+}
+
+/// The zone of all groups; empty where they have several, as then none of them is that of the whole plan.
+fn zone_of(plan: &PlanReply) -> &str {
+    let mut zones = plan.groups.iter().map(|group| group.timezone.as_str());
+    let first = zones.next().unwrap_or_default();
+    if zones.all(|zone| zone == first) {
+        first
+    } else {
+        ""
+    }
 }
 
 fn all_changes(plan: &PlanReply, look: &Look) -> String {
@@ -143,7 +157,8 @@ fn one_group(group: &PlannedGroup, look: &Look) -> String {
             true => "⚠ within two years not open for long enough".to_owned(),
             false => opens,
         };
-        text.push_str(&format!("  window {}, {opens}\n", group.window));
+        let window = format!("window {}, {opens}", group.window);
+        text.push_str(&look.columns(2, [vec![window]]));
         if !group.avoid.is_empty() {
             text.push_str(&format!("  not in {}\n", group.avoid.join(", ")));
         }
@@ -184,7 +199,9 @@ fn one_group(group: &PlannedGroup, look: &Look) -> String {
             ""
         };
         let when = match (&wave.begins_at, &wave.ends_at) {
-            (Some(from), Some(until)) => format!(", {}", look.between(from, until)),
+            (Some(from), Some(until)) => {
+                format!(", {}", look.between_there(from, until, &group.timezone))
+            }
             _ => String::new(),
         };
         let headline = format!(
@@ -315,6 +332,7 @@ mod tests {
             ],
             max_parallel: 1,
             policy: "manual-approval".into(),
+            timezone: "America/New_York".into(),
             needs_approval: true,
             after: vec!["dev".into(), "build".into()],
             stagger_s: 600,

@@ -20,7 +20,7 @@ pub fn list(list: &ScheduleList, look: &Look) -> String {
         );
         let row = |what: &str, says: String| vec![what.to_owned(), says];
         let next = match &schedule.next {
-            Some(next) => look.when(next),
+            Some(next) => look.when_there(next, &schedule.timezone),
             None => "never".to_owned(),
         };
         let mut rows = Vec::new();
@@ -99,8 +99,8 @@ mod tests {
             name: "weekly".into(),
             action: "update".into(),
             cron: "0 2 * * 0".into(),
-            timezone: "Europe/Oslo".into(),
-            next: Some("2026-11-22T01:00:00Z".into()),
+            timezone: "America/New_York".into(),
+            next: Some("2026-11-22T07:00:00Z".into()),
             skip: Some(ScheduleSkip {
                 by: "geir".into(),
                 reason: "open house".into(),

@@ -140,13 +140,20 @@ fn one_group(group: &RolloutGroup, look: &Look) -> String {
                 .soaks_until
                 .as_deref()
                 .map_or_else(String::new, |until| {
-                    format!("   soaks until {}", look.when(until))
+                    let until = look.when_there(until, &group.timezone);
+                    format!("   soaks until {until}")
                 });
-            text.push_str(&format!(
-                "    wave {}{canary}{side}   {}{soak}\n",
+            let line = format!(
+                "wave {}{canary}{side}   {}{soak}",
                 number + 1,
                 marked(&wave.state)
-            ));
+            );
+            let until = wave.soaks_until.as_deref().unwrap_or_default();
+            // With one time only, a second or two over the width reads better than on a line of their own.
+            text.push_str(&match look.is_other_there(until, &group.timezone) {
+                true => look.columns(4, [vec![line]]),
+                false => format!("    {line}\n"),
+            });
         }
         let gates = wave.gates.iter().map(gate_row);
         text.push_str(&look.columns(if many { 6 } else { 4 }, gates));

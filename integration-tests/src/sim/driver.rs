@@ -36,7 +36,7 @@ pub(crate) struct Coordinator {
     /// How wrong its wall clock is.
     pub(crate) offset_ms: i64,
     /// The machine that it runs on, as far as that one's own rules go.
-    own: Option<MachineName>,
+    pub(crate) own: Option<MachineName>,
 }
 
 /// A question that waits.

@@ -30,6 +30,7 @@
 mod typed;
 mod views;
 
+use common::MachineName;
 use coordinator_core::{
     Reply,
     view::{Query, View},
@@ -112,6 +113,7 @@ impl Stage {
             .map(|(_, group)| &group["machines"]);
         let names = members.filter_map(Value::as_array).flatten();
         let machines = names.filter_map(Value::as_str).map(str::to_owned).collect();
+        let coordinators = document["updateSettings"]["coordinators"].clone();
         let setup = Setup {
             seed: 1,
             start: BEGIN_MS,
@@ -125,6 +127,13 @@ impl Stage {
         };
         let chance = Chance::new(Rng::new(1), Rates::default(), setup.machines.len());
         let mut run = Run::new(setup, chance, None);
+        // The coordinator runs elsewhere, unless the story is about where it runs.
+        let listed = |own: &MachineName| {
+            let mut listed = coordinators.as_array().into_iter().flatten();
+            listed.any(|one| one.as_str() == Some(own.as_str()))
+        };
+        let own = &mut run.world.coordinator.own;
+        *own = own.take().filter(listed);
         run.begin();
         let operator = OPERATOR.to_owned();
         let mut stage = Self { run, operator };

@@ -96,6 +96,7 @@ fn of_rollout(view: RolloutView, now: Timestamp) -> wire::Rollout {
                 failed: group.failed,
                 wait_reason: wait.as_ref().map(|wait| wait::reason(wait, whom)),
                 windows_missed: group.windows_missed,
+                timezone: group.policy.timezone.clone(),
             }
         })
         .collect();

@@ -43,6 +43,9 @@ impl Stage {
             args::Command::Update(Update::Execute(execute)) if execute.dry_run => {
                 return self.plan(&executed(&execute));
             }
+            args::Command::Update(Update::Rollback(back)) if back.dry_run => {
+                return self.plan(&taken_back(&back));
+            }
             args::Command::Machines(Machines {
                 verb: None, select, ..
             }) => return self.list(&select),
@@ -293,6 +296,21 @@ fn executed(execute: &args::update::Execute) -> Wish {
         immediate: execute.emergency,
         retry_failed: execute.retry_failed,
         reason: execute.reason.clone(),
+    }
+}
+
+/// What `lab update rollback` does.
+fn taken_back(back: &args::update::Rollback) -> Wish {
+    let earlier = back.rollout.clone().map(Back::Before);
+    let earlier = earlier.or(back.to_generation.map(Back::Generation));
+    Wish {
+        selection: selection(&back.select),
+        action: Action::Rollback,
+        parallel: back.parallel.parallel,
+        back: earlier.unwrap_or(Back::Previous),
+        immediate: back.immediate,
+        retry_failed: false,
+        reason: back.reason.clone(),
     }
 }
 
