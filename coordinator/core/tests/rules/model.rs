@@ -73,6 +73,10 @@ impl Group {
 struct Model {
     groups: Vec<Group>,
     at_once: usize,
+    /// Of all groups together.
+    may_fail: Option<usize>,
+    /// Machines of which one may be away at a time.
+    apart: Vec<[String; 2]>,
     paused: bool,
 }
 
@@ -88,6 +92,12 @@ impl Model {
         let others = group.machines.iter().enumerate();
         let taken = others.filter(|(other, o)| *other != m && (o.is_away() || o.ill));
         let away = self.groups.iter().flat_map(|group| &group.machines);
+        let everybody = || self.groups.iter().flat_map(|group| &group.machines);
+        let is_away =
+            |name: &String| everybody().any(|m| m.name == *name && (m.is_away() || m.ill));
+        let kept_apart = self.apart.iter().any(|[one, other]| {
+            (*one == machine.name && is_away(other)) || (*other == machine.name && is_away(one))
+        });
         let hurt = |machine: &Machine| machine.part == Part::Updated && machine.ill;
         !self.paused
             && machine.part == Part::ToGo
@@ -98,6 +108,7 @@ impl Model {
                 .iter()
                 .all(|before| self.groups[*before].is_finished())
             && !waits_for_the_canary
+            && !kept_apart
             && !group.machines.iter().any(hurt)
             && taken.count() < group.parallel
             && away.filter(|machine| machine.is_away()).count() < self.at_once
@@ -112,7 +123,10 @@ impl Model {
             group.shows_nothing() && !group.unshown_accepted && left
         };
         let groups = &self.groups;
-        self.paused |= groups.iter().any(|group| spent(group) || unshown(group));
+        let counted = groups.iter().map(|group| group.failed() - group.forgiven);
+        let counted: usize = counted.sum();
+        self.paused |= groups.iter().any(|group| spent(group) || unshown(group))
+            || self.may_fail.is_some_and(|may_fail| counted > may_fail);
     }
 
     fn resume(&mut self) {
@@ -131,15 +145,42 @@ impl Model {
 /// Size, machines at once, failures, canary, and which groups before it each group depends on.
 type Drawn = (usize, usize, usize, bool, u8);
 
-fn fleet(drawn: &[Drawn], at_once: usize) -> (World, Model) {
+/// Of the fleet: machines at once, failures, and pairs of machines that are kept apart.
+type Limits<'a> = (usize, Option<usize>, &'a [(usize, usize)]);
+
+/// So many of a group, written as a number or as a percentage of which a part of a machine counts for nothing.
+fn at_once(parallel: usize, size: usize, percent: bool) -> (usize, Value) {
+    let number = parallel.min(size);
+    if !percent {
+        return (number, json!(number));
+    }
+    let percent = [10, 40, 75][number % 3];
+    ((size * percent / 100).max(1), json!(format!("{percent}%")))
+}
+
+fn fleet(drawn: &[Drawn], (most, may_fail, apart): Limits<'_>) -> (World, Model) {
+    let all: Vec<String> = drawn
+        .iter()
+        .enumerate()
+        .flat_map(|(index, (size, ..))| (0..*size).map(move |m| format!("m{index}-{m}")))
+        .collect();
+    let apart = apart
+        .iter()
+        .map(|(one, other)| (one % all.len(), other % all.len()));
+    let apart = apart.filter(|(one, other)| one != other);
+    let apart: Vec<[String; 2]> = apart
+        .map(|(one, other)| [all[one].clone(), all[other].clone()])
+        .collect();
     let mut groups = Map::new();
     let mut model = Model {
         groups: Vec::new(),
-        at_once,
+        at_once: most.min(all.len()),
+        may_fail,
+        apart: apart.clone(),
         paused: false,
     };
     for (index, (size, parallel, may_fail, canary, after)) in drawn.iter().enumerate() {
-        let parallel = (*parallel).min(*size);
+        let (parallel, written) = at_once(*parallel, *size, after % 3 == 0);
         let canary = usize::from(*canary && *size > 1);
         let after: Vec<usize> = (0..index)
             .filter(|before| after >> before & 1 == 1)
@@ -149,7 +190,7 @@ fn fleet(drawn: &[Drawn], at_once: usize) -> (World, Model) {
         groups.insert(
             format!("g{index}"),
             json!({
-                "machines": names, "updatePolicy": "aggressive", "maxParallel": parallel,
+                "machines": names, "updatePolicy": "aggressive", "maxParallel": written,
                 "maxFailures": may_fail, "canary": canary, "canarySoak": 0, "dependencies": before,
             }),
         );
@@ -170,7 +211,8 @@ fn fleet(drawn: &[Drawn], at_once: usize) -> (World, Model) {
         });
     }
     let settings = json!({
-        "maxParallel": at_once, "staggerDelay": 0, "rollbackOnFailure": "machine",
+        "maxParallel": most.min(all.len()), "staggerDelay": 0, "rollbackOnFailure": "machine",
+        "maxFailures": may_fail, "apart": apart,
     });
     (World::new(Value::Object(groups), settings), model)
 }
@@ -183,11 +225,11 @@ proptest! {
         drawn in proptest::collection::vec(
             (1_usize..5, 1_usize..4, 0_usize..3, any::<bool>(), any::<u8>()), 1..4,
         ),
-        at_once in 1_usize..5,
+        limits in (1_usize..5, proptest::option::of(0_usize..4)),
+        apart in proptest::collection::vec((0_usize..12, 0_usize..12), 0..3),
         events in proptest::collection::vec((0_u8..12, any::<prop::sample::Index>()), 1..60),
     ) {
-        let all: usize = drawn.iter().map(|drawn| drawn.0).sum();
-        let (mut world, mut model) = fleet(&drawn, at_once.min(all));
+        let (mut world, mut model) = fleet(&drawn, (limits.0, limits.1, &apart));
         // Everybody obtains what they are to run.
         for machine in world.reports.keys().cloned().collect::<Vec<_>>() {
             world.poll(machine.as_str());

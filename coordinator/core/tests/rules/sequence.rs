@@ -2,6 +2,7 @@
 
 use common::{OutcomeKind, Target};
 use coordinator_core::{Change, invariants, request::OperatorRequest};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::fleet::{World, minutes, name, path, wish};
@@ -117,5 +118,72 @@ fn an_order_that_the_policy_does_not_say_is_seen() {
             let wrong = invariants::follows(&before, &created);
             assert!(wrong.is_some(), "{one} and {other} in each other's place");
         }
+    }
+}
+
+/// Of one machine: what its update took, in minutes, and whether it failed.
+type Shown = (u64, bool);
+
+/// The order by the handbook: again and again the first of those before whom nobody has to go.
+fn by_the_handbook(order: &[&str], shown: &[Shown]) -> Vec<String> {
+    let before = |one: usize, other: usize| {
+        for rule in order {
+            let (first, last) = match *rule {
+                "failed-last" => (
+                    !shown[one].1 && shown[other].1,
+                    shown[one].1 && !shown[other].1,
+                ),
+                _ => {
+                    // Less than three have been seen, so that none counts for less than what is expected.
+                    let took = |machine: usize| shown[machine].0.max(10);
+                    (took(one) > took(other), took(one) < took(other))
+                }
+            };
+            if first || last {
+                return first;
+            }
+        }
+        one < other
+    };
+    let mut left: Vec<usize> = (0..shown.len()).collect();
+    let mut found = Vec::new();
+    while let Some(at) = left.iter().position(|one| {
+        left.iter()
+            .all(|other| one == other || before(*one, *other))
+    }) {
+        found.push(format!("m{}", left.remove(at)));
+    }
+    found
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn machines_go_in_the_order_of_the_handbook(
+        shown in proptest::collection::vec((1_u64..30, any::<bool>()), 1..7),
+        order in prop::sample::select(vec![
+            vec![], vec!["failed-last"], vec!["longest-first"],
+            vec!["failed-last", "longest-first"], vec!["longest-first", "failed-last"],
+        ]),
+    ) {
+        let machines: Vec<String> = (0..shown.len()).map(|m| format!("m{m}")).collect();
+        let group = json!({ "machines": machines, "updatePolicy": "aggressive", "order": order,
+            "maxFailures": shown.len() });
+        let settings = json!({ "maxParallel": 1, "rollbackOnFailure": "machine" });
+        let mut world = World::new(json!({ "web": group }), settings);
+        world.execute();
+        for (machine, (took, failed)) in machines.iter().zip(&shown) {
+            let grant = world.go(machine);
+            for _ in 0..*took {
+                world.pass_without(minutes(1), &[machine]);
+                world.renew(machine, &grant);
+            }
+            let how = if *failed { OutcomeKind::RolledBack } else { OutcomeKind::Confirmed };
+            world.end(machine, &grant, how);
+        }
+        let targets = machines.iter().map(|m| (name(m), Target::Closure(path("3"))));
+        world.done(OperatorRequest::PinTargets { targets: targets.collect(), reason: String::new() });
+        prop_assert_eq!(crate::sequence::order(&world), by_the_handbook(&order, &shown));
     }
 }
