@@ -32,12 +32,17 @@ pub(super) fn check(before: &Fleet, ask: &Ask, change: &Change) -> Option<String
         return None;
     };
     let Ask::Other(Request::ScheduleResolved {
+        schedule: answered,
         targets: Ok(targets),
         ..
     }) = ask
     else {
         return None;
     };
+    // In the same moment a run of another one may have had its time.
+    if answered != schedule {
+        return None;
+    }
     let run = before.facts().courses.get(schedule)?.run.as_ref()?;
     let mut named = targets
         .iter()
