@@ -53,7 +53,8 @@ impl Fleet {
             let mut unfinished = self.index().unfinished.iter();
             let counts_on_it = unfinished.any(|number| {
                 let part = self.facts().rollouts[number].group(group);
-                part.is_some_and(|part| part.finished_at.is_none())
+                // It was said in the rollout's own time.
+                *number < traffic.said_for && part.is_some_and(|part| part.finished_at.is_none())
             });
             counts_on_it.then(|| Wanted {
                 group: group.clone(),

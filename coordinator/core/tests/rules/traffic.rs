@@ -1,6 +1,7 @@
 //! Groups with two sides: who may go because of where the traffic is, and when it moves.
 
 mod gates;
+mod stays;
 mod together;
 
 use std::time::Duration;
@@ -340,37 +341,6 @@ fn a_move_begins_anew_when_the_sides_change_under_it() {
     world.configure(&document);
     let why = traffic(&world).given_up.expect("given up");
     assert_eq!(why, "the sides of the group have been changed");
-}
-
-#[test]
-fn traffic_is_put_on_no_side_of_which_nobody_is_left() {
-    let mut world = world();
-    let id = world.execute();
-    moves_to(&mut world, "blue");
-    let web = json!({ "updateGroups": { "web": { "machines": BLUE } } });
-    world.configure(&web);
-    // The side was done, and would be followed by the traffic.
-    assert!(world.fleet.wanted_moves().is_empty());
-    let PauseReason::TrafficBlocked { side, machines, .. } = paused(&world, &id) else {
-        panic!("{:?}", paused(&world, &id));
-    };
-    assert_eq!((side.as_str(), machines.len()), ("green", 2));
-    // Nor where it is on its way already: who has left gets none.
-    let into = |wanted: &Wanted| {
-        wanted
-            .sides
-            .side(&wanted.to)
-            .map(|side| side.machines.len())
-    };
-    for (stay, wants) in [(&GREEN[..1], Some(1)), (&[], None)] {
-        let mut world = self::world();
-        world.done(move_to(Some("green")));
-        assert_eq!(into(&wanted(&world)), Some(2));
-        let machines: Vec<&str> = BLUE.iter().chain(stay).copied().collect();
-        world.configure(&json!({ "updateGroups": { "web": { "machines": machines } } }));
-        let moves = world.fleet.wanted_moves();
-        assert_eq!(moves.first().and_then(into), wants);
-    }
 }
 
 #[test]
