@@ -167,6 +167,12 @@ impl World {
         assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
     }
 
+    /// The document that is in force.
+    pub(crate) fn document(&self) -> Value {
+        let config = self.fleet.facts().config.as_ref();
+        config.expect("a configuration").document.clone()
+    }
+
     /// This configuration is in force from now on.
     #[track_caller]
     pub(crate) fn configure(&mut self, document: &Value) {

@@ -133,14 +133,20 @@ fn what_cannot_be_meant_is_refused_where_it_stands() {
             let at = format!("{place}{key}");
             let mut document = document();
             set(&mut document, &at, value.clone());
-            let faults = FleetConfig::parse(&document).expect_err("refused").0;
-            let [fault] = &faults[..] else {
-                panic!("{at}: {faults:?}");
-            };
-            assert_eq!(fault.path, at[1..].replace('/', "."));
-            assert!(fault.to_string().contains(says), "{fault}");
+            is_refused(&document, &at, says);
         }
     }
+}
+
+/// The document has one fault, at this key, which says so.
+#[track_caller]
+fn is_refused(document: &Value, at: &str, says: &str) {
+    let faults = FleetConfig::parse(document).expect_err("refused").0;
+    let [fault] = &faults[..] else {
+        panic!("{at}: {faults:?}");
+    };
+    assert_eq!(fault.path, at[1..].replace('/', "."));
+    assert!(fault.to_string().contains(says), "{fault}");
 }
 
 #[test]
@@ -175,12 +181,7 @@ fn what_is_about_more_than_that_is_refused() {
     ] {
         let mut document = document();
         set(&mut document, at, value);
-        let faults = FleetConfig::parse(&document).expect_err("refused").0;
-        let [fault] = &faults[..] else {
-            panic!("{at}: {faults:?}");
-        };
-        assert_eq!(fault.path, at[1..].replace('/', "."));
-        assert!(fault.to_string().contains(says), "{fault}");
+        is_refused(&document, at, says);
     }
 }
 
@@ -391,14 +392,7 @@ fn each_machine_may_fail_as_often_as_it_says() {
     // As soon as it is said, also of failures of before, and after a restart.
     let facts = serde_json::to_value(world.fleet.facts()).expect("JSON");
     world.goes_on_from(serde_json::from_value(facts).expect("facts"));
-    let mut document = world
-        .fleet
-        .facts()
-        .config
-        .as_ref()
-        .expect("one")
-        .document
-        .clone();
+    let mut document = world.document();
     document["updateMachines"]["l1"] = json!({ "quarantineAfter": 4 });
     world.configure(&document);
     assert_eq!(aside(&world), ["s1", "s2"]);

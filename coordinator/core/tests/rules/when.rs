@@ -149,14 +149,7 @@ fn a_freeze_holds_from_the_moment_at_which_it_is_set() {
     let mut world = world(&json!({}), &settings);
     world.execute();
     let grant = world.go("a");
-    let mut document = world
-        .fleet
-        .facts()
-        .config
-        .as_ref()
-        .expect("one")
-        .document
-        .clone();
+    let mut document = world.document();
     let mut set = |world: &mut World, dates: Value| {
         document["updateSettings"]["calendars"]["days"]["dates"] = dates;
         world.configure(&document);
